@@ -1,0 +1,33 @@
+"""For other Cython code: ``from spdkthread cimport SpdkThread, thread_send_native, RING_OK``.
+
+Everything below is ``noexcept nogil``; nothing of it touches a Python object. A C function is a message
+(``void (void *)``) or a poller (``int (void *)``).
+"""
+
+from spdkthread.clock cimport st_ticks
+from spdkthread.io_device cimport (
+    IoChannel,
+    IoDevice,
+    channel_get,
+    channel_put,
+    channel_s,
+    device_s,
+    thread_channel,
+)
+from spdkthread.lib cimport ThreadLib
+from spdkthread.native cimport msg_fn, poller_fn
+from spdkthread.poller cimport Poller
+from spdkthread.ring cimport RING_FULL, RING_GATED, RING_GATED_OFF, RING_IS_CLOSED, RING_OK, message_ring
+from spdkthread.thread cimport SpdkThread, thread_send_python
+from spdkthread.thread_core cimport (
+    STEP_DONE,
+    STEP_NATIVE,
+    STEP_PYTHON,
+    current_thread,
+    poll_begin,
+    poll_detached,
+    poll_end,
+    poll_needed,
+    thread_s,
+    thread_send_native,
+)

@@ -1,0 +1,13 @@
+from typing import Final
+
+__all__ = ["TICKS_HZ", "ManualClock", "ticks"]
+
+TICKS_HZ: Final[int]
+
+def ticks() -> int: ...
+
+class ManualClock:
+    def __init__(self, start: int = 0) -> None: ...
+    def advance(self, us: float = 0.0, ticks: int = 0) -> int: ...
+    @property
+    def now(self) -> int: ...

@@ -1,0 +1,82 @@
+"""The default destination of exceptions that leave callbacks: each failure is printed once and then counted."""
+
+import logging
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+
+__all__ = ["ErrorLog", "ErrorRecord", "describe"]
+
+logger = logging.getLogger("spdkthread")
+
+# Distinct failures that are remembered; more than that are printed every time.
+MAX_RECORDS = 1000
+
+
+def describe(subject: object) -> str:
+    """What to call a callback or an exception in a message, whatever it answers when asked."""
+    try:
+        name = getattr(subject, "__qualname__", None)
+        return name if isinstance(name, str) and name else repr(subject)
+    except Exception:
+        return f"<{type(subject).__name__}>"
+
+
+@dataclass
+class ErrorRecord:
+    """One distinct failure: the same exception type from the same line, for the same callback."""
+
+    message: str
+    exception: str
+    count: int
+    first_ns: int
+    last_ns: int
+
+
+class ErrorLog:
+    """Counts repeats instead of printing them, so that a poller that always fails cannot flood the log.
+
+    Notes
+    -----
+    **Thread safety:** any OS thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._records: dict[tuple, ErrorRecord] = {}
+
+    def record(self, context: dict) -> None:
+        """Log a failure at its first occurrence, with its traceback; count it afterwards."""
+        exception = context["exception"]
+        key = (type(exception), self._place(exception), context["message"])
+        now = time.perf_counter_ns()
+        with self._lock:
+            known = self._records.get(key)
+            if known is not None:
+                known.count += 1
+                known.last_ns = now
+                return
+            if len(self._records) < MAX_RECORDS:
+                self._records[key] = ErrorRecord(context["message"], describe(exception), 1, now, now)
+        logger.error(context["message"], exc_info=exception)
+
+    def records(self) -> tuple[ErrorRecord, ...]:
+        """Every distinct failure so far, in the order of its first occurrence."""
+        with self._lock:
+            return tuple(self._records.values())
+
+    def summarize(self) -> None:
+        """Log how often each repeated failure came, and forget them all."""
+        with self._lock:
+            records, self._records = self._records, {}
+        for record in records.values():
+            if record.count > 1:
+                logger.error("%s: %s, %d times in all", record.message, record.exception, record.count)
+
+    @staticmethod
+    def _place(exception: BaseException) -> tuple:
+        last = None
+        for last in traceback.walk_tb(exception.__traceback__):  # noqa: B007
+            pass
+        return () if last is None else (last[0].f_code.co_filename, last[1])

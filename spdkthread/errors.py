@@ -1,0 +1,54 @@
+"""The named errors. Every message names the objects concerned."""
+
+__all__ = [
+    "AwaitError",
+    "DeviceError",
+    "FdError",
+    "NoThreadError",
+    "ReactorError",
+    "RingFullError",
+    "RingFullTimeoutError",
+    "SpdkThreadError",
+    "ThreadExitedError",
+    "WrongThreadError",
+]
+
+
+class SpdkThreadError(Exception):
+    """Base of every error that this library raises on its own account."""
+
+
+class RingFullError(SpdkThreadError):
+    """The target's message ring (or its critical slot) has no room; nothing was sent."""
+
+
+class RingFullTimeoutError(RingFullError, TimeoutError):
+    """`SpdkThread.send_msg_wait` found no room within its time limit; nothing was sent."""
+
+
+class ThreadExitedError(SpdkThreadError):
+    """The target thread has exited, or its reactor is stopping and takes nothing more from outside."""
+
+
+class WrongThreadError(SpdkThreadError):
+    """The call belongs on another thread: state of an SpdkThread is touched only where it is polled."""
+
+
+class NoThreadError(SpdkThreadError):
+    """The call needs a current SpdkThread and the calling OS thread has none."""
+
+
+class DeviceError(SpdkThreadError):
+    """An I/O device or channel is not in the state that the call needs."""
+
+
+class ReactorError(SpdkThreadError):
+    """A reactor cannot be made, started, or given that thread."""
+
+
+class FdError(SpdkThreadError):
+    """A file descriptor is closed, cannot be waited for, or has a handler on this thread already."""
+
+
+class AwaitError(SpdkThreadError, RuntimeError):
+    """A coroutine awaits what cannot be waited for where it runs."""

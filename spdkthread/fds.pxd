@@ -1,0 +1,110 @@
+"""Sets of file descriptors in the kernel: epoll on Linux, kqueue elsewhere.
+
+Each thread that has file descriptors owns a set, so that it can be moved with them. A reactor owns one more, of its
+threads' sets: one look at that says whether anything is ready at all.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #ifndef SPDKTHREAD_FDS
+    #define SPDKTHREAD_FDS
+    #include <errno.h>
+    #include <stdint.h>
+    #include <string.h>
+    #include <unistd.h>
+    #ifndef __linux__
+    #include <fcntl.h>
+    #include <time.h>
+    #endif
+
+    enum { FD_READABLE = 1, FD_WRITABLE = 2, FD_BATCH = 64 };
+
+    /* One ready descriptor: the tag it was added with, and what it is ready for. */
+    typedef struct fd_event { uint64_t tag; uint32_t events; } fd_event;
+
+    #ifdef __linux__
+    #include <sys/epoll.h>
+    static inline int fd_set_open(void) { return epoll_create1(EPOLL_CLOEXEC); }
+    static inline int fd_set_control(int set, int op, int fd, uint32_t events, uint64_t tag) {
+        struct epoll_event event;
+        memset(&event, 0, sizeof event);
+        event.events = (events & FD_READABLE ? EPOLLIN | EPOLLRDHUP : 0) | (events & FD_WRITABLE ? EPOLLOUT : 0);
+        event.data.u64 = tag;
+        return epoll_ctl(set, op, fd, &event) < 0 ? errno : 0;
+    }
+    static inline int fd_set_add(int set, int fd, uint32_t events, uint64_t tag) {
+        return fd_set_control(set, EPOLL_CTL_ADD, fd, events, tag);
+    }
+    static inline int fd_set_change(int set, int fd, uint32_t before, uint32_t events, uint64_t tag) {
+        (void)before;
+        return fd_set_control(set, EPOLL_CTL_MOD, fd, events, tag);
+    }
+    static inline int fd_set_remove(int set, int fd, uint32_t events) {
+        return fd_set_control(set, EPOLL_CTL_DEL, fd, events, 0);
+    }
+    static inline int fd_set_wait(int set, fd_event *out, int limit) {
+        struct epoll_event got[FD_BATCH];
+        int count = epoll_wait(set, got, limit < FD_BATCH ? limit : FD_BATCH, 0);
+        for (int i = 0; i < count; i++) {
+            uint32_t seen = got[i].events;
+            out[i].tag = got[i].data.u64;
+            /* A hang-up or an error is found out by reading or by writing, whichever is asked for. */
+            out[i].events = (seen & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI) ? FD_READABLE : 0)
+                | (seen & (EPOLLOUT | EPOLLHUP | EPOLLERR) ? FD_WRITABLE : 0);
+        }
+        return count < 0 ? 0 : count;
+    }
+    #else
+    #include <sys/event.h>
+    static inline int fd_set_open(void) {
+        int set = kqueue();
+        if (set >= 0) fcntl(set, F_SETFD, FD_CLOEXEC);
+        return set;
+    }
+    static inline int fd_set_one(int set, int fd, short filter, int flags, uint64_t tag) {
+        struct kevent change;
+        EV_SET(&change, fd, filter, flags, 0, 0, (void *)(uintptr_t)tag);
+        return kevent(set, &change, 1, NULL, 0, NULL) < 0 ? errno : 0;
+    }
+    static inline int fd_set_change(int set, int fd, uint32_t before, uint32_t events, uint64_t tag) {
+        int failed = 0;
+        if (before & ~events & FD_READABLE) fd_set_one(set, fd, EVFILT_READ, EV_DELETE, tag);
+        if (before & ~events & FD_WRITABLE) fd_set_one(set, fd, EVFILT_WRITE, EV_DELETE, tag);
+        if (events & ~before & FD_READABLE) failed = fd_set_one(set, fd, EVFILT_READ, EV_ADD, tag);
+        if (!failed && events & ~before & FD_WRITABLE) failed = fd_set_one(set, fd, EVFILT_WRITE, EV_ADD, tag);
+        return failed;
+    }
+    static inline int fd_set_add(int set, int fd, uint32_t events, uint64_t tag) {
+        return fd_set_change(set, fd, 0, events, tag);
+    }
+    static inline int fd_set_remove(int set, int fd, uint32_t events) { return fd_set_change(set, fd, events, 0, 0); }
+    static inline int fd_set_wait(int set, fd_event *out, int limit) {
+        struct kevent got[FD_BATCH];
+        struct timespec now = {0, 0};
+        int count = kevent(set, NULL, 0, got, limit < FD_BATCH ? limit : FD_BATCH, &now);
+        for (int i = 0; i < count; i++) {
+            out[i].tag = (uint64_t)(uintptr_t)got[i].udata;
+            out[i].events = got[i].filter == EVFILT_READ ? FD_READABLE : FD_WRITABLE;
+        }
+        return count < 0 ? 0 : count;
+    }
+    #endif
+    static inline int fd_set_ready(int set) {
+        fd_event one;
+        return fd_set_wait(set, &one, 1) > 0;
+    }
+    #endif
+    """
+    const int FD_READABLE, FD_WRITABLE, FD_BATCH
+    ctypedef struct fd_event:
+        uint64_t tag
+        uint32_t events
+
+    int fd_set_open() noexcept nogil
+    int fd_set_add(int set, int fd, uint32_t events, uint64_t tag) noexcept nogil
+    int fd_set_change(int set, int fd, uint32_t before, uint32_t events, uint64_t tag) noexcept nogil
+    int fd_set_remove(int set, int fd, uint32_t events) noexcept nogil
+    int fd_set_wait(int set, fd_event *out, int limit) noexcept nogil
+    int fd_set_ready(int set) noexcept nogil

@@ -1,0 +1,56 @@
+"""SpdkFuture: a `concurrent.futures.Future` that makes its lock when somebody waits.
+
+`FutureCore` has the state and the methods; the class that users see is made of it and of the standard one when the
+first future is needed, so that importing spdkthread does not import concurrent.futures.
+
+Order of the states (`outcome` says whether there is one: state >= FUTURE_CANCELLED)::
+
+    PENDING ---> RUNNING ---> FINISHED
+       |            '-------> NOTIFIED      a spawned coroutine that ended by its cancellation
+       '---> CANCELLED -----> NOTIFIED      whoever was to run it has seen it
+
+1. While nobody waits there is no condition, and a change of state is a few words written under `guard`: nothing with
+   the GIL (there no other thread comes in between), a spin lock without.
+2. Whoever waits makes the condition, under the same guard, and it stays. From then on every change of state happens
+   with the condition held, as in the standard class: `wait` and `as_completed` rely on that.
+3. `value` is written before the state that announces it is released, and never again.
+"""
+
+from libc.stdint cimport uint32_t
+
+from spdkthread.atomics cimport st_atomic_u32, st_load32_acquire
+
+cdef enum future_state:
+    FUTURE_PENDING
+    FUTURE_RUNNING
+    FUTURE_CANCELLED
+    FUTURE_NOTIFIED
+    FUTURE_FINISHED
+
+
+cdef class FutureCore:
+    cdef st_atomic_u32 lock
+    cdef st_atomic_u32 state
+    cdef bint failed
+    cdef bint seen                  # somebody has had the outcome
+    cdef object value               # the result, or the exception when `failed`
+    cdef object condition           # threading.Condition, once somebody waits
+    cdef list waiters               # those of concurrent.futures.wait and as_completed
+    cdef object callbacks           # None, one callable, or a list of them
+    cdef object producer            # the SpdkThread that has to produce the result, or None
+
+    cdef int settle(self, uint32_t state, object value, bint failed) except -1
+    cdef bint start(self) except -1
+    cdef bint try_cancel(self) except -1
+    cdef bint shift(self, uint32_t before, uint32_t after) noexcept
+    cdef object outcome(self)
+    cdef object make_condition(self)
+    cdef int await_outcome(self, object timeout) except -1
+    cdef int call_back(self, object callbacks) except -1
+
+    cdef inline bint is_done(self) noexcept:
+        return st_load32_acquire(&self.state) >= FUTURE_CANCELLED
+
+
+cdef FutureCore new_future(object producer)
+cdef FutureCore new_future_of(type cls, object producer)

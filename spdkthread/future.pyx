@@ -1,0 +1,423 @@
+"""SpdkFuture: a `concurrent.futures.Future` that makes its lock when somebody waits. See ``future.pxd``."""
+
+from libc.stdint cimport uint32_t
+
+from spdkthread.atomics cimport (
+    st_load32_acquire,
+    st_load32_relaxed,
+    st_lock,
+    st_store32_relaxed,
+    st_store32_release,
+    st_unlock,
+)
+
+__all__ = ["FutureCore", "future_class", "make_future", "run_call"]
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    #define ST_FUTURE_LOCKS 1
+    #else
+    #define ST_FUTURE_LOCKS 0
+    #endif
+    /* An instance without its __init__, which for a future would make a lock. */
+    static inline PyObject *st_bare_instance(PyObject *type, PyObject *no_args) {
+        return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, no_args, NULL);
+    }
+    """
+    const bint ST_FUTURE_LOCKS
+    object st_bare_instance(object type, object no_args)
+
+cdef tuple NO_ARGS = ()
+
+# Of concurrent.futures, from the first future on.
+cdef object the_class = None
+cdef object CancelledError = None
+cdef object InvalidStateError = None
+cdef object LOGGER = None
+
+STATES = ("PENDING", "RUNNING", "CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED")
+WORDS = ("pending", "running", "cancelled", "cancelled", "finished")
+
+
+cdef class FutureCore:
+    """The state and the methods of an `SpdkFuture`. Not a `concurrent.futures.Future` by itself.
+
+    Notes
+    -----
+    **Thread safety:** every method from any OS thread.
+    """
+
+    def __init__(self):
+        """Not called for futures that the library makes; nothing to do for others."""
+        load()
+
+    def __repr__(self):
+        cdef uint32_t state = st_load32_acquire(&self.state)
+        text = f"<{type(self).__name__} at {id(self):#x} state={WORDS[state]}"
+        if state == FUTURE_FINISHED:
+            text += f" {'raised' if self.failed else 'returned'} {type(self.value).__name__}"
+        return text + ">"
+
+    def __await__(self):
+        """Wait for the result: in a coroutine spawned on an SpdkThread, or under asyncio."""
+        from spdkthread.coro import await_future
+
+        return await_future(self)
+
+    def cancel(self) -> bool:
+        """Cancel it, unless it has begun: then it never runs.
+
+        Returns
+        -------
+        bool
+            False when it runs or has run.
+        """
+        return self.try_cancel()
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        cdef uint32_t state = st_load32_acquire(&self.state)
+        return state == FUTURE_CANCELLED or state == FUTURE_NOTIFIED
+
+    def running(self) -> bool:
+        """Whether it runs now."""
+        return st_load32_acquire(&self.state) == FUTURE_RUNNING
+
+    def done(self) -> bool:
+        """Whether it was cancelled or has run."""
+        return self.is_done()
+
+    def add_done_callback(self, fn) -> None:
+        """Have ``fn(future)`` called when it is done, at once when it is, on whatever OS thread that happens."""
+        cdef list several = None
+        while True:
+            guard(self)
+            if self.is_done():
+                unguard(self)
+                break
+            if self.callbacks is None:
+                self.callbacks = fn
+                unguard(self)
+                return
+            if type(self.callbacks) is list:
+                (<list>self.callbacks).append(fn)
+                unguard(self)
+                return
+            if several is not None:
+                several[0] = self.callbacks
+                self.callbacks = several
+                unguard(self)
+                return
+            # Made outside the guard: making a list may collect garbage, which may run anything.
+            unguard(self)
+            several = [None, fn]
+        self.call_back(fn)
+
+    def result(self, timeout=None):
+        """Return the result, after waiting for it.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most. None: for ever.
+
+        Raises
+        ------
+        concurrent.futures.CancelledError
+            When it was cancelled.
+        TimeoutError
+            When it was not done in that time.
+        WrongThreadError
+            When it is not done and the calling OS thread is the one that has to produce the result.
+        BaseException
+            Whatever the call raised.
+        """
+        if not self.is_done():
+            self.await_outcome(timeout)
+        return self.outcome()
+
+    def exception(self, timeout=None):
+        """Return the exception that the call raised, or None, after waiting for it. Raises as `result`."""
+        if not self.is_done():
+            self.await_outcome(timeout)
+        if st_load32_acquire(&self.state) != FUTURE_FINISHED:
+            raise CancelledError()
+        self.seen = True
+        return self.value if self.failed else None
+
+    # For whoever runs the work
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Begin, unless it was cancelled: then False, and those who wait for it hear so."""
+        return self.start()
+
+    def set_result(self, result) -> None:
+        """Finish with a result."""
+        self.settle(FUTURE_FINISHED, result, False)
+
+    def set_exception(self, exception) -> None:
+        """Finish with an exception."""
+        self.settle(FUTURE_FINISHED, exception, exception is not None)
+
+    # What concurrent.futures.wait, as_completed and others of the standard library touch
+
+    @property
+    def _condition(self):
+        return self.make_condition()
+
+    @property
+    def _state(self):
+        return STATES[st_load32_acquire(&self.state)]
+
+    @property
+    def _waiters(self):
+        self.check_wait()
+        if self.waiters is None:
+            self.waiters = []       # its users hold the condition
+        return self.waiters
+
+    @property
+    def _result(self):
+        return None if self.failed else self.value
+
+    @property
+    def _exception(self):
+        return self.value if self.failed else None
+
+    # Inside
+
+    cdef int settle(self, uint32_t state, object value, bint failed) except -1:
+        """Reach a state in which it is done, and tell everybody."""
+        cdef object callbacks
+        guard(self)
+        if self.condition is None:
+            if self.is_done():
+                unguard(self)
+                self.refuse()
+            self.value = value
+            self.failed = failed
+            st_store32_release(&self.state, state)
+            callbacks = self.callbacks
+            self.callbacks = None
+            unguard(self)
+        else:
+            unguard(self)
+            with self.condition:
+                if self.is_done():
+                    self.refuse()
+                guard(self)
+                self.value = value
+                self.failed = failed
+                st_store32_release(&self.state, state)
+                callbacks = self.callbacks
+                self.callbacks = None
+                unguard(self)
+                if self.waiters is not None:
+                    for waiter in self.waiters:
+                        if state != FUTURE_FINISHED:
+                            waiter.add_cancelled(self)
+                        elif failed:
+                            waiter.add_exception(self)
+                        else:
+                            waiter.add_result(self)
+                self.condition.notify_all()
+        if callbacks is not None:
+            self.call_back(callbacks)
+        return 0
+
+    cdef bint start(self) except -1:
+        cdef object condition
+        if self.shift(FUTURE_PENDING, FUTURE_RUNNING):
+            return True
+        if st_load32_acquire(&self.state) == FUTURE_CANCELLED:
+            condition = self.condition
+            if condition is None and self.shift(FUTURE_CANCELLED, FUTURE_NOTIFIED):
+                return False
+            with self.condition:
+                st_store32_release(&self.state, FUTURE_NOTIFIED)
+                if self.waiters is not None:
+                    for waiter in self.waiters:
+                        waiter.add_cancelled(self)
+            return False
+        LOGGER.critical("Future %s in unexpected state: %s", id(self), self._state)
+        raise InvalidStateError("Future in unexpected state")
+
+    cdef bint try_cancel(self) except -1:
+        cdef object callbacks = None
+        guard(self)
+        if self.condition is None:
+            if st_load32_relaxed(&self.state) == FUTURE_PENDING:
+                st_store32_release(&self.state, FUTURE_CANCELLED)
+                callbacks = self.callbacks
+                self.callbacks = None
+                unguard(self)
+                if callbacks is not None:
+                    self.call_back(callbacks)
+                return True
+            unguard(self)
+        else:
+            unguard(self)
+            with self.condition:
+                if st_load32_relaxed(&self.state) == FUTURE_PENDING:
+                    guard(self)
+                    st_store32_release(&self.state, FUTURE_CANCELLED)
+                    callbacks = self.callbacks
+                    self.callbacks = None
+                    unguard(self)
+                    self.condition.notify_all()
+            if callbacks is not None:
+                self.call_back(callbacks)
+        return self.cancelled()
+
+    cdef bint shift(self, uint32_t before, uint32_t after) noexcept:
+        """From one state to another while nobody waits; False when that is not how it stands.
+
+        A change from PENDING to RUNNING or from there back needs no condition: nobody is told of it.
+        """
+        cdef bint done = False
+        guard(self)
+        if st_load32_relaxed(&self.state) == before and (self.condition is None or after == FUTURE_RUNNING):
+            st_store32_release(&self.state, after)
+            done = True
+        unguard(self)
+        return done
+
+    cdef object outcome(self):
+        if st_load32_acquire(&self.state) != FUTURE_FINISHED:
+            raise CancelledError()
+        self.seen = True
+        if self.failed:
+            raise self.value
+        return self.value
+
+    cdef object make_condition(self):
+        if self.condition is None:
+            import threading
+
+            fresh = threading.Condition()
+            guard(self)
+            if self.condition is None:
+                self.condition = fresh
+            unguard(self)
+        return self.condition
+
+    cdef int await_outcome(self, object timeout) except -1:
+        cdef object condition
+        if timeout is None or timeout > 0:
+            self.check_wait()
+        condition = self.make_condition()
+        with condition:
+            if not self.is_done():
+                condition.wait(timeout)
+            if not self.is_done():
+                raise TimeoutError()
+        return 0
+
+    def check_wait(self):
+        """Raise where waiting would hold up the OS thread that has to produce the result."""
+        if self.producer is not None and not self.is_done() and self.producer._is_driven_here():
+            from spdkthread.errors import WrongThreadError
+
+            raise WrongThreadError(
+                f"waiting for {self!r} here would stop {self.producer!r}, which has to produce its result: this is "
+                "the OS thread that polls it"
+            )
+
+    def refuse(self):
+        raise InvalidStateError(f"{self._state}: {self!r}")
+
+    cdef int call_back(self, object callbacks) except -1:
+        if type(callbacks) is list:
+            for callback in callbacks:
+                self.call_back(callback)
+            return 0
+        try:
+            callbacks(self)
+        except Exception:
+            LOGGER.exception("exception calling callback for %r", self)
+        return 0
+
+
+cdef inline void guard(FutureCore future) noexcept:
+    if ST_FUTURE_LOCKS:
+        st_lock(&future.lock)
+
+
+cdef inline void unguard(FutureCore future) noexcept:
+    if ST_FUTURE_LOCKS:
+        st_unlock(&future.lock)
+
+
+cdef int load() except -1:
+    """Import concurrent.futures and make the class that is a Future and a FutureCore."""
+    global the_class, CancelledError, InvalidStateError, LOGGER
+    if the_class is not None:
+        return 0
+    from concurrent.futures import _base
+
+    CancelledError = _base.CancelledError
+    InvalidStateError = _base.InvalidStateError
+    LOGGER = _base.LOGGER
+    the_class = mixed("SpdkFuture", FutureCore, "A `concurrent.futures.Future` of a call on an `SpdkThread`.")
+    return 0
+
+
+def mixed(name, core, doc):
+    """The class that has `core`'s methods and is a `concurrent.futures.Future`."""
+    from concurrent.futures import Future
+
+    return type(name, (core, Future), {"__slots__": (), "__module__": __name__, "__doc__": doc})
+
+
+cdef FutureCore new_future(object producer):
+    """A pending SpdkFuture. `producer`: the SpdkThread that has to produce the result, or None."""
+    if the_class is None:
+        load()
+    return new_future_of(the_class, producer)
+
+
+cdef FutureCore new_future_of(type cls, object producer):
+    cdef FutureCore future = <FutureCore>st_bare_instance(cls, NO_ARGS)
+    future.producer = producer
+    return future
+
+
+def future_class() -> type:
+    """SpdkFuture, a subclass of `concurrent.futures.Future`. **Thread safety:** any OS thread."""
+    load()
+    return the_class
+
+
+def make_future(producer=None, running=False):
+    """A new SpdkFuture.
+
+    Parameters
+    ----------
+    producer : SpdkThread, optional
+        The thread that has to produce the result: waiting on the OS thread that polls it raises `WrongThreadError`.
+    running : bool, default False
+        It has begun and cannot be cancelled any more.
+
+    Notes
+    -----
+    **Thread safety:** any OS thread.
+    """
+    cdef FutureCore future = new_future(producer)
+    if running:
+        st_store32_relaxed(&future.state, FUTURE_RUNNING)
+    return future
+
+
+def run_call(FutureCore future not None, fn, tuple args):
+    """Run a call and settle its future."""
+    if not future.start():
+        return
+    try:
+        result = fn(*args)
+    except BaseException as error:
+        future.settle(FUTURE_FINISHED, error, True)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+    else:
+        future.settle(FUTURE_FINISHED, result, False)

@@ -1,0 +1,44 @@
+"""Poller: a function that its thread calls again and again, or at every period."""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+
+from spdkthread.native cimport NativeCall, poller_fn
+from spdkthread.timers cimport timer_node
+
+
+cdef enum poller_state:
+    POLLER_WAITING          # on a list of its thread, or under way to it in a message
+    POLLER_RUNNING          # inside its function
+    POLLER_PAUSED           # registered, not called
+    POLLER_UNREGISTERED     # never called again
+
+
+# What the poll loop touches. `timer` is first: a pointer to it is a pointer to this.
+cdef struct poller_s:
+    timer_node timer
+    poller_s *next                  # among the active pollers
+    poller_s *prev
+    bint listed                     # on the list of active pollers
+    int state
+    uint64_t period                 # ticks; 0: active
+    uint64_t serial                 # the poll in which it came onto the list
+    poller_fn native_fn             # NULL: py_fn is called
+    void *native_ctx
+    PyObject *py_fn                 # borrowed from the Poller
+    PyObject *owner                 # the Poller itself, borrowed: its thread keeps it
+    uint64_t run_count
+    uint64_t busy_count
+    uint64_t error_count
+    uint64_t overrun_count
+
+
+cdef class Poller:
+    cdef poller_s c
+    cdef readonly str name
+    cdef readonly uint64_t id
+    cdef readonly object thread
+    cdef object _fn
+    cdef NativeCall _native
+    cdef public str _wanted         # what a request that waits in the spill list is to do
+    cdef object __weakref__

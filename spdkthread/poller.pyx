@@ -1,0 +1,93 @@
+"""Poller: a function that its thread calls again and again, or at every period."""
+
+from spdkthread.atomics cimport st_add_relaxed, st_atomic_u64, st_load_relaxed, st_sub_relaxed
+
+__all__ = ["Poller"]
+
+cdef st_atomic_u64 live
+
+STATES = ("waiting", "running", "paused", "unregistered")
+
+
+def live_pollers() -> int:
+    """Poller objects that exist. **Thread safety:** any OS thread."""
+    return st_load_relaxed(&live)
+
+
+cdef class Poller:
+    """A registered function. Made by `SpdkThread.register_poller` and `SpdkThread.register_native_poller`.
+
+    Notes
+    -----
+    **Thread safety:** `pause`, `resume` and `unregister` from any OS thread: on the poller's own thread they act at
+    once, from elsewhere by a message, in order with the messages that the caller sent before. The counters may be read
+    anywhere. Answers to ``struct spdk_poller``.
+    """
+
+    def __cinit__(self):
+        st_add_relaxed(&live, 1)
+
+    def __init__(self):
+        raise TypeError("a Poller comes from SpdkThread.register_poller")
+
+    def __dealloc__(self):
+        st_sub_relaxed(&live, 1)
+
+    def __repr__(self):
+        return f"<Poller {self.name!r} of {self.thread.name!r}, {self.state}>"
+
+    def pause(self) -> None:
+        """Stop calling it until `resume`. Idempotent; nothing for an unregistered poller.
+
+        Answers to ``spdk_poller_pause``.
+        """
+        self.thread._poller_request("pause", self)
+
+    def resume(self) -> None:
+        """Call it again: behind the other active pollers; a timed one one period from now.
+
+        When it is resumed before it would have run, nothing has changed. Idempotent. Answers to
+        ``spdk_poller_resume``.
+        """
+        self.thread._poller_request("resume", self)
+
+    def unregister(self) -> None:
+        """Never call it again. Idempotent. Answers to ``spdk_poller_unregister``."""
+        self.thread._poller_request("unregister", self)
+
+    @property
+    def state(self) -> str:
+        """``"waiting"``, ``"running"``, ``"paused"`` or ``"unregistered"``."""
+        return STATES[self.c.state]
+
+    @property
+    def period_us(self) -> float:
+        """Microseconds between two runs; 0 for an active poller."""
+        if self.c.period % 1000:
+            return <double>self.c.period / 1000.0
+        return self.c.period // 1000
+
+    @property
+    def period_ticks(self) -> int:
+        """Ticks between two runs; 0 for an active poller."""
+        return self.c.period
+
+    @property
+    def run_count(self) -> int:
+        """How often it ran."""
+        return self.c.run_count
+
+    @property
+    def busy_count(self) -> int:
+        """How often it returned more than 0."""
+        return self.c.busy_count
+
+    @property
+    def error_count(self) -> int:
+        """How often it raised, or returned what is neither int, bool nor None."""
+        return self.c.error_count
+
+    @property
+    def overrun_count(self) -> int:
+        """Periods that went by without a run, because the one before was late."""
+        return self.c.overrun_count

@@ -1,0 +1,239 @@
+"""The message ring: many senders, one receiver, slots that hold the message itself.
+
+A slot's *stamp* is 1 + the position of the message in it. A sender claims a position with one compare-and-swap on
+`tail`, writes the message, and publishes it by storing the stamp; the receiver takes a slot when its stamp is 1 + the
+position that it waits for. So zeroed memory is an empty ring, the receiver only reads slots (nothing is cleared), and
+a sender that is preempted between claim and publish holds up the receiver at that slot but no other sender::
+
+    position       head                          tail
+                    v                             v
+    slots   | 41-64 | 42-64 | ... | 57 |  --  | (next claim)
+      stamp |  42   |  43   |     | 58 | old  |
+                                         ^ claimed, not yet published: the receiver waits here
+
+Room is judged against `head_seen`, the senders' shared copy of `head`; the receiver's line is read only when the ring
+looks full. The three top bits of `tail` are flags. Any of them makes the ring look full, so the fast path tests for
+them at no cost:
+
+CLOSED  the thread has exited: nothing is accepted any more. Set by the receiver with the compare-and-swap that also
+        proves the ring empty, so a message is either taken or refused, never lost in between.
+GATED   the reactor is stopping: nothing from outside, the library's own threads may still send.
+SPILLED the library's own messages did not fit and wait in the spill list. Until the receiver has taken them all,
+        every other send is refused as full: that keeps the order of each sender.
+
+Order of the atomics, by label:
+  A  publish: release store of `stamp`          pairs with  B  acquire load of `stamp` by the receiver
+  C  release store of `head` after copying out  pairs with  D  acquire load of `head` by a sender that found it full
+  E  release store of `head_seen` after D       pairs with  F  acquire load of `head_seen` by every sender
+The receiver's reads of a slot happen before C, hence (D, E, F) before the next lap's writes into it. The claim itself
+orders nothing and is relaxed.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from spdkthread.atomics cimport (
+    st_atomic_u32,
+    st_atomic_u64,
+    st_cas_relaxed,
+    st_load_acquire,
+    st_load_relaxed,
+    st_store_relaxed,
+    st_store_release,
+)
+
+
+cdef extern from *:
+    """
+    #ifndef SPDKTHREAD_RING
+    #define SPDKTHREAD_RING
+    #include <string.h>
+
+    enum {
+        RING_OK = 0,
+        RING_FULL = 1,
+        RING_GATED_OFF = 2,
+        RING_IS_CLOSED = 3,
+        RING_NO_MEMORY = 4
+    };
+
+    enum {
+        MSG_PYTHON = 0,        /* fn(*args), at most four of them in the slot */
+        MSG_PYTHON_TUPLE = 1,  /* fn(*args[0]) */
+        MSG_NATIVE = 2         /* ((void (*)(void *))fn)(args[0]); args[1] is the owner to drop afterwards, or NULL */
+    };
+
+    #define RING_CLOSED   ((uint64_t)1 << 63)
+    #define RING_GATED    ((uint64_t)1 << 62)
+    #define RING_SPILLED  ((uint64_t)1 << 61)
+    #define RING_POSITION (RING_SPILLED - 1)
+
+    /* One message, one cache line. `fn` stands right before `args`: a vectorcall may borrow the place before its
+       arguments. */
+    typedef struct ring_slot {
+        st_atomic_u64 stamp;
+        uint32_t kind;
+        uint32_t nargs;
+        void *fn;
+        void *args[4];
+        uint64_t unused;
+    } ring_slot;
+    _Static_assert(sizeof(ring_slot) == 64, "a slot is one cache line");
+    _Static_assert(offsetof(ring_slot, args) == offsetof(ring_slot, fn) + sizeof(void *), "fn precedes args");
+
+    typedef struct ring_spill {
+        struct ring_spill *next;
+        ring_slot slot;
+    } ring_spill;
+
+    typedef struct message_ring {
+        /* senders */
+        st_atomic_u64 tail;
+        st_atomic_u64 head_seen;
+        char pad_senders[ST_LINE - 16];
+        /* receiver */
+        st_atomic_u64 head;
+        uint64_t tail_snapshot;         /* where the backlog was last measured */
+        uint64_t high_water;
+        char pad_receiver[ST_LINE - 24];
+        /* written once, or rarely */
+        uint64_t capacity;
+        uint64_t mask;
+        ring_slot *slots;
+        size_t mapped_bytes;
+        st_atomic_u64 spilled;          /* messages in the spill list */
+        char pad_constant[ST_LINE - 40];
+        /* written when something is in the way */
+        st_atomic_u64 refused;
+        st_atomic_u32 spill_lock;
+        ring_spill *spill_first;
+        ring_spill *spill_last;
+        char pad_cold[ST_LINE - 32];
+    } message_ring;
+    _Static_assert(offsetof(message_ring, head) % ST_LINE == 0, "head has lines of its own");
+    _Static_assert(offsetof(message_ring, capacity) % ST_LINE == 0, "constants have lines of their own");
+    _Static_assert(offsetof(message_ring, refused) % ST_LINE == 0, "cold words have lines of their own");
+    _Static_assert(sizeof(message_ring) % ST_LINE == 0, "slots start on a line of their own");
+
+    /* A */
+    static inline void ring_publish_stamp(st_atomic_u64 *stamp, uint64_t value) {
+    #ifdef SPDKTHREAD_BREAK_ORDERING
+        st_store_relaxed(stamp, value);
+    #else
+        st_store_release(stamp, value);
+    #endif
+    }
+    /* Everything but the stamp. */
+    static inline void ring_copy_message(ring_slot *to, const ring_slot *from) {
+        memcpy((char *)to + sizeof(st_atomic_u64), (const char *)from + sizeof(st_atomic_u64),
+               sizeof(ring_slot) - 2 * sizeof(uint64_t));
+    }
+    #endif
+    """
+    const int RING_OK, RING_FULL, RING_GATED_OFF, RING_IS_CLOSED, RING_NO_MEMORY
+    const int MSG_PYTHON, MSG_PYTHON_TUPLE, MSG_NATIVE
+    const uint64_t RING_CLOSED, RING_GATED, RING_SPILLED, RING_POSITION
+
+    ctypedef struct ring_slot:
+        st_atomic_u64 stamp
+        uint32_t kind
+        uint32_t nargs
+        void *fn
+        void *args[4]
+
+    ctypedef struct ring_spill:
+        ring_spill *next
+        ring_slot slot
+
+    ctypedef struct message_ring:
+        st_atomic_u64 tail
+        st_atomic_u64 head_seen
+        st_atomic_u64 head
+        uint64_t tail_snapshot
+        uint64_t high_water
+        uint64_t capacity
+        uint64_t mask
+        ring_slot *slots
+        size_t mapped_bytes
+        st_atomic_u64 spilled
+        st_atomic_u64 refused
+        st_atomic_u32 spill_lock
+        ring_spill *spill_first
+        ring_spill *spill_last
+
+    void ring_publish_stamp(st_atomic_u64 *stamp, uint64_t value) noexcept nogil
+    void ring_copy_message(ring_slot *to, const ring_slot *source) noexcept nogil
+
+
+cdef message_ring *ring_create(uint64_t capacity) noexcept nogil
+cdef void ring_destroy(message_ring *ring) noexcept nogil
+cdef int ring_claim_slow(message_ring *ring, uint64_t *tail, uint64_t count, uint64_t passes) noexcept nogil
+cdef int ring_spill_message(message_ring *ring, const ring_slot *message) noexcept nogil
+cdef uint32_t ring_take_spilled(message_ring *ring, ring_slot *out, uint32_t limit) noexcept nogil
+cdef bint ring_close(message_ring *ring) noexcept nogil
+cdef void ring_shut(message_ring *ring) noexcept nogil
+cdef void ring_gate(message_ring *ring, bint shut) noexcept nogil
+cdef void ring_measure(message_ring *ring, uint32_t taken) noexcept nogil
+cdef uint64_t ring_high_water(message_ring *ring) noexcept nogil
+cdef uint64_t ring_capacity_for(object ring_size) except 0
+
+
+cdef inline int ring_claim(message_ring *ring, uint64_t count, uint64_t passes, uint64_t *position) noexcept nogil:
+    """Claim `count` consecutive slots; `passes` are the flags that do not stop this sender (GATED or 0)."""
+    cdef uint64_t tail = st_load_relaxed(&ring.tail)
+    cdef int verdict
+    while True:
+        # F. A stale copy only makes the ring look fuller; a tail older than it makes the difference wrap, so full too.
+        if tail - st_load_acquire(&ring.head_seen) + count > ring.capacity:
+            verdict = ring_claim_slow(ring, &tail, count, passes)
+            if verdict != RING_OK:
+                return verdict
+        if st_cas_relaxed(&ring.tail, &tail, tail + count):
+            position[0] = tail & RING_POSITION
+            return RING_OK
+
+
+cdef inline ring_slot *ring_slot_at(message_ring *ring, uint64_t position) noexcept nogil:
+    return &ring.slots[position & ring.mask]
+
+
+cdef inline void ring_publish(ring_slot *slot, uint64_t position) noexcept nogil:
+    ring_publish_stamp(&slot.stamp, position + 1)
+
+
+cdef inline bint ring_ready(message_ring *ring) noexcept nogil:
+    """Receiver only: whether the next message is published."""
+    cdef uint64_t head = st_load_relaxed(&ring.head)
+    return st_load_acquire(&ring.slots[head & ring.mask].stamp) == head + 1
+
+
+cdef inline uint32_t ring_take(message_ring *ring, ring_slot *out, uint32_t limit) noexcept nogil:
+    """Receiver only: move up to `limit` published messages into `out`, in order."""
+    cdef uint64_t head = st_load_relaxed(&ring.head)
+    cdef uint32_t taken = 0
+    cdef ring_slot *slot
+    while taken < limit:
+        slot = &ring.slots[(head + taken) & ring.mask]
+        if st_load_acquire(&slot.stamp) != head + taken + 1:     # B
+            break
+        ring_copy_message(&out[taken], slot)
+        taken += 1
+    if taken:
+        st_store_release(&ring.head, head + taken)               # C
+        if taken > ring.high_water:
+            ring.high_water = taken
+        # A full batch hints at a backlog. It is measured once per backlog: tail is the senders' line.
+        if taken == limit and head + taken > ring.tail_snapshot:
+            ring_measure(ring, taken)
+    return taken
+
+
+cdef inline uint64_t ring_pending(message_ring *ring) noexcept nogil:
+    """Messages waiting, spilled ones included. Exact only while nothing moves."""
+    cdef uint64_t head = st_load_acquire(&ring.head)
+    cdef uint64_t tail = st_load_relaxed(&ring.tail) & RING_POSITION
+    cdef int64_t in_slots = <int64_t>(tail - head)
+    return (<uint64_t>in_slots if in_slots > 0 else 0) + st_load_relaxed(&ring.spilled)
+
+
+cdef class MessageRing:
+    cdef message_ring *ring

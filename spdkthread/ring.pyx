@@ -1,0 +1,263 @@
+"""The message ring: many senders, one receiver, slots that hold the message itself. See ``ring.pxd``."""
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from spdkthread.alloc cimport core_calloc, core_free, core_map, core_unmap
+from spdkthread.atomics cimport (
+    st_add_relaxed,
+    st_and_acq_rel,
+    st_cas_acq_rel,
+    st_load_acquire,
+    st_load_relaxed,
+    st_lock,
+    st_or_acq_rel,
+    st_store_release,
+    st_sub_relaxed,
+    st_unlock,
+)
+
+__all__ = ["MessageRing"]
+
+# Beyond this many slots of 64 bytes no machine has the memory; asking for it is MemoryError, not a try.
+cdef uint64_t MAX_CAPACITY = <uint64_t>1 << 34
+
+
+cdef uint64_t ring_capacity_for(object ring_size) except 0:
+    """Check a `ring_size` and round it up to a power of two."""
+    cdef uint64_t capacity = 1
+    if isinstance(ring_size, bool) or not isinstance(ring_size, int):
+        raise TypeError(f"ring_size must be an int, got {type(ring_size).__name__}")
+    if ring_size < 1:
+        raise ValueError(f"ring_size must be at least 1, got {ring_size}")
+    if ring_size > MAX_CAPACITY:
+        raise MemoryError(f"a message ring of {ring_size} slots does not fit into memory")
+    while capacity < <uint64_t>ring_size:
+        capacity <<= 1
+    return capacity
+
+
+cdef message_ring *ring_create(uint64_t capacity) noexcept nogil:
+    """Map a ring of `capacity` slots (a power of two); NULL without memory. No page is touched but the first."""
+    cdef size_t size = sizeof(message_ring) + capacity * sizeof(ring_slot)
+    cdef message_ring *ring = <message_ring *>core_map(size)
+    if ring == NULL:
+        return NULL
+    ring.capacity = capacity
+    ring.mask = capacity - 1
+    ring.slots = <ring_slot *>(<char *>ring + sizeof(message_ring))
+    ring.mapped_bytes = size
+    return ring
+
+
+cdef void ring_destroy(message_ring *ring) noexcept nogil:
+    """Unmap. The owner has taken what was in it."""
+    core_unmap(ring, ring.mapped_bytes)
+
+
+cdef int ring_claim_slow(message_ring *ring, uint64_t *tail, uint64_t count, uint64_t passes) noexcept nogil:
+    """What a claim does when the ring looks full: say why it is refused, or let it go on with a fresh `tail`."""
+    cdef uint64_t flags, head
+    cdef int64_t waiting
+    while True:
+        flags = tail[0] & ~RING_POSITION
+        if flags & RING_CLOSED:
+            return RING_IS_CLOSED
+        if flags & RING_GATED & ~passes:
+            return RING_GATED_OFF
+        if flags & RING_SPILLED:
+            return RING_FULL
+        head = st_load_acquire(&ring.head)                  # D
+        waiting = <int64_t>((tail[0] & RING_POSITION) - head)
+        if waiting < 0:
+            tail[0] = st_load_relaxed(&ring.tail)           # older than head: it has moved meanwhile
+            continue
+        if <uint64_t>waiting + count > ring.capacity:
+            return RING_FULL
+        st_store_release(&ring.head_seen, head)             # E
+        return RING_OK
+
+
+cdef int ring_spill_message(message_ring *ring, const ring_slot *message) noexcept nogil:
+    """Accept one of the library's own messages although the ring is full.
+
+    SPILLED freezes `tail`: from here until the receiver has emptied the list, no sender can overtake.
+    """
+    cdef ring_spill *node = <ring_spill *>core_calloc(1, sizeof(ring_spill))
+    if node == NULL:
+        return RING_NO_MEMORY
+    ring_copy_message(&node.slot, message)
+    st_lock(&ring.spill_lock)
+    if st_load_relaxed(&ring.tail) & RING_CLOSED:
+        st_unlock(&ring.spill_lock)
+        core_free(node)
+        return RING_IS_CLOSED
+    if ring.spill_last == NULL:
+        ring.spill_first = node
+    else:
+        ring.spill_last.next = node
+    ring.spill_last = node
+    st_or_acq_rel(&ring.tail, RING_SPILLED)
+    st_add_relaxed(&ring.spilled, 1)
+    st_unlock(&ring.spill_lock)
+    return RING_OK
+
+
+cdef uint32_t ring_take_spilled(message_ring *ring, ring_slot *out, uint32_t limit) noexcept nogil:
+    """Receiver only: take spilled messages, once every slot claimed before them has been taken."""
+    cdef uint32_t taken = 0
+    cdef ring_spill *node
+    st_lock(&ring.spill_lock)
+    # Under the lock a list that is not empty means SPILLED, and SPILLED means that `tail` stands still. Looked at
+    # before, a sender could still fill the ring and then spill, and its spilled message would overtake the others.
+    if (st_load_acquire(&ring.tail) & RING_POSITION) != st_load_relaxed(&ring.head):
+        st_unlock(&ring.spill_lock)
+        return 0
+    while taken < limit and ring.spill_first != NULL:
+        node = ring.spill_first
+        ring.spill_first = node.next
+        ring_copy_message(&out[taken], &node.slot)
+        core_free(node)
+        taken += 1
+    st_sub_relaxed(&ring.spilled, taken)
+    if ring.spill_first == NULL:
+        ring.spill_last = NULL
+        st_and_acq_rel(&ring.tail, ~RING_SPILLED)
+    st_unlock(&ring.spill_lock)
+    return taken
+
+
+cdef bint ring_close(message_ring *ring) noexcept nogil:
+    """Receiver only: refuse everything from now on, if nothing is waiting; say whether that was so."""
+    cdef uint64_t tail
+    cdef bint closed = False
+    st_lock(&ring.spill_lock)
+    tail = st_load_acquire(&ring.tail)
+    while not tail & RING_SPILLED and (tail & RING_POSITION) == st_load_relaxed(&ring.head):
+        if tail & RING_CLOSED or st_cas_acq_rel(&ring.tail, &tail, tail | RING_CLOSED):
+            closed = True
+            break
+    st_unlock(&ring.spill_lock)
+    return closed
+
+
+cdef void ring_shut(message_ring *ring) noexcept nogil:
+    """In the child of a fork: refuse everything, whatever waits, and whoever held the lock."""
+    st_or_acq_rel(&ring.tail, RING_CLOSED)
+    st_unlock(&ring.spill_lock)
+
+
+cdef void ring_gate(message_ring *ring, bint shut) noexcept nogil:
+    """Refuse, or take again, messages from outside."""
+    if shut:
+        st_or_acq_rel(&ring.tail, RING_GATED)
+    else:
+        st_and_acq_rel(&ring.tail, ~RING_GATED)
+
+
+cdef void ring_measure(message_ring *ring, uint32_t taken) noexcept nogil:
+    """Receiver only: bring the high-water mark up to date after a batch was taken."""
+    cdef uint64_t tail = st_load_relaxed(&ring.tail) & RING_POSITION
+    cdef uint64_t head = st_load_relaxed(&ring.head)
+    # What stood in the ring when this batch was taken: it and the rest.
+    cdef uint64_t backlog = tail - head + taken
+    ring.tail_snapshot = tail
+    if backlog > ring.high_water:
+        ring.high_water = backlog if backlog < ring.capacity else ring.capacity
+
+
+cdef uint64_t ring_high_water(message_ring *ring) noexcept nogil:
+    """The most messages that are known to have waited at once."""
+    cdef uint64_t pending = ring_pending(ring)
+    if st_load_relaxed(&ring.refused):
+        return ring.capacity if pending < ring.capacity else pending
+    return pending if pending > ring.high_water else ring.high_water
+
+
+cdef class MessageRing:
+    """A message ring by itself, as a queue of calls.
+
+    Parameters
+    ----------
+    capacity : int
+        Slots; rounded up to a power of two. Allocated at once, untouched until used.
+
+    Raises
+    ------
+    ValueError
+        When `capacity` is below 1.
+    MemoryError
+        When that much memory cannot be had.
+
+    Notes
+    -----
+    **Thread safety:** `push` from any OS thread; `pop` from one at a time. The ring inside an `SpdkThread` is the same
+    structure. The garbage collector does not look into it. Answers to ``spdk_ring_create(SPDK_RING_TYPE_MP_SC)``.
+    """
+
+    def __cinit__(self, capacity):
+        cdef uint64_t slots = ring_capacity_for(capacity)
+        self.ring = ring_create(slots)
+        if self.ring == NULL:
+            raise MemoryError(f"no memory for a message ring of {slots} slots")
+
+    def __dealloc__(self):
+        cdef ring_slot message
+        if self.ring == NULL:
+            return
+        while ring_take(self.ring, &message, 1):
+            Py_XDECREF(<PyObject *>message.fn)
+            Py_XDECREF(<PyObject *>message.args[0])
+        ring_destroy(self.ring)
+
+    def __len__(self):
+        return ring_pending(self.ring)
+
+    def __repr__(self):
+        return f"<MessageRing {len(self)} of {self.capacity}>"
+
+    def push(self, fn, *args) -> bool:
+        """Append the call ``fn(*args)``.
+
+        Returns
+        -------
+        bool
+            False, with no effect, when the ring is full.
+        """
+        cdef uint64_t position
+        cdef ring_slot *slot
+        if ring_claim(self.ring, 1, 0, &position) != RING_OK:
+            st_add_relaxed(&self.ring.refused, 1)
+            return False
+        Py_INCREF(fn)
+        Py_INCREF(args)
+        slot = ring_slot_at(self.ring, position)
+        slot.kind = MSG_PYTHON_TUPLE
+        slot.nargs = 1
+        slot.fn = <void *>fn
+        slot.args[0] = <void *>args
+        ring_publish(slot, position)
+        return True
+
+    def pop(self):
+        """Take the oldest call.
+
+        Returns
+        -------
+        tuple or None
+            ``(fn, *args)``; None when nothing is published.
+        """
+        cdef ring_slot message
+        if not ring_take(self.ring, &message, 1):
+            return None
+        cdef object fn = <object>message.fn
+        cdef object args = <object>message.args[0]
+        Py_XDECREF(<PyObject *>message.fn)
+        Py_XDECREF(<PyObject *>message.args[0])
+        return (fn, *args)
+
+    @property
+    def capacity(self) -> int:
+        """Slots of the ring."""
+        return self.ring.capacity

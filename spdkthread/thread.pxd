@@ -1,0 +1,75 @@
+"""SpdkThread: messages, pollers and states.
+
+From Cython the same calls, without the GIL and with C functions::
+
+    from spdkthread cimport SpdkThread, thread_send_native, RING_OK
+
+    cdef void hello(void *ctx) noexcept nogil:
+        ...
+
+    cdef SpdkThread thread = ...
+    with nogil:
+        if thread_send_native(&thread.c, hello, NULL, 0) != RING_OK:
+            ...
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+
+from spdkthread.atomics cimport st_atomic_u64
+from spdkthread.lib cimport ThreadLib
+from spdkthread.poller cimport Poller
+from spdkthread.thread_core cimport thread_s
+
+
+cdef class SpdkThread:
+    cdef thread_s c
+    cdef readonly ThreadLib lib
+    cdef readonly str name
+    cdef readonly uint64_t id
+    cdef object _cpumask
+    cdef dict _pollers              # Poller -> None, in the order of registration
+    cdef public dict _channels      # IoChannel -> None, in the order of creation
+    cdef dict _held                 # what holds it -> how often
+    cdef dict _awaits               # what it waits for -> None
+    cdef public dict _fd_handlers   # fd -> FdHandler
+    cdef public object _coroutines  # CoroutineHome, once one was spawned here
+    cdef object _reactor            # who polls it; None: its user
+    cdef uint64_t _next_poller_id
+    cdef st_atomic_u64 _driver      # OS thread that polls it or has entered it; 0: none
+    cdef uint32_t _driver_depth
+    cdef list _entered
+    cdef uint32_t _entered_before_poll
+    cdef public bint _bound
+    cdef bint _exit_asked
+    cdef bint _polled
+    cdef uint64_t _first_poll       # account stamp
+    cdef bint _ready
+    cdef bint _dead                 # in the child of a fork
+    cdef object __weakref__
+
+    cdef int _send(self, object fn, object a, object b, object c, object d, tuple more) except -1
+    cdef int _post_tuple(self, object fn, tuple args, uint64_t passes) except -1
+    cdef int _send_lib(self, object fn, tuple args, uint64_t passes) except -1
+    cdef int _send_one(self, object fn, object a) except -1
+    cdef int _post(self, object fn, object a) except -1
+    cdef object _refuse(self, int verdict)
+    cdef uint64_t _passes(self) noexcept
+    cdef Py_ssize_t _send_items(self, object fn, tuple items) except -1
+    cdef int _check_ready(self) except -1
+    cdef int _request_beside(self, str what, Poller poller) except -1
+    cdef int _pause(self, Poller poller) except -1
+    cdef int _resume(self, Poller poller) except -1
+    cdef int _unregister(self, Poller poller) except -1
+    cdef int _require_here(self, str what) except -1
+    cdef int _claim_driver(self) except -1
+    cdef void _release_driver(self) noexcept
+    cdef Poller _new_poller(self, object period_us, object name)
+    cdef Poller _enlist(self, Poller poller)
+    cdef int _poll(self, uint32_t limit, uint64_t now, bint now_given) noexcept
+    cdef bint _is_here(self) noexcept
+    cdef void _account(self, uint64_t start) noexcept
+
+
+# send_msg for Cython code that holds the GIL: RING_OK or why not; -1 with an exception set for a bad `fn`.
+cdef int thread_send_python(SpdkThread thread, PyObject *fn, PyObject *const *args, Py_ssize_t count) except -1

@@ -1,0 +1,1845 @@
+"""SpdkThread: messages, pollers and states."""
+
+cimport cython
+
+import logging
+import os
+import threading
+import time
+
+from cpython.object cimport PyCallable_Check, PyObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from spdkthread.atomics cimport (
+    st_add_relaxed,
+    st_atomic_u64,
+    st_cas_acq_rel,
+    st_casp_acq_rel,
+    st_exchangep,
+    st_load32_acquire,
+    st_load32_relaxed,
+    st_load_acquire,
+    st_load_relaxed,
+    st_loadp_acquire,
+    st_loadp_relaxed,
+    st_lock,
+    st_store32_release,
+    st_store_relaxed,
+    st_store_release,
+    st_storep_release,
+    st_sub_relaxed,
+    st_unlock,
+)
+from spdkthread.clock cimport account_read, account_ticks, clock_read, period_to_ticks
+from spdkthread.fd_handler cimport FdHandler
+from spdkthread.fds cimport (
+    FD_BATCH,
+    fd_event,
+    fd_set_add,
+    fd_set_change,
+    fd_set_open,
+    fd_set_remove,
+    fd_set_wait,
+)
+from spdkthread.future cimport FutureCore, new_future
+from spdkthread.lib cimport lib_or_default
+from spdkthread.native cimport NativeCall, native_message, native_poller, poller_fn
+from spdkthread.pointer_map cimport map_free
+from spdkthread.poller cimport (
+    POLLER_PAUSED,
+    POLLER_RUNNING,
+    POLLER_UNREGISTERED,
+    POLLER_WAITING,
+    Poller,
+)
+from spdkthread.ring cimport (
+    MSG_NATIVE,
+    MSG_PYTHON,
+    MSG_PYTHON_TUPLE,
+    RING_FULL,
+    RING_GATED,
+    RING_GATED_OFF,
+    RING_IS_CLOSED,
+    RING_OK,
+    RING_POSITION,
+    ring_capacity_for,
+    ring_claim,
+    ring_close,
+    ring_create,
+    ring_destroy,
+    ring_high_water,
+    ring_pending,
+    ring_publish,
+    ring_shut,
+    ring_slot,
+    ring_slot_at,
+    ring_spill,
+    ring_spill_message,
+    ring_take,
+    ring_take_spilled,
+)
+from spdkthread.thread_core cimport (
+    ATTENTION_CRITICAL,
+    ATTENTION_SPILLED,
+    BATCH_SIZE,
+    STEP_DONE,
+    STAGE_ACTIVE,
+    STAGE_FDS,
+    STAGE_MESSAGES,
+    STEP_NATIVE,
+    STEP_PYTHON,
+    STEP_RAISED,
+    THREAD_EXITED,
+    THREAD_EXITING,
+    THREAD_RUNNING,
+    active_append,
+    active_unlink,
+    attention_set,
+    current_thread,
+    drop_garbage,
+    fds_look,
+    poll_attached,
+    poll_begin,
+    poll_detached,
+    poll_end,
+    poll_needed,
+    poller_arm,
+    set_current,
+    thread_s,
+    thread_wake,
+)
+from spdkthread.timers cimport (
+    TIMER_NEVER,
+    timer_cancel,
+    timer_insert,
+    timer_next_deadline,
+    timer_queue_free,
+    timer_queue_init,
+)
+
+from spdkthread.cores import parse_cores
+from spdkthread.error_log import describe
+from spdkthread.errors import (
+    FdError,
+    ReactorError,
+    RingFullError,
+    RingFullTimeoutError,
+    SpdkThreadError,
+    ThreadExitedError,
+    WrongThreadError,
+)
+from spdkthread.fd_handler import make_handler
+from spdkthread.future import run_call
+from spdkthread.report import LeftoverMessage
+from spdkthread.stats import ThreadStats
+
+__all__ = ["SpdkThread", "get_thread"]
+
+cdef extern from *:
+    """
+    typedef int (*st_visitproc)(PyObject *, void *);
+    typedef int (*st_traverseproc)(PyObject *, st_visitproc, void *);
+    static st_traverseproc st_base_traverse = NULL;
+    static inline void st_replace_traverse(PyObject *type, st_traverseproc with) {
+        st_base_traverse = ((PyTypeObject *)type)->tp_traverse;
+        ((PyTypeObject *)type)->tp_traverse = with;
+    }
+    #ifdef Py_GIL_DISABLED
+    #define ST_HAS_GIL 0
+    #else
+    #define ST_HAS_GIL 1
+    #endif
+    static inline int st_call_base_traverse(PyObject *self, st_visitproc visit, void *arg) {
+        return st_base_traverse(self, visit, arg);
+    }
+    """
+    ctypedef int (*st_visitproc)(PyObject *, void *) noexcept
+    ctypedef int (*st_traverseproc)(PyObject *, st_visitproc, void *) noexcept
+    void st_replace_traverse(PyObject *type, st_traverseproc replacement)
+    int st_call_base_traverse(PyObject *self, st_visitproc visit, void *arg) noexcept
+    uint64_t PyThread_get_thread_ident() nogil
+    const bint HAS_GIL "ST_HAS_GIL"
+    int close(int fd) nogil
+    void Py_DECREF_raw "Py_DECREF"(PyObject *)
+    void Py_INCREF_raw "Py_INCREF"(PyObject *)
+    bint PyCallable_CheckRaw "PyCallable_Check"(PyObject *)
+
+logger = logging.getLogger("spdkthread")
+
+cdef object NOTHING = object()          # no argument here
+cdef object io_device_type = None       # IoDevice, which stands on a higher floor
+cdef void *CLOSED_SLOT = <void *>1      # the critical slot of an exited thread
+cdef uint64_t END_OF_TIME = <uint64_t>1 << 63   # one period later is still a tick
+cdef st_atomic_u64 live
+
+requests_lock = threading.Lock()
+
+STATES = ("running", "exiting", "exited")
+
+
+def live_threads() -> int:
+    """SpdkThread objects that exist. **Thread safety:** any OS thread."""
+    return st_load_relaxed(&live)
+
+
+def get_thread() -> SpdkThread | None:
+    """The SpdkThread whose callback is running on this OS thread, or None.
+
+    Notes
+    -----
+    **Thread safety:** any OS thread. Answers to ``spdk_get_thread``.
+    """
+    cdef thread_s *thread = current_thread()
+    return None if thread == NULL else <object>thread.owner
+
+
+cdef inline void fill(ring_slot *slot, uint32_t kind, uint32_t nargs, PyObject *fn) noexcept:
+    slot.kind = kind
+    slot.nargs = nargs
+    slot.fn = fn
+    Py_INCREF(<object>fn)
+
+
+cdef inline void put_argument(ring_slot *slot, int index, object argument) noexcept:
+    Py_INCREF(argument)
+    slot.args[index] = <void *>argument
+
+
+cdef class SpdkThread:
+    """A lightweight thread: a message ring, pollers, timers and I/O channels, polled by one OS thread at a time.
+
+    Parameters
+    ----------
+    name : str, optional
+        By default ``thread_<id>``.
+    cpumask : iterable of int or str, optional
+        The cores on which it may be placed: numbers, ``"0-3,6"`` or ``"0x4f"``. None: every core.
+    ring_size : int, default 65536
+        Slots of the message ring, rounded up to a power of two. The ring is mapped here, once; pages that are never
+        used cost nothing.
+    poller_policy : {"one", "all"}
+        ``"one"``: at most one active and one timed poller run per poll, as in SPDK 19.01. ``"all"``: every active
+        poller once, in the order of registration, and every timed poller that is due.
+    lib : ThreadLib, optional
+        By default the process-wide one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a bad argument.
+    MemoryError
+        When the ring does not fit into memory.
+    SpdkThreadError
+        When the library is closed.
+
+    Notes
+    -----
+    **Thread safety:** as each member says; sending is legal from any OS thread. A thread on no reactor is its user's
+    to drive: ``with thread:`` makes it current, `poll` polls it.
+
+    Answers to ``spdk_thread_create``.
+    """
+
+    def __cinit__(self):
+        st_add_relaxed(&live, 1)
+        self._pollers = {}
+        self._channels = {}
+        self._held = {}
+        self._awaits = {}
+        self._fd_handlers = {}
+        self._entered = []
+        self.c.owner = <PyObject *>self
+        self._next_poller_id = 1
+
+    def __init__(self, name=None, *, cpumask=None, ring_size=65536, poller_policy="one", lib=None):
+        cdef uint64_t capacity
+        if self._ready:
+            raise SpdkThreadError(f"{self!r} is initialised already")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a str, got {type(name).__name__}")
+        if poller_policy not in ("one", "all"):
+            raise ValueError(f"poller_policy must be 'one' or 'all', got {poller_policy!r}")
+        if cpumask is not None:
+            self._cpumask = parse_cores(cpumask)
+        capacity = ring_capacity_for(ring_size)
+        self.lib = lib_or_default(lib)
+        self.c.clock = self.lib.clock
+        self.c.policy_all = poller_policy == "all"
+        self.c.ring = ring_create(capacity)
+        if self.c.ring == NULL:
+            raise MemoryError(f"no memory for a message ring of {capacity} slots")
+        self.name = str(name) if name is not None else ""
+        try:
+            self.id = self.lib._add_thread(self)
+        except BaseException:
+            ring_destroy(self.c.ring)
+            self.c.ring = NULL
+            raise
+        if name is None:
+            self.name = f"thread_{self.id}"
+        self._ready = True
+
+    def __del__(self):
+        self._abandon()
+        if self._channels:
+            left = shorten([repr(channel) for channel in self._channels])
+            logger.error("%r ended with channels that were never destroyed: %s", self, left)
+
+    def __dealloc__(self):
+        timer_queue_free(&self.c.timers)
+        map_free(&self.c.channel_map)
+        if self.c.fd_set:
+            close(self.c.fd_set)
+        if self.c.ring != NULL:
+            ring_destroy(self.c.ring)
+        st_sub_relaxed(&live, 1)
+
+    def __repr__(self):
+        return f"<SpdkThread {self.name!r} id={self.id} {self.state}>"
+
+    def __enter__(self):
+        """Make it current on the calling OS thread, so that what belongs on this thread acts at once."""
+        self._check_ready()
+        self._claim_driver()
+        # What was current is kept alive, and so is this: the OS thread's pointers are no references.
+        self._entered.append(get_thread())
+        Py_INCREF(self)
+        set_current(&self.c)
+        return self
+
+    def __exit__(self, *exc_info):
+        cdef SpdkThread outer
+        if not self._entered or st_load_acquire(&self._driver) != PyThread_get_thread_ident():
+            raise WrongThreadError(f"{self!r} was not entered on this OS thread")
+        if current_thread() != NULL and not self._is_here():
+            raise WrongThreadError(
+                f"{self!r} is not the current thread, {get_thread()!r} is: they are left in the reverse order"
+            )
+        if self.c.polling and <uint32_t>len(self._entered) <= self._entered_before_poll:
+            raise WrongThreadError(f"{self!r} cannot be left inside its own poll, which it was entered for")
+        outer = self._entered.pop()
+        # Entered in a callback that did not leave it, it is not current any more.
+        if self._is_here():
+            set_current(NULL if outer is None else &outer.c)
+        self._release_driver()
+        Py_DECREF_raw(<PyObject *>self)
+
+    # Sending: from any OS thread
+
+    # send_msg and try_send_msg stand at the end of this file, under "Fast methods".
+
+    def send_msg_wait(self, fn, *args, timeout_s=None) -> None:
+        """As `send_msg`, but wait until the ring has room.
+
+        Parameters
+        ----------
+        timeout_s : float, optional
+            Seconds to wait at most. None: for ever.
+
+        Raises
+        ------
+        RingFullTimeoutError
+            A `RingFullError` and a `TimeoutError`: there was no room in that time.
+        WrongThreadError
+            On a reactor's own OS thread, or in a callback of this thread: what waits there would hold up the very
+            thread that makes room.
+        ThreadExitedError, TypeError
+            As `send_msg`.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread but those of reactors. Other Python threads run meanwhile.
+        """
+        cdef double pause_s = 20e-6
+        if timeout_s is not None and not timeout_s >= 0:
+            raise ValueError(f"timeout_s must not be negative, got {timeout_s!r}")
+        if on_reactor() or self._is_here():
+            raise WrongThreadError(f"waiting for room in {self!r} would stop the thread that is to make room")
+        give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self.try_send_msg(fn, *args):
+            if give_up is not None:
+                left = give_up - time.monotonic()
+                if left <= 0:
+                    raise RingFullTimeoutError(f"the ring of {self!r} had no room for {timeout_s} s")
+                pause_s = min(pause_s, left)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 1e-3)
+
+    def send_many(self, fn, args) -> int:
+        """Send ``fn(arg)`` for each of `args`, claiming many slots at once.
+
+        Parameters
+        ----------
+        fn : callable
+        args : iterable
+            A list or a tuple costs least. An iterator is advanced only while there is room, so what was not taken is
+            still in it.
+
+        Returns
+        -------
+        int
+            How many were taken, in order, before the ring was full.
+
+        Raises
+        ------
+        ThreadExitedError
+            When none was taken because the thread has exited or is being stopped.
+        TypeError
+            When `fn` is not callable or `args` not iterable.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread.
+        """
+        cdef Py_ssize_t taken
+        self._check_ready()
+        if not PyCallable_Check(fn):
+            raise TypeError(f"a message to {self!r} must be callable, got {type(fn).__name__}")
+        if isinstance(args, (list, tuple)):
+            return self._send_items(fn, tuple(args))
+        taken = 0
+        items = iter(args)
+        while ring_pending(self.c.ring) < self.c.ring.capacity and not st_load_relaxed(&self.c.ring.spilled):
+            try:
+                item = next(items)
+            except StopIteration:
+                return taken
+            verdict = self._send(fn, item, NOTHING, NOTHING, NOTHING, ())
+            if verdict == RING_FULL:
+                # Another sender was faster. The item has left its iterator and must not be lost.
+                self._send_lib(fn, (item,), 0)
+            elif verdict != RING_OK:
+                if taken:
+                    return taken
+                self._refuse(verdict)
+            taken += 1
+        st_add_relaxed(&self.c.ring.refused, 1)
+        return taken
+
+    def send_critical_msg(self, fn) -> None:
+        """Have ``fn()`` run first in the next poll. There is a single slot, and no room for waiting behind it.
+
+        Raises
+        ------
+        RingFullError
+            While an earlier one is still waiting.
+        ThreadExitedError, TypeError
+            As `send_msg`.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread, also from a Python signal handler. Answers to
+        ``spdk_thread_send_critical_msg``.
+        """
+        self._check_ready()
+        if not PyCallable_Check(fn):
+            raise TypeError(f"a critical message to {self!r} must be callable, got {type(fn).__name__}")
+        if st_load_relaxed(&self.c.ring.tail) & RING_GATED and not self._passes():
+            self._refuse(RING_GATED_OFF)
+        Py_INCREF(fn)
+        if not st_casp_acq_rel(&self.c.critical, NULL, <void *>fn):
+            Py_DECREF_raw(<PyObject *>fn)
+            if st_loadp_acquire(&self.c.critical) == CLOSED_SLOT:
+                self._refuse(RING_IS_CLOSED)
+            raise RingFullError(f"the critical slot of {self!r} is taken")
+        attention_set(&self.c, ATTENTION_CRITICAL)
+        thread_wake(&self.c)
+
+    def send_native(self, fn, ctx=None) -> None:
+        """Have a native function run on this thread without the GIL, in order with the other messages.
+
+        Parameters
+        ----------
+        fn : native function ``void (*)(void *)``
+            A PyCapsule of that name, an entry of a Cython module's ``__pyx_capi__``, a numba ``@cfunc``, or a ctypes
+            or cffi function pointer.
+        ctx : None, int or buffer
+            What the function gets: NULL (or the capsule's context), an address, or the start of an object's writable
+            buffer. Function and context are kept alive until it has run.
+
+        Raises
+        ------
+        RingFullError, ThreadExitedError
+            As `send_msg`.
+        TypeError
+            When `fn` is not of that type, or `ctx` none of these.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread. From Cython, `thread_send_native` is the same without the GIL and without
+        the object that keeps things alive.
+        """
+        cdef NativeCall call = native_message(fn, ctx)
+        cdef uint64_t position = 0
+        cdef ring_slot *slot
+        cdef int verdict
+        self._check_ready()
+        verdict = ring_claim(self.c.ring, 1, self._passes(), &position)
+        if verdict != RING_OK:
+            if verdict == RING_FULL:
+                st_add_relaxed(&self.c.ring.refused, 1)
+            self._refuse(verdict)
+        slot = ring_slot_at(self.c.ring, position)
+        slot.kind = MSG_NATIVE
+        slot.nargs = 0
+        slot.fn = call.fn
+        slot.args[0] = call.ctx
+        put_argument(slot, 1, call)
+        ring_publish(slot, position)
+        thread_wake(&self.c)
+
+    def call(self, fn, *args):
+        """Have ``fn(*args)`` run on this thread and return a future of its result.
+
+        Returns
+        -------
+        concurrent.futures.Future
+
+        Raises
+        ------
+        RingFullError, ThreadExitedError, TypeError
+            As `send_msg`.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread.
+        """
+        cdef FutureCore future
+        cdef int verdict
+        if not PyCallable_Check(fn):
+            raise TypeError(f"a call on {self!r} must be callable, got {type(fn).__name__}")
+        future = new_future(self)
+        verdict = self._send(run_call, future, fn, args, NOTHING, ())
+        if verdict != RING_OK:
+            self._refuse(verdict)
+        return future
+
+    def acall(self, fn, *args):
+        """Have ``fn(*args)`` run on this thread and return an awaitable of its result.
+
+        It is sent at once, in order with the caller's other messages. In a coroutine under asyncio (or uvloop, or any
+        other asyncio loop) the awaitable is a future of that loop; in one that was spawned on an SpdkThread it is a
+        future as from `call`, and the coroutine goes on where it is. Context variables, cancellation and exceptions
+        behave as with ``asyncio.to_thread``.
+
+        Returns
+        -------
+        awaitable
+
+        Raises
+        ------
+        RingFullError, ThreadExitedError, TypeError
+            As `send_msg`.
+        RuntimeError
+            When neither an asyncio loop nor a spawned coroutine is running here.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread with a running asyncio loop, and every spawned coroutine.
+        """
+        if acall is None:
+            load_upper_floor()
+        return acall(self, fn, args)
+
+    def spawn(self, coro):
+        """Run a coroutine on this thread.
+
+        Inside, ``await`` what `spdkthread.aio` has (`sleep_us`, `switch_to`, `fd_ready`), `acall` of any thread, and
+        futures from `call` and `spawn`.
+
+        Parameters
+        ----------
+        coro : coroutine
+            It is begun in a later poll, in a copy of the caller's context variables.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Its ``cancel()`` throws ``asyncio.CancelledError`` into the coroutine where it waits, also when it has
+            begun; it is cancelled when the coroutine has ended by that.
+
+        Raises
+        ------
+        RingFullError, ThreadExitedError
+            As `send_msg`; the coroutine is untouched and may be spawned again.
+        TypeError
+            When `coro` is not a coroutine.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread. The thread does not exit while a coroutine of its own has not ended.
+        """
+        if spawn is None:
+            load_upper_floor()
+        return spawn(self, coro)
+
+    def executor(self):
+        """A ``concurrent.futures.Executor`` whose calls run on this thread, one after the other."""
+        from spdkthread.aio import ThreadExecutor
+
+        return ThreadExecutor((self,))
+
+    # From any OS thread: at once on this thread, by a message from elsewhere
+
+    def register_poller(self, fn, period_us=0, *, name=None) -> Poller:
+        """Have ``fn()`` called again and again on this thread.
+
+        Parameters
+        ----------
+        fn : callable
+            Takes nothing; returns an int (above 0: busy), a bool, or None (idle).
+        period_us : float, default 0
+            Microseconds between two runs; the first is one period from now. 0: an active poller, run in turn with the
+            others whenever the thread is polled.
+        name : str, optional
+            By default the function's.
+
+        Returns
+        -------
+        Poller
+
+        Raises
+        ------
+        ThreadExitedError
+            When the thread has exited, or is being stopped and the caller is not an SpdkThread.
+        TypeError, ValueError
+            For a bad argument.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread. On this thread it acts at once; from elsewhere by a message, in order with
+        what the caller sent before. Answers to ``spdk_poller_register``.
+        """
+        if not PyCallable_Check(fn):
+            raise TypeError(f"a poller of {self!r} must be callable, got {type(fn).__name__}")
+        if name is None:
+            name = describe(fn)
+        cdef Poller poller = self._new_poller(period_us, name)
+        poller._fn = fn
+        poller.c.py_fn = <PyObject *>fn
+        return self._enlist(poller)
+
+    def register_native_poller(self, fn, ctx=None, period_us=0, *, name=None) -> Poller:
+        """As `register_poller`, with a native function ``int (*)(void *)`` that runs without the GIL.
+
+        Parameters
+        ----------
+        fn, ctx
+            As for `send_native`. Kept alive while the poller is registered.
+        """
+        cdef NativeCall call = native_poller(fn, ctx)
+        if name is None:
+            name = getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None) or "native"
+        cdef Poller poller = self._new_poller(period_us, name)
+        poller._native = call
+        poller.c.native_fn = <poller_fn>call.fn
+        poller.c.native_ctx = call.ctx
+        return self._enlist(poller)
+
+    def register_fd(self, fd, fn, events="r", *, name=None) -> FdHandler:
+        """Have ``fn()`` called on this thread while a file descriptor is ready: level-triggered, also while asleep.
+
+        Parameters
+        ----------
+        fd : int or object with fileno()
+        fn : callable
+            Takes nothing; its return value is ignored.
+        events : {"r", "w", "rw"}
+        name : str, optional
+            By default the function's.
+
+        Returns
+        -------
+        FdHandler
+
+        Raises
+        ------
+        FdError
+            When `fd` is closed, cannot be waited for (a regular file), or has a handler on this thread already; from
+            elsewhere only what can be known at once is raised here, the rest goes the way of exceptions.
+        ThreadExitedError, TypeError, ValueError
+            As `register_poller`.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread, as `register_poller`. A handler keeps the thread from exiting. Unregister it
+        before the descriptor is closed. Answers to ``spdk_interrupt_register``.
+        """
+        self._check_ready()
+        handler = make_handler(self, fd, fn, events, name)
+        if self._is_here():
+            self._fd_add(handler)
+        else:
+            self._send_lib(self._fd_add, (handler,), 0)
+        return handler
+
+    def exec_msg(self, fn, *args) -> None:
+        """Run ``fn(*args)`` inline when already on this thread, otherwise send it.
+
+        Inline, an exception leaves this call. Answers to ``spdk_thread_exec_msg``.
+        """
+        if self._is_here():
+            if not PyCallable_Check(fn):
+                raise TypeError(f"a message to {self!r} must be callable, got {type(fn).__name__}")
+            fn(*args)
+        else:
+            self.send_msg(fn, *args)
+
+    def exit(self) -> None:
+        """Begin to exit: the thread runs on, and accepts, until nothing is left for it, and then has exited.
+
+        It stays as long as it has a message, a poller (paused ones too), an I/O channel, an iteration of its own under
+        way or a device's unregistration to hear of: `exit_blockers` names them. A second call does nothing.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread; from elsewhere by a message. Answers to ``spdk_thread_exit``.
+        """
+        self._check_ready()
+        if self._is_here():
+            self._exit_here()
+        elif st_load32_acquire(&self.c.state) == THREAD_RUNNING and not self._exit_asked:
+            try:
+                self._send_lib(self._exit_here, (), RING_GATED)
+                self._exit_asked = True
+            except ThreadExitedError:
+                pass
+
+    # On this thread only
+
+    @cython.binding(False)
+    @cython.embedsignature.format("clinic")
+    def get_io_channel(self, device):
+        """This thread's channel of a device with one more reference; made when there is none.
+
+        Returns
+        -------
+        IoChannel
+
+        Raises
+        ------
+        WrongThreadError
+            Elsewhere than on this thread.
+        DeviceError, ThreadExitedError, TypeError
+            As `IoDevice.get_io_channel`; `device` must be an `IoDevice`.
+
+        Notes
+        -----
+        **Thread safety:** this thread only. Answers to ``spdk_get_io_channel``.
+        """
+        self._require_here("get_io_channel")
+        if io_device_type is None:
+            find_io_device_type()
+        if not isinstance(device, io_device_type):
+            raise TypeError(f"device must be an IoDevice, got {type(device).__name__}")
+        return device.get_io_channel()
+
+    # The driver
+
+    @cython.binding(False)
+    @cython.embedsignature.format("clinic")
+    def poll(self, max_msgs=0, now=None) -> int:
+        """Poll once: the critical message, a batch of messages, the active pollers' turn, the timed pollers' turn.
+
+        Parameters
+        ----------
+        max_msgs : int, default 0
+            Messages at most; 0 means 8, and 8 is the most.
+        now : int, optional
+            The tick for the timers. By default the clock is read when it is needed.
+
+        Returns
+        -------
+        int
+            0; 1 when a message ran; or a poller's larger return value.
+
+        Raises
+        ------
+        WrongThreadError
+            When a reactor polls this thread, another OS thread drives it, or it is being polled already.
+        KeyboardInterrupt, SystemExit
+            When a callback raised it. The rest of the batch runs in the next poll.
+
+        Notes
+        -----
+        **Thread safety:** one OS thread at a time. Polling another thread from a callback is legal. An exited thread
+        is not polled: 0. Answers to ``spdk_thread_poll``.
+        """
+        cdef uint32_t limit = BATCH_SIZE
+        cdef uint64_t tick = 0
+        if max_msgs:
+            if max_msgs < 0:
+                raise ValueError(f"max_msgs must not be negative, got {max_msgs}")
+            if max_msgs < BATCH_SIZE:
+                limit = max_msgs
+        if now is not None:
+            if not 0 <= now < END_OF_TIME:
+                raise ValueError(f"now must be a tick from 0 up to 2**63 - 1, got {now}")
+            tick = now
+        self._check_ready()
+        self._claim_driver()
+        if st_load32_relaxed(&self.c.state) == THREAD_EXITED:
+            self._release_driver()
+            return 0
+        if self.c.polling:
+            self._release_driver()
+            raise WrongThreadError(f"{self!r} is being polled already")
+        if self._poll(limit, tick, now is not None) == STEP_RAISED:
+            pass_on()
+        return self.c.rc
+
+    cdef int _poll(self, uint32_t limit, uint64_t now, bint now_given) noexcept:
+        """One poll by the driver, who is let go afterwards. With STEP_RAISED an exception is set."""
+        cdef int step
+        cdef uint64_t start = 0
+        if not self._polled:
+            self._polled = True
+            self._first_poll = account_read(self.c.clock)
+        if (
+            not poll_needed(&self.c)
+            and not now_given
+            and self.c.fd_count == 0
+            and st_load32_relaxed(&self.c.state) == THREAD_RUNNING
+        ):
+            self.c.polls += 1
+            self.c.rc = 0
+            self._release_driver()
+            return STEP_DONE
+        start = account_read(self.c.clock)
+        self.c.polling = True
+        self._entered_before_poll = <uint32_t>len(self._entered)
+        if self.c.fd_count:
+            fds_look(&self.c)
+        poll_begin(&self.c, limit, now, now_given)
+        step = poll_attached(&self.c)
+        while step == STEP_NATIVE or step == STEP_PYTHON:
+            if step == STEP_NATIVE:
+                with nogil:
+                    step = poll_detached(&self.c)
+            else:
+                step = poll_attached(&self.c)
+        poll_end(&self.c)
+        self.c.polling = False
+        if self.c.rc > 0:
+            self._account(start)
+        self._release_driver()
+        return step
+
+    cdef void _account(self, uint64_t start) noexcept:
+        """The owner: what has passed since `start` was busy."""
+        cdef uint64_t now = account_read(self.c.clock)
+        if now > start:
+            st_store_relaxed(&self.c.busy, st_load_relaxed(&self.c.busy) + now - start)
+
+    cdef int _claim_driver(self) except -1:
+        """Be the one OS thread that touches this thread's state; as often as it likes."""
+        cdef uint64_t me = PyThread_get_thread_ident()
+        cdef uint64_t nobody = 0
+        if st_load_relaxed(&self._driver) != me:
+            if not st_cas_acq_rel(&self._driver, &nobody, me):
+                raise WrongThreadError(f"{self!r} is driven by another OS thread")
+            # Looked at after the claim: it may have been put on a reactor a moment ago.
+            if self._reactor is not None:
+                st_store_release(&self._driver, 0)
+                raise WrongThreadError(f"{self!r} is polled by {self._placed_on()!r}")
+        self._driver_depth += 1
+        return 0
+
+    cdef void _release_driver(self) noexcept:
+        self._driver_depth -= 1
+        if self._driver_depth == 0:
+            st_store_release(&self._driver, 0)
+
+    # Inside: sending
+
+    cdef int _send(self, object fn, object a, object b, object c, object d, tuple more) except -1:
+        """Put a call into the ring, its arguments ending at the first NOTHING; RING_OK or why not."""
+        cdef PyObject *args[4]
+        cdef Py_ssize_t count = 0
+        if more:
+            return self._post_tuple(fn, (a, b, c, d) + more, 0)
+        args[0] = <PyObject *>a
+        args[1] = <PyObject *>b
+        args[2] = <PyObject *>c
+        args[3] = <PyObject *>d
+        while count < 4 and args[count] != <PyObject *>NOTHING:
+            count += 1
+        return post(self, <PyObject *>fn, args, count)
+
+    cdef uint64_t _passes(self) noexcept:
+        """The flags of the ring that do not stop the caller: on an SpdkThread it is not outside."""
+        return RING_GATED if current_thread() != NULL else 0
+
+    cdef int _post_tuple(self, object fn, tuple args, uint64_t passes) except -1:
+        """Put a call with its arguments in a tuple into the ring; RING_OK or why not."""
+        cdef uint64_t position
+        cdef ring_slot *slot
+        cdef int verdict
+        self._check_ready()
+        verdict = ring_claim(self.c.ring, 1, passes | self._passes(), &position)
+        if verdict != RING_OK:
+            if verdict == RING_FULL:
+                st_add_relaxed(&self.c.ring.refused, 1)
+            return verdict
+        slot = ring_slot_at(self.c.ring, position)
+        fill(slot, MSG_PYTHON_TUPLE, 1, <PyObject *>fn)
+        put_argument(slot, 0, args)
+        ring_publish(slot, position)
+        thread_wake(&self.c)
+        return RING_OK
+
+    cdef int _send_lib(self, object fn, tuple args, uint64_t passes) except -1:
+        """Send one of the library's own messages: it cannot fail for want of room, and keeps the sender's order."""
+        cdef uint64_t position
+        cdef ring_slot *slot
+        cdef ring_slot spilled
+        cdef int verdict
+        self._check_ready()
+        verdict = ring_claim(self.c.ring, 1, passes | self._passes(), &position)
+        if verdict == RING_OK:
+            slot = ring_slot_at(self.c.ring, position)
+            fill(slot, MSG_PYTHON_TUPLE, 1, <PyObject *>fn)
+            put_argument(slot, 0, args)
+            ring_publish(slot, position)
+        elif verdict == RING_FULL:
+            fill(&spilled, MSG_PYTHON_TUPLE, 1, <PyObject *>fn)
+            put_argument(&spilled, 0, args)
+            verdict = ring_spill_message(self.c.ring, &spilled)
+            if verdict != RING_OK:
+                Py_DECREF_raw(<PyObject *>fn)
+                Py_DECREF_raw(<PyObject *>args)
+                self._refuse(verdict)
+            attention_set(&self.c, ATTENTION_SPILLED)
+        else:
+            self._refuse(verdict)
+        thread_wake(&self.c)
+        return 0
+
+    cdef int _send_one(self, object fn, object a) except -1:
+        """`send_msg` of ``fn(a)``: RING_OK or why not."""
+        return self._send(fn, a, NOTHING, NOTHING, NOTHING, ())
+
+    cdef int _post(self, object fn, object a) except -1:
+        """`_send_lib` of ``fn(a)`` with `a` in the slot, also while the thread is being stopped."""
+        cdef uint64_t position
+        cdef ring_slot *slot
+        cdef ring_slot spilled
+        cdef int verdict = ring_claim(self.c.ring, 1, RING_GATED, &position)
+        if verdict == RING_OK:
+            slot = ring_slot_at(self.c.ring, position)
+            fill(slot, MSG_PYTHON, 1, <PyObject *>fn)
+            put_argument(slot, 0, a)
+            ring_publish(slot, position)
+        elif verdict == RING_FULL:
+            fill(&spilled, MSG_PYTHON, 1, <PyObject *>fn)
+            put_argument(&spilled, 0, a)
+            verdict = ring_spill_message(self.c.ring, &spilled)
+            if verdict != RING_OK:
+                Py_DECREF_raw(<PyObject *>fn)
+                Py_DECREF_raw(<PyObject *>a)
+                self._refuse(verdict)
+            attention_set(&self.c, ATTENTION_SPILLED)
+        else:
+            self._refuse(verdict)
+        thread_wake(&self.c)
+        return 0
+
+    def _send_library_msg(self, fn, *args) -> None:
+        """`_send_lib` for the floors above, also while the thread is being stopped."""
+        self._send_lib(fn, args, RING_GATED)
+
+    cdef object _refuse(self, int verdict):
+        """Raise what a refused send means."""
+        if verdict == RING_FULL:
+            raise RingFullError(f"the ring of {self!r} is full: {self.c.ring.capacity} messages wait")
+        if verdict == RING_IS_CLOSED:
+            raise ThreadExitedError(f"{self!r} takes no messages any more")
+        if verdict == RING_GATED_OFF:
+            raise ThreadExitedError(f"{self!r} is being stopped and takes nothing from outside")
+        raise MemoryError(f"no memory for a message to {self!r}")
+
+    cdef Py_ssize_t _send_items(self, object fn, tuple items) except -1:
+        """`send_many` of a tuple: one compare-and-swap for many slots."""
+        cdef Py_ssize_t total = PyTuple_GET_SIZE(items)
+        cdef Py_ssize_t taken = 0
+        cdef Py_ssize_t index
+        cdef uint64_t position = 0, room
+        cdef uint64_t passes = self._passes()
+        cdef uint64_t want
+        cdef ring_slot *slot
+        cdef int verdict = RING_OK
+        while taken < total:
+            # In pieces, so that the receiver need not wait for the whole.
+            want = min(<uint64_t>(total - taken), <uint64_t>256, self.c.ring.capacity)
+            verdict = ring_claim(self.c.ring, want, passes, &position)
+            while verdict == RING_FULL and want > 1:
+                room = ring_pending(self.c.ring)
+                room = self.c.ring.capacity - room if room < self.c.ring.capacity else 0
+                want = min(want - 1, room) if room else 1
+                verdict = ring_claim(self.c.ring, want, passes, &position)
+            if verdict != RING_OK:
+                break
+            for index in range(<Py_ssize_t>want):
+                slot = ring_slot_at(self.c.ring, position + index)
+                fill(slot, MSG_PYTHON, 1, <PyObject *>fn)
+                put_argument(slot, 0, <object>PyTuple_GET_ITEM(items, taken + index))
+                ring_publish(slot, position + index)
+            thread_wake(&self.c)
+            taken += want
+        if verdict == RING_FULL:
+            st_add_relaxed(&self.c.ring.refused, 1)
+        elif verdict != RING_OK and taken == 0:
+            self._refuse(verdict)
+        return taken
+
+    cdef int _check_ready(self) except -1:
+        if not self._ready:
+            raise SpdkThreadError("this SpdkThread was never initialised")
+        return 0
+
+    # Inside: pollers
+
+    cdef Poller _new_poller(self, object period_us, object name):
+        cdef Poller poller = Poller.__new__(Poller)
+        self._check_ready()
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a str, got {type(name).__name__}")
+        poller.c.period = period_to_ticks(period_us)
+        poller.c.owner = <PyObject *>poller
+        poller.name = name
+        poller.thread = self
+        return poller
+
+    cdef Poller _enlist(self, Poller poller):
+        if self._is_here():
+            self._add_poller(poller)
+        else:
+            self._send_lib(self._add_poller, (poller,), 0)
+        return poller
+
+    def _add_poller(self, Poller poller):
+        if st_load32_relaxed(&self.c.state) == THREAD_EXITED:
+            raise ThreadExitedError(f"{self!r} takes no pollers any more")
+        if poller.c.state == POLLER_UNREGISTERED:
+            return
+        if poller.c.period:
+            timer_queue_init(&self.c.timers)
+        poller.id = self._next_poller_id
+        self._next_poller_id += 1
+        self._pollers[poller] = None
+        self.c.registered += 1
+        if poller.c.state == POLLER_PAUSED:
+            return
+        if poller.c.period:
+            poller_arm(&self.c, &poller.c, clock_read(self.c.clock))
+        else:
+            active_append(&self.c, &poller.c)
+
+    def _poller_request(self, str what, Poller poller):
+        """pause, resume or unregister: at once here, by a message from elsewhere."""
+        if self._is_here():
+            self._poller_act(what, poller)
+        elif poller.c.state != POLLER_UNREGISTERED:
+            try:
+                if self._post_tuple(self._poller_act, (what, poller), RING_GATED) != RING_OK:
+                    st_sub_relaxed(&self.c.ring.refused, 1)     # nothing is refused here
+                    self._request_beside(what, poller)
+            except ThreadExitedError:
+                pass        # it has no pollers any more
+
+    cdef int _request_beside(self, str what, Poller poller) except -1:
+        """The ring is full: one request per poller may wait beside it, and does what was wanted last.
+
+        Nobody can send anything in between, so that changes no sender's order, and the list stays as short as the
+        thread has pollers.
+        """
+        with requests_lock:
+            if poller._wanted is not None:
+                if poller._wanted != "unregister":
+                    poller._wanted = what
+                return 0
+            self._send_lib(self._do_wanted, (poller,), RING_GATED)
+            poller._wanted = what
+        return 0
+
+    def _do_wanted(self, Poller poller):
+        with requests_lock:
+            what, poller._wanted = poller._wanted, None
+        if what is not None:
+            self._poller_act(what, poller)
+
+    def _poller_act(self, str what, Poller poller):
+        if what == "pause":
+            self._pause(poller)
+        elif what == "resume":
+            self._resume(poller)
+        else:
+            self._unregister(poller)
+
+    cdef int _pause(self, Poller poller) except -1:
+        if poller.c.state == POLLER_WAITING:
+            if poller.c.timer.queued:
+                timer_cancel(&self.c.timers, &poller.c.timer)       # the deadline stays in the node
+                self.c.timed_count -= 1
+            elif poller.c.listed:
+                self.c.active_count -= 1                            # leaves the list when its turn comes
+            poller.c.state = POLLER_PAUSED
+        elif poller.c.state == POLLER_RUNNING:
+            poller.c.state = POLLER_PAUSED
+        return 0
+
+    cdef int _resume(self, Poller poller) except -1:
+        cdef uint64_t now
+        if poller.c.state != POLLER_PAUSED:
+            return 0
+        if self.c.running == &poller.c:
+            poller.c.state = POLLER_RUNNING
+            return 0
+        poller.c.state = POLLER_WAITING
+        if poller not in self._pollers:
+            return 0        # its registration is still under way
+        if poller.c.period == 0:
+            if poller.c.listed:
+                self.c.active_count += 1
+            else:
+                active_append(&self.c, &poller.c)
+            return 0
+        now = clock_read(self.c.clock)
+        if poller.c.timer.deadline > now:
+            timer_insert(&self.c.timers, &poller.c.timer, poller.c.timer.deadline, now)
+            self.c.timed_count += 1
+        else:
+            poller_arm(&self.c, &poller.c, now)
+        return 0
+
+    cdef int _unregister(self, Poller poller) except -1:
+        cdef int before = poller.c.state
+        if before == POLLER_UNREGISTERED:
+            return 0
+        poller.c.state = POLLER_UNREGISTERED
+        if poller.c.listed:
+            active_unlink(&self.c, &poller.c)
+            if before == POLLER_WAITING:
+                self.c.active_count -= 1
+        elif poller.c.timer.queued:
+            timer_cancel(&self.c.timers, &poller.c.timer)
+            self.c.timed_count -= 1
+        if self.c.running != &poller.c:
+            self._forget_poller(poller)
+        return 0
+
+    def _forget_poller(self, Poller poller):
+        """Take it out of the books; the poll loop has no pointer to it any more."""
+        if poller in self._pollers:
+            del self._pollers[poller]
+            self.c.registered -= 1
+
+    # Inside: file descriptors
+
+    def _fd_add(self, FdHandler handler):
+        cdef int failed
+        if st_load32_relaxed(&self.c.state) == THREAD_EXITED:
+            raise ThreadExitedError(f"{self!r} takes no file descriptors any more")
+        if handler._over:
+            return
+        if handler.fd in self._fd_handlers:
+            raise FdError(f"fd {handler.fd} has a handler on {self!r} already: {self._fd_handlers[handler.fd]!r}")
+        if self.c.fd_set == 0:
+            failed = fd_set_open()
+            if failed < 0:
+                raise FdError(f"no file descriptor for the fd set of {self!r}")
+            self.c.fd_set = failed
+        failed = fd_set_add(self.c.fd_set, handler.fd, handler.mask, handler.fd)
+        if failed:
+            raise FdError(f"fd {handler.fd} cannot be waited for on {self!r}: {os.strerror(failed)}")
+        handler.registered = True
+        self._fd_handlers[handler.fd] = handler
+        self.c.fd_count += 1
+        if self.c.fd_count == 1 and self._reactor is not None:
+            self._placed_on()._watch_fds(self)
+
+    def _fd_modify(self, FdHandler handler, mask):
+        cdef int failed
+        self._require_here(f"modify of {handler!r}")
+        if not handler.registered:
+            raise FdError(f"{handler!r} is not registered")
+        failed = fd_set_change(self.c.fd_set, handler.fd, handler.mask, mask, handler.fd)
+        if failed:
+            raise FdError(f"{handler!r} cannot be modified: {os.strerror(failed)}")
+        handler.mask = mask
+
+    def _fd_unregister(self, FdHandler handler):
+        if self._is_here():
+            self._fd_remove(handler)
+        elif not handler._over:
+            try:
+                self._send_lib(self._fd_remove, (handler,), RING_GATED)
+            except ThreadExitedError:
+                pass        # it has no handlers any more
+
+    def _fd_remove(self, FdHandler handler):
+        handler._over = True
+        if not handler.registered:
+            return
+        handler.registered = False
+        del self._fd_handlers[handler.fd]
+        self.c.fd_count -= 1
+        if fd_set_remove(self.c.fd_set, handler.fd, handler.mask):
+            self._renew_fd_set()
+        if self.c.fd_count == 0 and self._reactor is not None:
+            self._placed_on()._unwatch_fds(self)
+
+    def _renew_fd_set(self):
+        """A descriptor was closed before it was unregistered. The kernel goes on reporting its file if a duplicate is
+        open, in another process perhaps, and there is no number left by which to stop it: begin a set without it."""
+        cdef FdHandler handler
+        cdef int fresh = fd_set_open()
+        if fresh < 0:
+            return
+        if self._reactor is not None:
+            self._placed_on()._unwatch_fds(self)
+        close(self.c.fd_set)
+        self.c.fd_set = fresh
+        for handler in self._fd_handlers.values():
+            fd_set_add(fresh, handler.fd, handler.mask, handler.fd)     # fails, rightly, for another closed one
+        if self.c.fd_count and self._reactor is not None:
+            self._placed_on()._watch_fds(self)
+
+    def _run_fds(self):
+        """Call the handlers of what is ready now; how many were called."""
+        cdef fd_event ready[64]
+        cdef int index, count = fd_set_wait(self.c.fd_set, ready, FD_BATCH)
+        cdef FdHandler handler
+        cdef int ran = 0
+        for index in range(count):
+            handler = self._fd_handlers.get(<int>ready[index].tag)
+            # One before it may have unregistered it or changed its mind.
+            if handler is None or not ready[index].events & handler.mask:
+                continue
+            ran += 1
+            try:
+                handler.fn()
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                self.c.errors += 1
+                self.lib.report(
+                    f"handler {handler.name!r} failed on thread {self.name!r}", error, self, "fd_handler", handler
+                )
+        return ran
+
+    # Inside: states
+
+    cdef bint _is_here(self) noexcept:
+        return current_thread() == &self.c
+
+    cdef int _require_here(self, str what) except -1:
+        """Raise unless this thread is the current one."""
+        cdef thread_s *current = current_thread()
+        if current == &self.c:
+            return 0
+        if current == NULL:
+            raise WrongThreadError(f"{what} belongs on {self!r}; this OS thread has no current SpdkThread")
+        raise WrongThreadError(f"{what} belongs on {self!r}; the current one is {<object>current.owner!r}")
+
+    def _is_driven_here(self) -> bool:
+        """Whether the calling OS thread is the one that polls it."""
+        reactor = self._reactor
+        if reactor is not None:
+            return reactor._is_driven_here()
+        return st_load_relaxed(&self._driver) == PyThread_get_thread_ident()
+
+    def _exit_here(self):
+        if st_load32_relaxed(&self.c.state) == THREAD_RUNNING:
+            st_store32_release(&self.c.state, THREAD_EXITING)
+
+    def _finish_exit(self):
+        """At the end of a poll that found nothing left: become exited, unless a message came in at the last moment."""
+        if not st_casp_acq_rel(&self.c.critical, NULL, CLOSED_SLOT):
+            return
+        if not ring_close(self.c.ring):
+            st_storep_release(&self.c.critical, NULL)
+            return
+        drop_garbage(&self.c)
+        st_store32_release(&self.c.state, THREAD_EXITED)
+        self.lib._remove_thread(self.id)
+
+    def _hold(self, what):
+        """Keep the thread from exiting, and its reactor from ending, while `what` is under way. On this thread only.
+
+        Twice for one object takes two `_let_go`: an iteration may have begun, and wait, on one thread.
+        """
+        self._held[what] = self._held.get(what, 0) + 1
+        self.c.holds += 1
+
+    def _let_go(self, what):
+        left = self._held.pop(what) - 1
+        if left:
+            self._held[what] = left
+        self.c.holds -= 1
+
+    def _await(self, what):
+        """As `_hold`, for what may never come: a reactor that stops does not wait for it."""
+        self._awaits[what] = None
+        self.c.waits += 1
+
+    def _await_no_more(self, what):
+        del self._awaits[what]
+        self.c.waits -= 1
+
+    def _awaited(self):
+        """What `_await` waits for, in words."""
+        return [str(what) for what in self._awaits.copy()]
+
+    def _waiting(self):
+        """What was accepted and has not run, without taking it: for a report. Only while nothing polls."""
+        cdef uint64_t position, tail
+        cdef uint32_t index
+        cdef ring_spill *node
+        cdef void *critical
+        names = []
+        critical = st_loadp_relaxed(&self.c.critical)
+        if critical != NULL and critical != CLOSED_SLOT:
+            names.append(describe(<object>critical))
+        for index in range(self.c.batch_next, self.c.batch_count):
+            names.append(message_name(&self.c.batch[index]))
+        position = st_load_relaxed(&self.c.ring.head)
+        tail = st_load_acquire(&self.c.ring.tail) & RING_POSITION
+        while position < tail:
+            if st_load_acquire(&ring_slot_at(self.c.ring, position).stamp) == position + 1:
+                names.append(message_name(ring_slot_at(self.c.ring, position)))
+            else:
+                names.append("being sent")
+            position += 1
+        st_lock(&self.c.ring.spill_lock)
+        node = self.c.ring.spill_first
+        while node != NULL:
+            names.append(message_name(&node.slot))
+            node = node.next
+        st_unlock(&self.c.ring.spill_lock)
+        return [LeftoverMessage(self.name, name) for name in names]
+
+    def _die(self):
+        """In the child of a fork: whoever polled it is gone, and it takes nothing any more.
+
+        What waits in it is left alone: it runs in the parent, and a lock inside it may be held by an OS thread that
+        is not here.
+        """
+        self._place(None)
+        self._dead = True
+        st_storep_release(&self.c.wake, NULL)
+        st_storep_release(&self.c.critical, CLOSED_SLOT)
+        ring_shut(self.c.ring)
+        st_store32_release(&self.c.state, THREAD_EXITED)
+        self.lib._remove_thread(self.id)
+
+    def _abandon(self):
+        """Drop what will never run, and say so. Returns the descriptions of the messages."""
+        cdef ring_slot message
+        cdef void *critical
+        lost = []
+        if self.c.ring == NULL or self._dead:
+            return lost
+        drop_garbage(&self.c)
+        while self.c.batch_next < self.c.batch_count:
+            message = self.c.batch[self.c.batch_next]
+            self.c.batch_next += 1
+            lost.append(drop_message(&message))
+        while ring_take(self.c.ring, &message, 1) or ring_take_spilled(self.c.ring, &message, 1):
+            lost.append(drop_message(&message))
+        critical = st_exchangep(&self.c.critical, NULL)
+        if critical == CLOSED_SLOT:
+            st_storep_release(&self.c.critical, CLOSED_SLOT)
+        elif critical != NULL:
+            lost.append(describe(<object>critical))
+            Py_DECREF_raw(<PyObject *>critical)
+        if self._coroutines is not None:
+            self._coroutines.abandon()
+        if lost:
+            self.lib._count_lost(len(lost))
+            logger.error("%r ended with %d messages that never ran: %s", self, len(lost), shorten(lost))
+        return lost
+
+    # Properties
+
+    @property
+    def state(self) -> str:
+        """``"running"``, ``"exiting"`` or ``"exited"``."""
+        return STATES[st_load32_acquire(&self.c.state)]
+
+    @property
+    def is_running(self) -> bool:
+        """Neither exiting nor exited. Answers to ``spdk_thread_is_running``."""
+        return st_load32_acquire(&self.c.state) == THREAD_RUNNING
+
+    @property
+    def is_exited(self) -> bool:
+        """Whether it has exited. Answers to ``spdk_thread_is_exited``."""
+        return st_load32_acquire(&self.c.state) == THREAD_EXITED
+
+    @property
+    def is_idle(self) -> bool:
+        """No message and no poller but paused ones. Answers to ``spdk_thread_is_idle``."""
+        return self.pending_msgs == 0 and not self.has_pollers
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether schedulers leave it where it is. Answers to ``spdk_thread_is_bound``."""
+        return self._bound
+
+    def bind(self, bound: bool = True) -> None:
+        """Have schedulers leave it where it is, or not. **Thread safety:** any. Answers to ``spdk_thread_bind``."""
+        self._bound = bool(bound)
+
+    def set_cpumask(self, cpumask):
+        """Change the cores on which it may be placed; if it is on another one, it is moved.
+
+        Parameters
+        ----------
+        cpumask : None, str or iterable of int
+            As in the constructor.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Resolves to the thread when it is where it may be.
+
+        Raises
+        ------
+        ReactorError
+            When it would have to move and its reactor belongs to no group, or the group has no such core.
+        TypeError, ValueError
+            When the mask cannot be read.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread. Answers to ``spdk_thread_set_cpumask``.
+        """
+        mask = None if cpumask is None else parse_cores(cpumask)
+        reactor = self._placed_on()
+        if reactor is None or mask is None or reactor.core in mask:
+            self._set_mask(mask)
+            future = new_future(None)
+            future.set_result(self)
+            return future
+        if reactor._group is None:
+            raise ReactorError(f"{self!r} is on {reactor!r}, which is in no group: there is no other core to go to")
+        return reactor._group._place_again(self, mask)
+
+    # Attributes that one OS thread writes while others read: a load and its reference must be one step.
+
+    def _set_mask(self, mask):
+        with cython.critical_section(self):
+            self._cpumask = mask
+
+    def _place(self, reactor):
+        """Say who polls it."""
+        with cython.critical_section(self):
+            self._reactor = reactor
+
+    def _placed_on(self):
+        """The reactor that polls it, or None."""
+        with cython.critical_section(self):
+            return self._reactor
+
+    def _running_name(self):
+        """For the watchdog: the callback that runs now. The GIL keeps it alive while this looks."""
+        cdef ring_slot *message
+        if self.c.running != NULL:
+            for poller in list(self._pollers):
+                if &(<Poller>poller).c == self.c.running:
+                    return f"poller {poller.name!r}"
+            return "a poller"
+        if self.c.stage == STAGE_FDS or self.c.stage == STAGE_ACTIVE:
+            return "a file descriptor's handler"
+        if HAS_GIL and self.c.stage == STAGE_MESSAGES and 0 < self.c.batch_next <= self.c.batch_count:
+            message = &self.c.batch[self.c.batch_next - 1]
+            if message.kind == MSG_NATIVE:
+                return "a native message"
+            if message.fn != NULL:
+                return f"message {message_name(message)!r}"
+        return "a message"
+
+    @property
+    def cpumask(self) -> frozenset | None:
+        """The cores on which it may be placed; None: every core."""
+        with cython.critical_section(self):
+            return self._cpumask
+
+    @property
+    def ring_size(self) -> int:
+        """Slots of the message ring."""
+        return self.c.ring.capacity if self.c.ring != NULL else 0
+
+    @property
+    def pending_msgs(self) -> int:
+        """Messages that wait, the library's own and the critical one included."""
+        cdef void *critical = st_loadp_relaxed(&self.c.critical)
+        cdef uint64_t waiting = 0
+        # The poll that goes on meanwhile changes both.
+        cdef uint32_t batch_next = self.c.batch_next
+        cdef uint32_t batch_count = self.c.batch_count
+        if self.c.ring != NULL:
+            waiting = ring_pending(self.c.ring)
+            if batch_count > batch_next:
+                waiting += batch_count - batch_next
+        return waiting + (1 if critical != NULL and critical != CLOSED_SLOT else 0)
+
+    @property
+    def has_active_pollers(self) -> bool:
+        """Whether an active poller waits for its turn (not while the only one runs)."""
+        return self.c.active_count != 0
+
+    @property
+    def has_pollers(self) -> bool:
+        """Whether any poller, active or timed, waits for its turn. Answers to ``spdk_thread_has_pollers``."""
+        return self.c.active_count != 0 or self.c.timed_count != 0
+
+    @property
+    def next_poller_expiration(self) -> int | None:
+        """The tick at which the next timed poller is due, or None.
+
+        Exact on this thread and for one that no reactor polls; elsewhere it may be too early, never too late.
+        """
+        cdef uint64_t deadline
+        if self.c.timers.count == 0:
+            return None
+        if self._reactor is None or self._is_here():
+            deadline = timer_next_deadline(&self.c.timers)
+        else:
+            deadline = self.c.timers.next_check
+        return None if deadline == TIMER_NEVER else deadline
+
+    @property
+    def pollers(self) -> tuple:
+        """The registered pollers in the order of registration, paused ones included."""
+        return tuple(list(self._pollers))       # the list in one step, also without the GIL
+
+    @property
+    def io_channels(self) -> tuple:
+        """The I/O channels, those that wait for their deferred destruction included."""
+        return tuple(self._channels.copy())
+
+    @property
+    def exit_blockers(self) -> tuple:
+        """What `exit` waits for, or would, each in words: messages, pollers, channels, unregistrations, iterations.
+
+        Exact on this thread; a snapshot elsewhere.
+        """
+        blockers = []
+        waiting = self.pending_msgs
+        if waiting:
+            blockers.append("1 message" if waiting == 1 else f"{waiting} messages")
+        blockers += [f"poller {poller.name!r}" for poller in self._pollers.copy()]
+        blockers += [f"handler {handler.name!r} of fd {fd}" for fd, handler in self._fd_handlers.copy().items()]
+        for channel in self._channels.copy():
+            count = channel.ref_count
+            left = f"{count} reference{'s' * (count != 1)}" if count else "being destroyed"
+            blockers.append(f"the channel of device {channel.device.name!r} ({left})")
+        blockers += [str(what) for what in self._held.copy()] + self._awaited()
+        return tuple(blockers)
+
+    @property
+    def stats(self) -> ThreadStats:
+        """A snapshot of the counters. Answers to ``spdk_thread_get_stats``."""
+        cdef int64_t busy = 0, total = 0
+        self._check_ready()
+        if self._polled:
+            busy = account_ticks(self.c.clock, st_load_relaxed(&self.c.busy))
+            total = account_ticks(self.c.clock, account_read(self.c.clock) - self._first_poll)
+        return ThreadStats(
+            busy, max(total - busy, 0), self.c.msgs_run, self.c.pollers_run, self.c.polls, self.c.errors,
+            st_load_relaxed(&self.c.ring.refused), ring_high_water(self.c.ring),
+        )
+
+
+cdef int find_io_device_type() except -1:
+    global io_device_type
+    from spdkthread.io_device import IoDevice
+
+    io_device_type = IoDevice
+    return 0
+
+
+# Sending, the hot path.
+
+cdef inline int post(SpdkThread self, PyObject *fn, PyObject *const *args, Py_ssize_t count) except -1:
+    """Move a call into the ring; RING_OK or why not."""
+    cdef thread_s *thread = &self.c
+    cdef uint64_t position
+    cdef ring_slot *slot
+    cdef Py_ssize_t index
+    cdef int verdict
+    if not PyCallable_CheckRaw(fn):
+        raise TypeError(f"a message to {self!r} must be callable, got {type(<object>fn).__name__}")
+    if count > 4:
+        return self._post_tuple(<object>fn, pack(args, count), 0)
+    if thread.ring == NULL:
+        self._check_ready()
+    verdict = ring_claim(thread.ring, 1, 0, &position)
+    if verdict != RING_OK:
+        if verdict == RING_GATED_OFF and current_thread() != NULL:
+            verdict = ring_claim(thread.ring, 1, RING_GATED, &position)
+        if verdict != RING_OK:
+            if verdict == RING_FULL:
+                st_add_relaxed(&thread.ring.refused, 1)
+            return verdict
+    slot = ring_slot_at(thread.ring, position)
+    slot.kind = MSG_PYTHON
+    slot.nargs = <uint32_t>count
+    Py_INCREF_raw(fn)
+    slot.fn = fn
+    for index in range(count):
+        Py_INCREF_raw(args[index])
+        slot.args[index] = args[index]
+    ring_publish(slot, position)
+    thread_wake(thread)
+    return RING_OK
+
+
+cdef int thread_send_python(SpdkThread thread, PyObject *fn, PyObject *const *args, Py_ssize_t count) except -1:
+    return post(thread, fn, args, count)
+
+
+cdef tuple pack(PyObject *const *args, Py_ssize_t count):
+    return tuple([<object>args[index] for index in range(count)])
+
+
+# Fast methods: METH_FASTCALL descriptors made by hand. Cython's own way to a method costs as much again as the send.
+
+cdef object fast_send_msg(object self, PyObject *const *args, Py_ssize_t count):
+    cdef int verdict
+    if count == 0:
+        raise TypeError("send_msg() needs a callable")
+    verdict = post(<SpdkThread>self, args[0], args + 1, count - 1)
+    if verdict != RING_OK:
+        (<SpdkThread>self)._refuse(verdict)
+    return None
+
+
+cdef object fast_try_send_msg(object self, PyObject *const *args, Py_ssize_t count):
+    cdef int verdict
+    if count == 0:
+        raise TypeError("try_send_msg() needs a callable")
+    verdict = post(<SpdkThread>self, args[0], args + 1, count - 1)
+    if verdict == RING_FULL:
+        return False
+    if verdict != RING_OK:
+        (<SpdkThread>self)._refuse(verdict)
+    return True
+
+
+cdef extern from *:
+    """
+    typedef PyObject *(*st_fastcall)(PyObject *, PyObject *const *, Py_ssize_t);
+    static int st_add_fast_method(PyObject *type, PyMethodDef *def, const char *name, st_fastcall fn,
+                                  const char *doc) {
+        def->ml_name = name;
+        def->ml_meth = (PyCFunction)(void (*)(void))fn;
+        def->ml_flags = METH_FASTCALL;
+        def->ml_doc = doc;
+        PyObject *method = PyDescr_NewMethod((PyTypeObject *)type, def);
+        if (method == NULL) return -1;
+        int failed = PyDict_SetItemString(((PyTypeObject *)type)->tp_dict, name, method);
+        Py_DECREF(method);
+        PyType_Modified((PyTypeObject *)type);
+        return failed;
+    }
+    static PyMethodDef st_send_msg_def, st_try_send_msg_def;
+    """
+    ctypedef object (*st_fastcall)(object, PyObject *const *, Py_ssize_t)
+    ctypedef struct PyMethodDef:
+        pass
+    int st_add_fast_method(
+        PyObject *type, PyMethodDef *definition, const char *name, st_fastcall fn, const char *doc
+    ) except -1
+    PyMethodDef st_send_msg_def, st_try_send_msg_def
+
+
+st_add_fast_method(<PyObject *>SpdkThread, &st_send_msg_def, "send_msg", fast_send_msg, b"""\
+send_msg($self, fn, /, *args)
+--
+
+Have ``fn(*args)`` run on this thread, in a later poll.
+
+Parameters
+----------
+fn : callable
+*args
+    Up to four travel in the ring's slot, with no allocation.
+
+Raises
+------
+RingFullError
+    When the ring has no room. Nothing was sent; it counts in ``stats.ring_full``.
+ThreadExitedError
+    When the thread has exited, or is being stopped and the caller is not an SpdkThread.
+TypeError
+    When `fn` is not callable.
+
+Notes
+-----
+**Thread safety:** any OS thread. Messages of one sender arrive in their order. Never runs `fn` inline.
+Answers to ``spdk_thread_send_msg``.
+""")
+st_add_fast_method(<PyObject *>SpdkThread, &st_try_send_msg_def, "try_send_msg", fast_try_send_msg, b"""\
+try_send_msg($self, fn, /, *args)
+--
+
+As `send_msg`, but False instead of `RingFullError` when the ring has no room.
+""")
+
+
+cdef bint on_reactor() noexcept:
+    """Whether this OS thread belongs to a reactor."""
+    return reactor_mark()
+
+
+cdef extern from *:
+    """
+    static _Thread_local int st_reactor_mark = 0;
+    static inline int reactor_mark(void) { return st_reactor_mark; }
+    static inline void set_reactor_mark(int on) { st_reactor_mark = on; }
+    """
+    bint reactor_mark()
+    void set_reactor_mark(int on)
+
+
+def _on_reactor() -> bool:
+    """Whether this OS thread is a reactor's own."""
+    return reactor_mark()
+
+
+def _mark_reactor(on: bool):
+    """The calling OS thread is a reactor's own from now on, or not any more."""
+    set_reactor_mark(on)
+
+
+# What the floors above add: acall and spawn, found when they are first used, and messages with a meaning of their own.
+
+cdef object acall = None
+cdef object spawn = None
+
+
+cdef int load_upper_floor() except -1:
+    global acall, spawn
+    from spdkthread.acall import acall as found_acall
+    from spdkthread.coro import spawn as found_spawn
+
+    acall = found_acall
+    spawn = found_spawn
+    return 0
+
+
+cdef dict special_messages = {}
+
+
+def special_message(fn, name, drop):
+    """Messages that call `fn` carry something: ``name(args)`` says what, ``drop(args, why)`` settles it when they
+    never run."""
+    special_messages[id(fn)] = fn, name, drop
+
+
+def name_of_call(args):
+    return describe(args[1])
+
+
+def drop_call(args, why):
+    if args[0].set_running_or_notify_cancel():
+        args[0].set_exception(ThreadExitedError(why))
+
+
+special_message(run_call, name_of_call, drop_call)
+
+
+cdef tuple message_args(ring_slot *message):
+    cdef uint32_t index
+    if message.kind == MSG_PYTHON_TUPLE:
+        return <tuple><object>message.args[0]
+    return tuple([<object>message.args[index] for index in range(message.nargs)])
+
+
+cdef str message_name(ring_slot *message):
+    """Whose call a message is."""
+    if message.kind == MSG_NATIVE:
+        return "native" if message.args[1] == NULL else repr(<object>message.args[1])
+    special = special_messages.get(<size_t>message.fn)
+    if special is not None:
+        return special[1](message_args(message))
+    return describe(<object>message.fn)
+
+
+cdef str shorten(list names):
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+cdef str drop_message(ring_slot *message):
+    """Let go of a message that will never run; a future that waits for it hears so."""
+    cdef uint32_t index
+    cdef str name = message_name(message)
+    if message.kind == MSG_NATIVE:
+        if message.args[1] != NULL:
+            Py_DECREF_raw(<PyObject *>message.args[1])
+        return name
+    special = special_messages.get(<size_t>message.fn)
+    if special is not None:
+        special[2](message_args(message), f"{name} never ran: its thread has ended")
+    Py_DECREF_raw(<PyObject *>message.fn)
+    for index in range(message.nargs):
+        Py_DECREF_raw(<PyObject *>message.args[index])
+    return name
+
+
+cdef int pass_on() except -1:
+    """The exception that is set leaves."""
+    return -1
+
+
+# The ring is C memory, so the garbage collector has to be shown what it holds. Only of a thread that no reactor polls:
+# there the ring cannot move under its feet. What is not shown is merely not collected.
+
+cdef int visit_message(ring_slot *message, st_visitproc visit, void *arg) noexcept:
+    cdef uint32_t index
+    cdef int stop
+    if message.kind == MSG_NATIVE:
+        return visit(<PyObject *>message.args[1], arg) if message.args[1] != NULL else 0
+    stop = visit(<PyObject *>message.fn, arg)
+    for index in range(message.nargs):
+        if stop:
+            break
+        stop = visit(<PyObject *>message.args[index], arg)
+    return stop
+
+
+cdef int traverse(PyObject *owner, st_visitproc visit, void *arg) noexcept:
+    cdef thread_s *thread = &(<SpdkThread>owner).c
+    cdef int stop = st_call_base_traverse(owner, visit, arg)
+    cdef uint64_t position, tail
+    cdef uint32_t index
+    cdef ring_spill *node
+    cdef void *critical
+    if stop or thread.ring == NULL or (<SpdkThread>owner)._reactor is not None or thread.polling:
+        return stop
+    position = st_load_relaxed(&thread.ring.head)
+    tail = st_load_acquire(&thread.ring.tail) & RING_POSITION
+    while position < tail and not stop:
+        if st_load_acquire(&ring_slot_at(thread.ring, position).stamp) == position + 1:
+            stop = visit_message(ring_slot_at(thread.ring, position), visit, arg)
+        position += 1
+    node = thread.ring.spill_first
+    while node != NULL and not stop:
+        stop = visit_message(&node.slot, visit, arg)
+        node = node.next
+    index = thread.batch_next
+    while index < thread.batch_count and not stop:
+        stop = visit_message(&thread.batch[index], visit, arg)
+        index += 1
+    critical = st_loadp_relaxed(&thread.critical)
+    if not stop and critical != NULL and critical != CLOSED_SLOT:
+        stop = visit(<PyObject *>critical, arg)
+    return stop
+
+
+st_replace_traverse(<PyObject *>SpdkThread, traverse)

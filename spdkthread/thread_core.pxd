@@ -1,0 +1,174 @@
+"""The C side of an SpdkThread: what its poll touches, and what a send from native code touches.
+
+One poll is a small state machine that stops where the way changes between native and Python work, so that the loop
+around it can take or drop the GIL lexically flat::
+
+    BATCH -> CRITICAL -> MESSAGES -> FDS -> ACTIVE -> TIMED -> END
+                native work: poll_detached()       Python work: poll_attached()
+
+A batch is moved out of the ring before any of it runs. It lives in the thread, not on the stack, so an exception that
+ends a poll half-way leaves the rest to the next one: nothing is replayed, nothing is skipped.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from spdkthread.atomics cimport (
+    st_atomic_ptr,
+    st_atomic_u32,
+    st_atomic_u64,
+    st_add_relaxed,
+    st_load32_relaxed,
+    st_loadp_relaxed,
+)
+from spdkthread.clock cimport manual_clock
+from spdkthread.native cimport msg_fn, poller_fn
+from spdkthread.pointer_map cimport pointer_map
+from spdkthread.poller cimport poller_s
+from spdkthread.ring cimport (
+    MSG_NATIVE,
+    RING_FULL,
+    RING_OK,
+    message_ring,
+    ring_claim,
+    ring_publish,
+    ring_ready,
+    ring_slot,
+    ring_slot_at,
+)
+from spdkthread.timers cimport timer_queue
+from spdkthread.wake cimport wake_gate, wake_notify
+
+cdef enum:
+    BATCH_SIZE = 8          # messages per poll
+    GARBAGE_SIZE = 64       # owners of native messages that wait for the GIL to be dropped
+
+cdef enum thread_state:
+    THREAD_RUNNING
+    THREAD_EXITING          # runs and accepts, until nothing is left
+    THREAD_EXITED           # refuses
+
+cdef enum poll_stage:
+    STAGE_IDLE
+    STAGE_CRITICAL
+    STAGE_MESSAGES
+    STAGE_FDS
+    STAGE_ACTIVE
+    STAGE_TIMED
+    STAGE_END
+
+cdef enum poll_step:
+    STEP_DONE               # the poll is over, its result is in `rc`
+    STEP_PYTHON             # the next piece of work needs the GIL
+    STEP_NATIVE             # the next piece of work must not hold it
+    STEP_RAISED             # an exception that ends the poll is set
+
+cdef enum attention:
+    ATTENTION_CRITICAL = 1      # the critical slot is taken
+    ATTENTION_SPILLED = 2       # messages in the spill list
+    ATTENTION_FDS = 4           # a file descriptor may be ready
+
+
+cdef struct thread_s:
+    # Read by senders, written rarely.
+    message_ring *ring
+    st_atomic_ptr wake              # wake_gate of a reactor that can sleep; NULL: never asleep
+    st_atomic_u32 attention
+    st_atomic_u32 state
+    st_atomic_ptr critical          # a Python function, one reference
+    char pad[96]
+
+    # The owner's: touched only where the thread is polled.
+    PyObject *owner                 # the SpdkThread, borrowed
+    thread_s *outer                 # what was current before the poll
+    manual_clock *clock
+    poller_s *active_first
+    poller_s *active_last
+    poller_s *active_next           # where the round of policy "all" goes on
+    poller_s *running
+    timer_queue timers
+    uint64_t now                    # tick of this poll, once it was needed
+    uint64_t serial
+    uint32_t active_count           # on the list and not paused
+    uint32_t timed_count            # in the timer queue
+    uint32_t registered             # paused and running ones too
+    uint32_t holds                  # iterations and completions of its own that are under way
+    uint32_t waits                  # unregistrations of devices that it is to hear of
+    uint32_t channels               # those waiting for their destruction too
+    pointer_map channel_map         # device_s -> channel_s, see io_device.pxd
+    uint32_t fd_count               # registered file descriptors
+    int fd_set                      # their epoll or kqueue; 0: none yet
+    bint policy_all
+    bint now_given
+    bint active_done
+    bint polling
+    int stage
+    int64_t rc
+    uint32_t batch_next
+    uint32_t batch_count
+    uint32_t garbage_count
+    ring_slot batch[BATCH_SIZE]
+    PyObject *garbage[GARBAGE_SIZE]
+
+    # Accounting.
+    uint64_t polls
+    uint64_t msgs_run
+    uint64_t pollers_run
+    uint64_t errors
+    st_atomic_u64 busy              # account stamps, see clock.pxd
+
+
+cdef thread_s *current_thread() noexcept nogil
+cdef thread_s *set_current(thread_s *thread) noexcept nogil
+
+cdef void fds_look(thread_s *thread) noexcept nogil
+cdef int poll_begin(thread_s *thread, uint32_t limit, uint64_t now, bint now_given) noexcept nogil
+cdef int poll_detached(thread_s *thread) noexcept nogil
+cdef int poll_attached(thread_s *thread) noexcept
+cdef void poll_end(thread_s *thread) noexcept nogil
+cdef void drop_garbage(thread_s *thread) noexcept
+cdef bint poll_needed(thread_s *thread) noexcept nogil
+cdef bint thread_quiescent(thread_s *thread) noexcept nogil
+
+cdef void active_append(thread_s *thread, poller_s *poller) noexcept nogil
+cdef void active_unlink(thread_s *thread, poller_s *poller) noexcept nogil
+cdef void poller_arm(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil
+
+cdef void attention_set(thread_s *thread, uint32_t flags) noexcept nogil
+
+
+cdef inline void thread_wake(thread_s *thread) noexcept nogil:
+    """After publishing: wake the reactor if it can sleep and does."""
+    cdef wake_gate *gate = <wake_gate *>st_loadp_relaxed(&thread.wake)
+    if gate != NULL:
+        wake_notify(gate)
+
+
+cdef inline int thread_send_native(thread_s *thread, msg_fn fn, void *ctx, uint64_t passes) noexcept nogil:
+    """Send a native message that owns nothing. Returns RING_OK or why not."""
+    cdef uint64_t position
+    cdef ring_slot *slot
+    cdef int verdict = ring_claim(thread.ring, 1, passes, &position)
+    if verdict != RING_OK:
+        if verdict == RING_FULL:
+            st_add_relaxed(&thread.ring.refused, 1)
+        return verdict
+    slot = ring_slot_at(thread.ring, position)
+    slot.kind = MSG_NATIVE
+    slot.fn = <void *>fn
+    slot.args[0] = ctx
+    slot.args[1] = NULL
+    ring_publish(slot, position)
+    thread_wake(thread)
+    return RING_OK
+
+
+cdef inline bint poll_work_ready(thread_s *thread) noexcept nogil:
+    """Whether a poll would find something besides timers, at the price of two loads."""
+    return (
+        ring_ready(thread.ring)
+        or st_load32_relaxed(&thread.attention) != 0
+        or thread.active_first != NULL
+        or thread.batch_next != thread.batch_count
+        or thread.garbage_count != 0
+    )

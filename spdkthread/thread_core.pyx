@@ -1,0 +1,575 @@
+"""The C side of an SpdkThread. See ``thread_core.pxd``."""
+
+import sys
+
+from cpython.exc cimport PyErr_ExceptionMatches
+from cpython.object cimport PyObject
+from libc.limits cimport INT_MAX
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from spdkthread.atomics cimport (
+    st_and32_acq_rel,
+    st_exchangep,
+    st_load32_acquire,
+    st_load32_relaxed,
+    st_load_relaxed,
+    st_loadp_relaxed,
+    st_or32_release,
+)
+from spdkthread.clock cimport clock_read
+from spdkthread.fds cimport fd_set_ready
+from spdkthread.lib cimport ThreadLib
+from spdkthread.native cimport msg_fn
+from spdkthread.poller cimport (
+    POLLER_PAUSED,
+    POLLER_RUNNING,
+    POLLER_UNREGISTERED,
+    POLLER_WAITING,
+    Poller,
+    poller_s,
+)
+from spdkthread.ring cimport MSG_PYTHON_TUPLE, ring_pending, ring_take, ring_take_spilled
+from spdkthread.timers cimport timer_insert, timer_pop
+
+from spdkthread.error_log import describe
+
+
+cdef extern from *:
+    """
+    /* Of this OS thread. Only this module reads and writes it. */
+    #if defined(__GLIBC__)
+    /* Eight bytes of the C library's reserve for modules that are loaded late: one load instead of a call. */
+    __attribute__((tls_model("initial-exec")))
+    #endif
+    static _Thread_local void *st_current_thread = NULL;
+
+    #define ST_VECTORCALL_OFFSET PY_VECTORCALL_ARGUMENTS_OFFSET
+    /* The exception that is set, with its traceback, as a new reference; nothing is set afterwards. */
+    static inline PyObject *st_take_exception(void) {
+    #if PY_VERSION_HEX >= 0x030c0000
+        return PyErr_GetRaisedException();
+    #else
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        PyErr_NormalizeException(&type, &value, &traceback);
+        if (traceback != NULL) {
+            PyException_SetTraceback(value, traceback);
+            Py_DECREF(traceback);
+        }
+        Py_XDECREF(type);
+        return value;
+    #endif
+    }
+
+    #define ST_LIKELY(x) __builtin_expect(!!(x), 1)
+    """
+    void *st_current_thread
+    size_t ST_VECTORCALL_OFFSET
+    bint ST_LIKELY(bint) nogil
+    object st_take_exception()
+    PyObject *PyErr_Occurred()
+    void PyErr_SetObject(object type, object value)
+    PyObject *PyObject_Vectorcall(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+    PyObject *PyObject_CallRaw "PyObject_Call"(PyObject *callable, PyObject *args, PyObject *kwargs)
+    void Py_DECREF_raw "Py_DECREF"(PyObject *)
+    void Py_INCREF_raw "Py_INCREF"(PyObject *)
+    bint PyLong_CheckRaw "PyLong_Check"(PyObject *)
+    long long PyLong_AsLongLongAndOverflowRaw "PyLong_AsLongLongAndOverflow"(PyObject *, int *)
+    PyObject *NONE "Py_None"
+
+
+cdef thread_s *current_thread() noexcept nogil:
+    """The thread whose callback runs on this OS thread, or NULL."""
+    return <thread_s *>st_current_thread
+
+
+cdef thread_s *set_current(thread_s *thread) noexcept nogil:
+    """Make `thread` current; returns what was."""
+    global st_current_thread
+    cdef thread_s *outer = <thread_s *>st_current_thread
+    st_current_thread = thread
+    return outer
+
+
+cdef void attention_set(thread_s *thread, uint32_t flags) noexcept nogil:
+    """From any OS thread: have the next poll look at `flags`."""
+    st_or32_release(&thread.attention, flags)
+
+
+# Active pollers: a list in the order of their turns.
+
+cdef void active_append(thread_s *thread, poller_s *poller) noexcept nogil:
+    poller.next = NULL
+    poller.prev = thread.active_last
+    poller.serial = thread.serial
+    poller.listed = True
+    if thread.active_last == NULL:
+        thread.active_first = poller
+    else:
+        thread.active_last.next = poller
+    thread.active_last = poller
+    thread.active_count += 1
+
+
+cdef void active_unlink(thread_s *thread, poller_s *poller) noexcept nogil:
+    """Off the list; `active_count` is the caller's business."""
+    if not poller.listed:
+        return
+    if thread.active_next == poller:
+        thread.active_next = poller.next
+    if poller.prev == NULL:
+        thread.active_first = poller.next
+    else:
+        poller.prev.next = poller.next
+    if poller.next == NULL:
+        thread.active_last = poller.prev
+    else:
+        poller.next.prev = poller.prev
+    poller.listed = False
+
+
+cdef void poller_arm(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil:
+    """Queue a timed poller one period after `now`."""
+    timer_insert(&thread.timers, &poller.timer, now + poller.period, now)
+    thread.timed_count += 1
+
+
+# One poll.
+
+cdef bint poll_needed(thread_s *thread) noexcept nogil:
+    """Whether a poll would do anything. Reads the clock only when a timer is pending."""
+    if poll_work_ready(thread):
+        return True
+    return thread.timers.count != 0 and clock_read(thread.clock) >= thread.timers.next_check
+
+
+cdef int poll_begin(thread_s *thread, uint32_t limit, uint64_t now, bint now_given) noexcept nogil:
+    """Take the batch. The caller goes on with `poll_detached` or `poll_attached`."""
+    cdef uint32_t flags = st_load32_acquire(&thread.attention)
+    thread.polls += 1
+    thread.serial += 1
+    thread.rc = 0
+    thread.now = now
+    thread.now_given = now_given
+    thread.active_done = False
+    thread.active_next = NULL
+    thread.stage = STAGE_CRITICAL if flags & ATTENTION_CRITICAL else STAGE_MESSAGES
+    if thread.batch_next == thread.batch_count:
+        thread.batch_next = 0
+        thread.batch_count = ring_take(thread.ring, thread.batch, limit)
+        if flags & ATTENTION_SPILLED and thread.batch_count < limit:
+            # Cleared first and looked at after: a sender that spills meanwhile sets it again.
+            st_and32_acq_rel(&thread.attention, ~<uint32_t>ATTENTION_SPILLED)
+            thread.batch_count += ring_take_spilled(
+                thread.ring, &thread.batch[thread.batch_count], limit - thread.batch_count
+            )
+            if st_load_relaxed(&thread.ring.spilled):
+                attention_set(thread, ATTENTION_SPILLED)
+    thread.outer = set_current(thread)
+    return 0
+
+
+cdef void poll_end(thread_s *thread) noexcept nogil:
+    """Leave the poll, finished or broken off by an exception."""
+    set_current(thread.outer)
+    thread.outer = NULL
+    thread.stage = STAGE_IDLE
+
+
+cdef inline void count_run(thread_s *thread, poller_s *poller, int64_t rc) noexcept nogil:
+    thread.pollers_run += 1
+    poller.run_count += 1
+    if rc > 0:
+        poller.busy_count += 1
+        if rc > thread.rc:
+            thread.rc = rc
+
+
+cdef inline poller_s *pick_active(thread_s *thread) noexcept nogil:
+    """Take the next active poller whose turn it is in this poll; NULL when the stage is over."""
+    cdef poller_s *poller
+    if thread.policy_all:
+        poller = thread.active_next if thread.active_done else thread.active_first
+        thread.active_done = True
+        while poller != NULL:
+            if poller.serial == thread.serial:      # came during this stage, and so did all behind it
+                poller = NULL
+                break
+            thread.active_next = poller.next
+            if poller.state != POLLER_PAUSED:
+                break
+            active_unlink(thread, poller)
+            poller = thread.active_next
+        if poller != NULL:
+            poller.state = POLLER_RUNNING
+            thread.active_count -= 1
+        else:
+            thread.active_next = NULL
+        return poller
+    if thread.active_done:
+        return NULL
+    thread.active_done = True
+    while thread.active_first != NULL:
+        poller = thread.active_first
+        active_unlink(thread, poller)
+        if poller.state != POLLER_PAUSED:
+            thread.active_count -= 1
+            poller.state = POLLER_RUNNING
+            return poller
+    return NULL
+
+
+cdef inline void after_active(thread_s *thread, poller_s *poller) noexcept nogil:
+    """Back to its place, unless it was paused or unregistered inside its function."""
+    if poller.listed:                               # policy "all" leaves it where it is
+        if poller.state == POLLER_RUNNING:
+            poller.state = POLLER_WAITING
+            thread.active_count += 1
+    elif poller.state == POLLER_RUNNING:
+        poller.state = POLLER_WAITING
+        active_append(thread, poller)
+
+
+cdef inline poller_s *pick_timed(thread_s *thread) noexcept nogil:
+    """Take the next timed poller that is due; NULL when the stage is over."""
+    cdef poller_s *poller
+    if thread.timers.count == 0:
+        return NULL
+    if not thread.now_given:
+        # After the active poller, as the seed does; once per poll.
+        thread.now = clock_read(thread.clock)
+        thread.now_given = True
+    poller = <poller_s *>timer_pop(&thread.timers, thread.now)
+    if poller != NULL:
+        thread.timed_count -= 1
+        poller.state = POLLER_RUNNING
+        poller.overrun_count += (thread.now - poller.timer.deadline) // poller.period
+    return poller
+
+
+cdef inline void after_timed(thread_s *thread, poller_s *poller) noexcept nogil:
+    if poller.state == POLLER_RUNNING:
+        poller.state = POLLER_WAITING
+        poller_arm(thread, poller, thread.now)
+
+
+cdef inline poller_s *next_poller(thread_s *thread) noexcept nogil:
+    """The poller to run now; moves from stage to stage. NULL: no stage is left."""
+    cdef poller_s *poller = thread.running
+    if poller != NULL:
+        return poller
+    if thread.stage == STAGE_ACTIVE:
+        poller = pick_active(thread)
+        if poller != NULL:
+            thread.running = poller
+            return poller
+        thread.stage = STAGE_TIMED
+    if thread.stage == STAGE_TIMED:
+        poller = pick_timed(thread)
+        if poller != NULL:
+            thread.running = poller
+            return poller
+        thread.stage = STAGE_END
+    return NULL
+
+
+cdef inline void after_poller(thread_s *thread, poller_s *poller) noexcept nogil:
+    thread.running = NULL
+    if thread.stage == STAGE_ACTIVE:
+        after_active(thread, poller)
+    else:
+        after_timed(thread, poller)
+        if not thread.policy_all:
+            thread.stage = STAGE_END
+
+
+cdef inline void leave_messages(thread_s *thread) noexcept nogil:
+    thread.stage = STAGE_ACTIVE
+    if st_load32_relaxed(&thread.attention) & ATTENTION_FDS:
+        if thread.fd_count:
+            thread.stage = STAGE_FDS
+        else:
+            st_and32_acq_rel(&thread.attention, ~<uint32_t>ATTENTION_FDS)
+    # What is registered from here on came during this stage.
+    thread.serial += 1
+
+
+cdef int poll_detached(thread_s *thread) noexcept nogil:
+    """Do what needs no GIL, up to the first piece of work that does."""
+    cdef ring_slot *message
+    cdef poller_s *poller
+    if thread.stage == STAGE_CRITICAL:
+        return STEP_PYTHON
+    if thread.garbage_count and thread.batch_count == 0:
+        return STEP_PYTHON                          # the messages have ceased: let go of what they kept
+    if thread.stage == STAGE_MESSAGES:
+        while thread.batch_next < thread.batch_count:
+            message = &thread.batch[thread.batch_next]
+            if message.kind != MSG_NATIVE:
+                return STEP_PYTHON
+            if message.args[1] != NULL:
+                if thread.garbage_count == GARBAGE_SIZE:
+                    return STEP_PYTHON
+                thread.garbage[thread.garbage_count] = <PyObject *>message.args[1]
+                thread.garbage_count += 1
+            thread.batch_next += 1
+            thread.msgs_run += 1
+            thread.rc = 1
+            (<msg_fn>message.fn)(message.args[0])
+        leave_messages(thread)
+    if thread.stage == STAGE_FDS:
+        return STEP_PYTHON
+    while True:
+        poller = next_poller(thread)
+        if poller == NULL:
+            break
+        if poller.native_fn == NULL:
+            return STEP_PYTHON
+        count_run(thread, poller, poller.native_fn(poller.native_ctx))
+        if poller.state == POLLER_UNREGISTERED:
+            return STEP_PYTHON                      # to be taken out of the thread's books
+        after_poller(thread, poller)
+    if st_load32_relaxed(&thread.state) == THREAD_EXITING and thread_quiescent(thread):
+        return STEP_PYTHON
+    return STEP_DONE
+
+
+cdef bint thread_quiescent(thread_s *thread) noexcept nogil:
+    """Whether nothing keeps an exiting thread: no message, poller, channel, nor anything of its own under way."""
+    return (
+        thread.registered == 0
+        and thread.channels == 0
+        and thread.holds == 0
+        and thread.waits == 0
+        and thread.fd_count == 0
+        and thread.batch_next == thread.batch_count
+        and ring_pending(thread.ring) == 0
+        and st_loadp_relaxed(&thread.critical) == NULL
+    )
+
+
+cdef int poll_attached(thread_s *thread) noexcept:
+    """Do the Python work, up to the first native piece. With STEP_RAISED the exception is set."""
+    cdef ring_slot *message
+    cdef poller_s *poller
+    if thread.garbage_count:
+        drop_garbage(thread)
+    if thread.stage == STAGE_CRITICAL:
+        thread.stage = STAGE_MESSAGES
+        if run_critical(thread) < 0:
+            return STEP_RAISED
+    if thread.stage == STAGE_MESSAGES:
+        while thread.batch_next < thread.batch_count:
+            message = &thread.batch[thread.batch_next]
+            if message.kind == MSG_NATIVE:
+                return STEP_NATIVE
+            thread.batch_next += 1
+            thread.msgs_run += 1
+            thread.rc = 1
+            if not ST_LIKELY(run_message(thread, message) == 0):
+                return STEP_RAISED
+        leave_messages(thread)
+    if thread.stage == STAGE_FDS:
+        thread.stage = STAGE_ACTIVE
+        if run_fds(thread) < 0:
+            return STEP_RAISED
+    while True:
+        poller = next_poller(thread)
+        if poller == NULL:
+            break
+        if poller.native_fn != NULL:
+            if poller.state == POLLER_UNREGISTERED:
+                retire(thread, poller)
+                continue
+            return STEP_NATIVE
+        if run_poller(thread, poller) < 0:
+            return STEP_RAISED
+    if st_load32_relaxed(&thread.state) == THREAD_EXITING and thread_quiescent(thread):
+        finish_exit(thread)
+    return STEP_DONE
+
+
+cdef void fds_look(thread_s *thread) noexcept nogil:
+    """Whoever drives the thread: have the next poll call the handlers if a descriptor is ready."""
+    if thread.fd_count and fd_set_ready(thread.fd_set):
+        attention_set(thread, ATTENTION_FDS)
+
+
+cdef int run_fds(thread_s *thread) noexcept:
+    """Call the handlers of the descriptors that are ready."""
+    cdef int ran
+    st_and32_acq_rel(&thread.attention, ~<uint32_t>ATTENTION_FDS)
+    try:
+        ran = (<object>thread.owner)._run_fds()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        PyErr_SetObject(type(stop), stop)
+        return -1
+    if ran and thread.rc < 1:
+        thread.rc = 1
+    return 0
+
+
+cdef void finish_exit(thread_s *thread) noexcept:
+    (<object>thread.owner)._finish_exit()
+
+
+cdef void drop_garbage(thread_s *thread) noexcept:
+    """Drop what native messages kept alive."""
+    cdef uint32_t index, count = thread.garbage_count
+    cdef PyObject *dropped[GARBAGE_SIZE]
+    for index in range(count):
+        dropped[index] = thread.garbage[index]
+    thread.garbage_count = 0
+    for index in range(count):
+        Py_DECREF_raw(dropped[index])
+
+
+cdef int run_critical(thread_s *thread) noexcept:
+    """Run and empty the critical slot."""
+    cdef PyObject *fn
+    st_and32_acq_rel(&thread.attention, ~<uint32_t>ATTENTION_CRITICAL)
+    fn = <PyObject *>st_exchangep(&thread.critical, NULL)
+    if fn == NULL:
+        return 0
+    thread.msgs_run += 1
+    thread.rc = 1
+    cdef PyObject *result = PyObject_Vectorcall(fn, NULL, 0, NULL)
+    cdef int status = 0
+    if result == NULL:
+        status = message_failed(thread, fn)
+    else:
+        Py_DECREF_raw(result)
+    Py_DECREF_raw(fn)
+    return status
+
+
+cdef inline int run_message(thread_s *thread, ring_slot *message) noexcept:
+    """Call, and drop the references that came with the message. -1: an exception that ends the poll is set."""
+    cdef PyObject *fn = <PyObject *>message.fn
+    cdef PyObject **args = <PyObject **>message.args
+    cdef uint32_t index, count = message.nargs
+    cdef PyObject *result
+    cdef int status = 0
+    if message.kind == MSG_PYTHON_TUPLE:
+        result = PyObject_CallRaw(fn, args[0], NULL)
+    else:
+        result = PyObject_Vectorcall(fn, args, count | ST_VECTORCALL_OFFSET, NULL)
+    if ST_LIKELY(result != NULL):
+        Py_DECREF_raw(result)
+    else:
+        status = message_failed(thread, fn)
+    message.fn = NULL                               # the watchdog may be looking
+    Py_DECREF_raw(fn)
+    for index in range(count):
+        Py_DECREF_raw(args[index])
+    return status
+
+
+cdef int run_poller(thread_s *thread, poller_s *poller) noexcept:
+    """Call a Python poller and put it back. -1: an exception that ends the poll is set."""
+    cdef PyObject *owner = poller.owner
+    cdef PyObject *result
+    cdef int64_t rc = 0
+    cdef int status = 0
+    cdef int overflow = 0
+    # It may unregister itself, and the caller's reference may be the last one.
+    Py_INCREF_raw(owner)
+    if poller.state == POLLER_UNREGISTERED:
+        retire(thread, poller)
+        Py_DECREF_raw(owner)
+        return 0
+    result = PyObject_Vectorcall(poller.py_fn, NULL, 0, NULL)
+    if result == NONE:
+        Py_DECREF_raw(result)
+    elif result == NULL:
+        poller.error_count += 1
+        status = poller_failed(thread, poller)
+    else:
+        if PyLong_CheckRaw(result):
+            rc = PyLong_AsLongLongAndOverflowRaw(result, &overflow)
+            if overflow:
+                rc = overflow
+            if rc > INT_MAX:
+                rc = INT_MAX
+            Py_DECREF_raw(result)
+        else:
+            poller.error_count += 1
+            status = poller_returned_nonsense(thread, poller, <object>result)
+            Py_DECREF_raw(result)
+    count_run(thread, poller, rc)
+    if poller.state == POLLER_UNREGISTERED:
+        retire(thread, poller)
+    else:
+        after_poller(thread, poller)
+    Py_DECREF_raw(owner)
+    return status
+
+
+cdef void retire(thread_s *thread, poller_s *poller) noexcept:
+    """Forget a poller that was unregistered inside its own function."""
+    thread.running = NULL
+    if thread.stage != STAGE_ACTIVE and not thread.policy_all:
+        thread.stage = STAGE_END
+    if PyErr_Occurred() == NULL:
+        (<object>thread.owner)._forget_poller(<Poller>poller.owner)
+        return
+    # The exception that ends the poll is set, and no Python function may be called with one.
+    cdef object stop = st_take_exception()
+    (<object>thread.owner)._forget_poller(<Poller>poller.owner)
+    PyErr_SetObject(type(stop), stop)
+
+
+# Failures. They run with the exception set and decide whether it ends the poll.
+
+cdef bint ends_the_poll() noexcept:
+    return PyErr_ExceptionMatches(KeyboardInterrupt) or PyErr_ExceptionMatches(SystemExit)
+
+
+cdef int message_failed(thread_s *thread, PyObject *fn) noexcept:
+    thread.errors += 1
+    if ends_the_poll():
+        return -1
+    return route(thread, "message", fn)
+
+
+cdef int poller_failed(thread_s *thread, poller_s *poller) noexcept:
+    thread.errors += 1
+    if ends_the_poll():
+        return -1
+    return route(thread, "poller", poller.owner)
+
+
+cdef int poller_returned_nonsense(thread_s *thread, poller_s *poller, object result) noexcept:
+    thread.errors += 1
+    try:
+        raise TypeError(
+            f"poller {(<Poller>poller.owner).name!r} must return an int, a bool or None, "
+            f"got {type(result).__name__}"
+        )
+    except TypeError as error:
+        return report(thread, "poller", poller.owner, error)
+
+
+cdef int route(thread_s *thread, str kind, PyObject *subject) noexcept:
+    """Fetch the exception that is set and report it."""
+    cdef object error = st_take_exception()
+    return report(thread, kind, subject, error)
+
+
+cdef int report(thread_s *thread, str kind, PyObject *subject, object error) noexcept:
+    """Hand an exception to the library. -1 with an exception set when its handler ends the poll."""
+    cdef object owner = <object>thread.owner
+    cdef object what = <object>subject
+    cdef ThreadLib lib = <ThreadLib?>owner.lib
+    try:
+        if kind == "message":
+            lib.report(f"message {describe(what)} failed on thread {owner.name!r}", error, owner, "fn", what)
+        else:
+            lib.report(f"poller {what.name!r} failed on thread {owner.name!r}", error, owner, "poller", what)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        PyErr_SetObject(type(stop), stop)
+        return -1
+    except BaseException as failure:
+        # Nothing but a failing sys.unraisablehook comes here.
+        print(f"spdkthread: reporting an exception failed: {failure!r}", file=sys.__stderr__)
+    return 0
