@@ -1,0 +1,359 @@
+"""ReactorGroup: reactors on several cores, and where their threads go."""
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Self
+
+from spdkthread.cores import parse_cores
+from spdkthread.ending import Ending
+from spdkthread.errors import ReactorError
+from spdkthread.lib import ThreadLib, default_lib
+from spdkthread.placement import allowed_reactors, move_inside_mask
+from spdkthread.reactor import Reactor, available_cores, get_reactor, on_any_reactor
+from spdkthread.report import ShutdownReport
+from spdkthread.scheduler import CoreLoad, Snapshot, ThreadLoad, make_scheduler
+
+__all__ = ["ReactorGroup"]
+
+logger = logging.getLogger("spdkthread")
+
+
+class ReactorGroup:
+    """One reactor on each of several cores.
+
+    Parameters
+    ----------
+    cores : None, int, str or iterable of int
+        None: every allowed core; an int: so many of them; ``"0-3,6"``; a mask ``"0x4f"``; or the core numbers.
+    scheduler : {"static", "dynamic"} or object, default "static"
+        Where threads go while they run. An object has ``balance(snapshot)``: see `spdkthread.scheduler`.
+    period_us : float, default 1_000_000
+        How often the scheduler looks. 0: never.
+    idle, lib, stall_ms
+        As for `Reactor`.
+    isolated : None, str or iterable of int
+        Cores of the group that threads neither enter nor leave, unless they are created with a cpumask for them.
+
+    Raises
+    ------
+    ReactorError
+        For a core that this process may not use.
+    TypeError, ValueError
+        For anything that cannot be read.
+
+    Notes
+    -----
+    **Thread safety:** every method from any OS thread. Answers to ``spdk_reactors_init``.
+    """
+
+    def __init__(
+        self,
+        cores=None,
+        *,
+        scheduler="static",
+        period_us=1_000_000,
+        idle="adaptive",
+        lib=None,
+        stall_ms=None,
+        isolated=None,
+        spin_us=50,
+    ):
+        if lib is not None and not isinstance(lib, ThreadLib):
+            raise TypeError(f"lib must be a ThreadLib or None, got {type(lib).__name__}")
+        if not period_us >= 0:
+            raise ValueError(f"period_us must not be negative, got {period_us!r}")
+        numbers = _core_numbers(cores)
+        self.lib = default_lib() if lib is None else lib
+        self.isolated = frozenset() if isolated is None else parse_cores(isolated)
+        if not self.isolated <= set(numbers):
+            raise ReactorError(f"isolated cores {sorted(self.isolated)} are not all among {numbers}")
+        self.period_us = period_us
+        self._scheduler = make_scheduler(scheduler)
+        self._reactors = {
+            core: Reactor(core, idle=idle, spin_us=spin_us, lib=self.lib, stall_ms=stall_ms) for core in numbers
+        }
+        for reactor in self._reactors.values():
+            reactor._group = self
+        # Reentrant: a signal handler may come in between.
+        self._lock = threading.RLock()
+        self._turn = itertools.count()
+        self._first_cores: dict[int, int] = {}
+        self._loads: dict[int, tuple[int, int, float | None]] = {}
+        self._balancer: _Balancer | None = None
+
+    def __repr__(self) -> str:
+        return f"<ReactorGroup of cores {list(self._reactors)}>"
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc_info) -> None:
+        report = self.stop()
+        if not report.ok:
+            logger.warning("%r stopped and left behind: %s", self, report)
+
+    def __len__(self) -> int:
+        return len(self._reactors)
+
+    def __iter__(self) -> Iterator[Reactor]:
+        return iter(self._reactors.values())
+
+    def __getitem__(self, core: int) -> Reactor:
+        try:
+            return self._reactors[core]
+        except KeyError:
+            raise KeyError(f"core {core!r} is not one of {self!r}") from None
+
+    # Lifecycle
+
+    def start(self) -> Self:
+        """Start every reactor; if one cannot be started, none is. Returns the group."""
+        begun = []
+        try:
+            for reactor in self:
+                reactor.start()
+                begun.append(reactor)
+        except BaseException:
+            for reactor in begun:
+                reactor.stop()
+            raise
+        self._balancer = _Balancer(self)
+        self._balancer.start()
+        return self
+
+    def stop(self, timeout_s: float | None = None) -> ShutdownReport:
+        """Stop every reactor: refuse messages from outside, run what was accepted anywhere, then exit the threads.
+
+        No thread exits before all have run what they accepted: what is under way between two of them arrives.
+        Parameters, returns and safety as for `Reactor.stop`.
+        """
+        give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        if self._balancer is not None:
+            self._balancer.stop()
+        ending = Ending(self)
+        for reactor in self:
+            reactor._begin_end(ending)
+        report = ShutdownReport()
+        for reactor in self:
+            left = None if give_up is None else max(0.0, give_up - time.monotonic())
+            report += reactor.stop(left)
+        return report
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait until every reactor has ended. False: not within `timeout_s` seconds. As `Reactor.join`."""
+        give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        return all(
+            [reactor.join(None if give_up is None else max(0.0, give_up - time.monotonic())) for reactor in self]
+        )
+
+    # Threads
+
+    def create_thread(self, name: str | None = None, *, cpumask=None, **kw):
+        """Create an SpdkThread on the next core, round-robin, inside its cpumask.
+
+        Raises
+        ------
+        ReactorError
+            When the cpumask has no core of this group.
+        TypeError, ValueError, SpdkThreadError
+            As `ThreadLib.create_thread`.
+
+        Notes
+        -----
+        Answers to ``spdk_thread_create`` with the event framework's placement.
+        """
+        mask = None if cpumask is None else parse_cores(cpumask)
+        with self._lock:
+            allowed = allowed_reactors(self.reactors, mask, self.isolated, f"thread {name!r}")
+            turn = next(self._turn)
+            chosen = allowed[turn % len(allowed)]
+        thread = chosen.create_thread(name, cpumask=mask, **kw)
+        self._first_cores[thread.id] = chosen.core
+        return thread
+
+    def _place_again(self, thread, cpumask) -> Future:
+        """Move a thread whose new cpumask forbids the core it is on."""
+        return move_inside_mask(self, thread, cpumask)
+
+    def executor(self):
+        """A ``concurrent.futures.Executor`` that runs each call on the least loaded of the group's threads."""
+        from spdkthread.aio import ThreadExecutor
+
+        return ThreadExecutor(lambda: tuple(thread for reactor in self for thread in reactor.threads))
+
+    def for_each_reactor(self, fn, cpl=None) -> Future:
+        """Run ``fn()`` on every reactor in the order of the cores, one after the other, between two of its turns.
+
+        `get_reactor` says on which one it runs; there is no current SpdkThread.
+
+        Parameters
+        ----------
+        fn : callable
+        cpl : callable, optional
+            Runs at the end: on the calling reactor, or on the first one when called from outside.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Resolves to None after `cpl`; to `ReactorError` when a reactor stops before its turn.
+
+        Raises
+        ------
+        ReactorError
+            When the group does not run.
+
+        Notes
+        -----
+        Answers to ``spdk_for_each_reactor``.
+        """
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, got {type(fn).__name__}")
+        if cpl is not None and not callable(cpl):
+            raise TypeError(f"cpl must be callable or None, got {type(cpl).__name__}")
+        if any(reactor.state != "running" for reactor in self):
+            raise ReactorError(f"{self!r} does not run")
+        future: Future = Future()
+        future.set_running_or_notify_cancel()
+        calling = get_reactor()
+        origin = calling if calling in self.reactors else self.reactors[0]
+        pending = iter(self.reactors)
+
+        def hop() -> None:
+            reactor = next(pending, None)
+            target, step = (origin, complete) if reactor is None else (reactor, visit)
+            target._call_on_loop(step)
+            # Without effect while it runs: a loop that ends serves what came too late for it.
+            target._serve_now()
+
+        def visit() -> None:
+            reactor = get_reactor()
+            if reactor is None or reactor.state not in ("running", "stopping"):
+                future.set_exception(ReactorError(f"{reactor!r} ended before its turn"))
+                return
+            try:
+                fn()
+            finally:
+                hop()
+
+        def complete() -> None:
+            try:
+                if cpl is not None:
+                    cpl()
+            finally:
+                future.set_result(None)
+
+        hop()
+        return future
+
+    # Scheduling
+
+    @property
+    def scheduler(self):
+        """The scheduler. Setting one, by name or object, selects it: its first round runs at once."""
+        return self._scheduler
+
+    @scheduler.setter
+    def scheduler(self, scheduler) -> None:
+        self._scheduler = make_scheduler(scheduler)
+        self.balance(selected=True)
+
+    def snapshot(self, selected: bool = False) -> Snapshot:
+        """The loads since the last snapshot, as the scheduler sees them."""
+        now = time.perf_counter_ns()
+        threads = []
+        loads: dict[int, tuple[int, int, float | None]] = {}
+        for reactor in self:
+            for thread in reactor.threads:
+                busy = thread.stats.busy_ticks
+                then, before, previous = self._loads.get(thread.id, (now, busy, None))
+                passed = now - then
+                load = min(100.0, max(0.0, 100.0 * (busy - before) / passed)) if passed > 0 else 0.0
+                loads[thread.id] = (now, busy, load)
+                self._first_cores.setdefault(thread.id, reactor.core)
+                threads.append(
+                    ThreadLoad(
+                        thread.id,
+                        reactor.core,
+                        load,
+                        previous,
+                        thread.cpumask,
+                        thread.is_bound,
+                        self._first_cores.get(thread.id),
+                    )
+                )
+        self._loads = loads
+        self._first_cores = {id: core for id, core in self._first_cores.items() if id in loads}
+        cores = tuple(CoreLoad(reactor.core, reactor.core in self.isolated) for reactor in self)
+        return Snapshot(cores, tuple(sorted(threads, key=lambda thread: thread.id)), selected)
+
+    def balance(self, selected: bool = False) -> list:
+        """One round of the scheduler: a snapshot, its decision, the moves. Returns the futures of the moves."""
+        with self._lock:
+            moves = list(self._scheduler.balance(self.snapshot(selected)))
+        futures = []
+        for move in moves:
+            thread = self.lib.get_thread_by_id(move.thread_id)
+            source = None if thread is None else thread._placed_on()
+            if source is None or thread.is_bound or {source.core, move.core} & self.isolated:
+                continue
+            if thread.cpumask is not None and move.core not in thread.cpumask:
+                continue
+            try:
+                futures.append(source.move_thread(thread, self[move.core]))
+            except ReactorError:
+                # It has moved, exited or been stopped since the snapshot.
+                logger.debug("%r was not moved to core %d", thread, move.core)
+        return futures
+
+    @property
+    def reactors(self) -> tuple[Reactor, ...]:
+        """The reactors in the order of their cores."""
+        return tuple(self._reactors.values())
+
+
+class _Balancer:
+    """Calls the scheduler once per period, from an OS thread of its own that otherwise sleeps."""
+
+    def __init__(self, group: ReactorGroup):
+        self._group = group
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        if self._group.period_us:
+            self._thread = threading.Thread(target=self._run, name="spdk_scheduler", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        if self._thread is not None and self._thread is not threading.current_thread() and not on_any_reactor():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(self._group.period_us / 1e6):
+            try:
+                self._group.balance()
+            except Exception:
+                logger.exception("the scheduler of %r failed", self._group)
+
+
+def _core_numbers(cores) -> list[int]:
+    allowed = sorted(available_cores())
+    if cores is None:
+        return allowed
+    if isinstance(cores, bool):
+        raise TypeError("cores must be None, a count, a string or an iterable of ints, got bool")
+    if isinstance(cores, int):
+        if cores < 1:
+            raise ValueError(f"a group needs at least one core, got {cores}")
+        if cores > len(allowed):
+            raise ReactorError(f"{cores} cores are not available; this process may use {allowed}")
+        return allowed[:cores]
+    numbers = sorted(parse_cores(cores))
+    if missing := [core for core in numbers if core not in allowed]:
+        raise ReactorError(f"cores {missing} are not available; this process may use {allowed}")
+    return numbers

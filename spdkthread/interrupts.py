@@ -1,0 +1,70 @@
+"""Signals while a reactor runs on the main thread."""
+
+import os
+import signal
+from collections.abc import Callable
+
+__all__ = ["SignalWatch"]
+
+
+class SignalWatch:
+    """Makes Ctrl-C a request to stop, and a signal something that ends a sleep.
+
+    Python's own handler would raise KeyboardInterrupt in the middle of whatever callback runs. Here the first Ctrl-C
+    calls `on_interrupt`, and only a second one raises. A handler of the user's is left in its place.
+
+    A signal that comes right before the reactor falls asleep would not be seen until something else woke it. So
+    ``signal.set_wakeup_fd`` writes every signal into a pipe, whichever OS thread the kernel gave it to, and `ear`, the
+    pipe's other end, is among what the reactor waits for. What another user of that facility is owed is passed on.
+
+    Notes
+    -----
+    **Thread safety:** the main thread only.
+    """
+
+    def __init__(self, on_interrupt: Callable[[], None]):
+        self._on_interrupt = on_interrupt
+        self._handler = self._handle
+        self._interrupted = False
+        self._owed = -1
+        self.ear = -1
+        self._bell = -1
+
+    def start(self) -> None:
+        self.ear, self._bell = os.pipe()
+        os.set_blocking(self.ear, False)
+        os.set_blocking(self._bell, False)
+        self._owed = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._handler)
+
+    def stop(self) -> None:
+        if self._bell < 0:
+            return
+        if signal.getsignal(signal.SIGINT) is self._handler:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        found = signal.set_wakeup_fd(self._owed)
+        if found != self._bell:
+            signal.set_wakeup_fd(found)  # somebody else took it over meanwhile
+        self.clear()
+        os.close(self._bell)
+        os.close(self.ear)
+        self.ear = self._bell = -1
+
+    def clear(self) -> None:
+        """What has come so far is heard."""
+        try:
+            numbers = os.read(self.ear, 4096)
+        except BlockingIOError:
+            return
+        if self._owed >= 0:
+            try:
+                os.write(self._owed, numbers)
+            except OSError:
+                pass  # full: it is awake already
+
+    def _handle(self, number, frame) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+        self._on_interrupt()

@@ -1,0 +1,1575 @@
+"""Reactor: one OS thread on one core that polls its SpdkThreads for ever.
+
+The loop has two phases and is lexically flat::
+
+    detached (no GIL)                         attached
+      turn: poll every thread                   requests of other OS threads
+      native work runs here        ---->        the Python work of this turn, in order
+      nothing to do: idle strategy <----        and of the next turns, as long as there is some, for a bounded time
+
+An empty turn never takes the GIL. Between reactors of one process the GIL is passed by a flag of our own (`gate`), so
+that it changes hands within a microsecond instead of by CPython's wait of 5 ms.
+"""
+
+import atexit
+import logging
+import os
+import threading
+import time
+import warnings
+import weakref
+from collections import deque
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from spdkthread.alloc cimport core_calloc, core_free
+from spdkthread.atomics cimport (
+    st_add_relaxed,
+    st_and32_acq_rel,
+    st_cas_acq_rel,
+    st_exchange32,
+    st_fence_seq_cst,
+    st_load32_acquire,
+    st_load32_relaxed,
+    st_load_acquire,
+    st_load_relaxed,
+    st_loadp_relaxed,
+    st_or32_release,
+    st_pause,
+    st_store32_relaxed,
+    st_store32_release,
+    st_store_relaxed,
+    st_store_release,
+    st_storep_release,
+    st_sub_relaxed,
+)
+from spdkthread.clock cimport account_ticks, clock_read, st_cycles, st_ticks
+from spdkthread.fds cimport FD_BATCH, FD_READABLE, fd_event, fd_set_add, fd_set_open, fd_set_remove, fd_set_wait
+from spdkthread.gil_gate cimport gil_held, gil_wanted
+from spdkthread.idle cimport (
+    IDLE_ADAPTIVE,
+    IDLE_CALL,
+    IDLE_OBJECT,
+    IDLE_PARK,
+    idle_mode_of,
+    idle_reset,
+    idle_sharpen_timers,
+    idle_sleep,
+    idle_step,
+)
+from spdkthread.ring cimport RING_POSITION, ring_gate, ring_pending
+from spdkthread.thread cimport SpdkThread
+from spdkthread.thread_core cimport (
+    ATTENTION_FDS,
+    BATCH_SIZE,
+    STEP_NATIVE,
+    STEP_PYTHON,
+    STEP_RAISED,
+    THREAD_EXITED,
+    attention_set,
+    poll_attached,
+    poll_begin,
+    poll_detached,
+    poll_end,
+    poll_work_ready,
+    set_current,
+    thread_s,
+)
+from spdkthread.timers cimport TIMER_NEVER, timer_next_deadline
+from spdkthread.wake cimport wake_clear, wake_gate_give_back, wake_gate_take, wake_notify
+
+from spdkthread.cores import allowed_cores
+from spdkthread.ending import Ending
+from spdkthread.error_log import describe
+from spdkthread.errors import ReactorError, ThreadExitedError, WrongThreadError
+from spdkthread.interrupts import SignalWatch
+from spdkthread.latch import Latch
+from spdkthread.lib import ThreadLib, default_lib
+from spdkthread.report import (
+    LeftoverChannel,
+    LeftoverMessage,
+    LeftoverPoller,
+    LeftoverUnregistration,
+    ShutdownReport,
+)
+from spdkthread.stats import ReactorStats
+from spdkthread.thread import _mark_reactor
+
+__all__ = ["Reactor", "get_reactor"]
+
+cdef extern from *:
+    """
+    #include <pthread.h>
+    #include <sched.h>
+    #include <time.h>
+    #include <unistd.h>
+    #ifdef Py_GIL_DISABLED
+    #define ST_HAS_GIL 0
+    #else
+    #define ST_HAS_GIL 1
+    #endif
+    static inline void st_name_os_thread(const char *name) {
+    #if defined(__linux__)
+        pthread_setname_np(pthread_self(), name);
+    #elif defined(__APPLE__)
+        pthread_setname_np(name);
+    #endif
+    }
+    static inline void st_nap(void) {
+        struct timespec nap = {0, 50000};
+        nanosleep(&nap, NULL);
+    }
+    """
+    const bint ST_HAS_GIL
+    void st_name_os_thread(const char *name) nogil
+    void st_nap() noexcept nogil
+    int sched_yield() noexcept nogil
+    int close(int fd) nogil
+    uint64_t PyThread_get_thread_ident() nogil
+
+
+cdef extern from *:
+    """
+    /* The reactor whose turn it is on this OS thread, borrowed. */
+    static _Thread_local PyObject *st_reactor_here = NULL;
+    static inline PyObject *st_swap_reactor_here(PyObject *reactor) {
+        PyObject *before = st_reactor_here;
+        st_reactor_here = reactor;
+        return before;
+    }
+    static inline PyObject *st_get_reactor_here(void) { return st_reactor_here; }
+    """
+    PyObject *st_swap_reactor_here(PyObject *reactor) noexcept
+    PyObject *st_get_reactor_here() noexcept
+
+logger = logging.getLogger("spdkthread")
+
+PHASES = ("new", "running", "stopping", "stopping", "stopped", "dead")
+
+# How long a reactor waits at the gate before it queues at the GIL itself.
+cdef uint64_t GATE_TICKS = 10_000
+# Attached with work still coming: how long at a stretch.
+cdef uint64_t HOLD_TICKS = 1_000_000
+# How long it then stays detached: another thread needs this to wake up and take the GIL.
+cdef uint64_t GAP_TICKS = 50_000
+# A wait below this is the price of an uncontended lock.
+cdef uint64_t WAIT_TICKS = 2_000
+# On the main thread: how often signals are looked at.
+cdef uint64_t SIGNAL_TICKS = 10_000_000
+# How long after a thread came the sleeps are short (see wake.pxd), and the longest sleep beside a manual clock.
+cdef int64_t SHORT_SLEEP_NS = 1_000_000
+# Between two looks at file descriptors while there is work: so many turns, or so long.
+cdef uint32_t FD_TURNS = 64
+cdef uint64_t FD_TICKS = 20_000
+# Beyond this many threads a turn is too long to be looked through attached.
+cdef uint32_t ATTACHED_SCAN = 64
+# Accounting of a reactor that is always busy is brought up to date every so many turns.
+cdef uint64_t FLUSH_TURNS = 15
+
+
+# The gate: which of our reactors holds the GIL, and how many wait for it. See gil_gate.pxd.
+
+cdef inline void gate_leave() noexcept nogil:
+    """Right after detaching."""
+    if ST_HAS_GIL:
+        st_store32_release(&gil_held, 0)
+
+
+cdef void gate_wait(reactor_s *r) noexcept nogil:
+    """Right before attaching: let the reactor that holds the GIL come to its end, instead of sleeping at the lock."""
+    cdef uint64_t give_up
+    r.attach_started = st_cycles()
+    if not ST_HAS_GIL or not st_load32_acquire(&gil_held):
+        return
+    st_add_relaxed(&gil_wanted, 1)
+    give_up = st_ticks() + GATE_TICKS
+    while st_load32_acquire(&gil_held):
+        st_pause()
+        if st_ticks() > give_up:
+            break
+    st_sub_relaxed(&gil_wanted, 1)
+
+
+cdef inline void gate_enter(reactor_s *r) noexcept:
+    """Right after attaching."""
+    cdef uint64_t waited = st_cycles() - r.attach_started
+    if ST_HAS_GIL:
+        st_store32_relaxed(&gil_held, 1)
+    if waited > wait_cycles:
+        r.gil_waits += 1
+        r.gil_wait += waited
+
+
+cdef void gate_make_way() noexcept nogil:
+    """Detached, with more Python work to come: let others have the GIL first."""
+    cdef uint64_t now = st_ticks()
+    cdef uint64_t end = now + GAP_TICKS
+    if not ST_HAS_GIL:
+        return
+    if st_load_relaxed(&gil_wanted):
+        end = now + GATE_TICKS
+        while st_load_relaxed(&gil_wanted) and not st_load32_acquire(&gil_held) and st_ticks() < end:
+            st_pause()
+        return
+    while st_ticks() < end:
+        sched_yield()
+
+
+# WAIT_TICKS on the processor's counter; measured when the first reactor starts.
+cdef uint64_t wait_cycles = 5_000
+# The same for FD_TICKS.
+cdef uint64_t fd_cycles = 50_000
+
+
+cdef int measure_cycles() except -1:
+    global wait_cycles, fd_cycles
+    cdef int64_t ticks = account_ticks(NULL, 1_000_000)
+    if ticks > 0:
+        wait_cycles = <uint64_t>(WAIT_TICKS * 1_000_000.0 / ticks)
+        fd_cycles = <uint64_t>(FD_TICKS * 1_000_000.0 / ticks)
+    return 0
+
+
+# Accounting. Stamps are taken where busy and idle change, not at every poll.
+
+cdef inline void account_flush(reactor_s *r, uint64_t now) noexcept nogil:
+    cdef uint64_t passed = now - r.busy_since
+    st_store_relaxed(&r.busy, st_load_relaxed(&r.busy) + passed)
+    if r.busy_owner.clock == NULL:
+        st_store_relaxed(&r.busy_owner.busy, st_load_relaxed(&r.busy_owner.busy) + passed)
+    r.busy_since = now
+
+
+cdef inline void account_idle(reactor_s *r) noexcept nogil:
+    if r.busy_owner != NULL:
+        account_flush(r, st_cycles())
+        r.busy_owner = NULL
+
+
+# One poll of one thread, begun and ended.
+
+cdef inline bint begin(reactor_s *r, thread_s *thread) noexcept nogil:
+    """Begin a poll if there is anything to do."""
+    cdef uint64_t now = 0
+    cdef bint given = False
+    if thread.timers.count:
+        now = clock_read(thread.clock)
+        given = True
+        if not poll_work_ready(thread) and now < thread.timers.next_check:
+            thread.polls += 1
+            return False
+    elif not poll_work_ready(thread):
+        thread.polls += 1
+        return False
+    if r.busy_owner != thread:
+        if r.busy_owner != NULL:
+            account_flush(r, st_cycles())
+            r.busy_owner = NULL
+        else:
+            r.busy_since = st_cycles()
+    if thread.clock != NULL:
+        r.manual_since = clock_read(thread.clock)
+    thread.polling = True
+    poll_begin(thread, BATCH_SIZE, now, given)
+    r.in_poll = True
+    return True
+
+
+cdef inline void finish(reactor_s *r, thread_s *thread) noexcept nogil:
+    poll_end(thread)
+    thread.polling = False
+    r.in_poll = False
+    if thread.rc > 0:
+        r.turn_worked = True
+        r.busy_owner = thread
+        if thread.clock != NULL:
+            st_store_relaxed(
+                &thread.busy, st_load_relaxed(&thread.busy) + clock_read(thread.clock) - r.manual_since
+            )
+        if thread.rc > r.turn_rc:
+            r.turn_rc = thread.rc
+
+
+# The detached phase.
+
+cdef int reactor_detached(reactor_s *r) noexcept nogil:
+    """Turn after turn, until something needs the GIL."""
+    cdef thread_s *thread
+    cdef int action
+    while True:
+        while r.cursor < r.count:
+            thread = r.threads[r.cursor]
+            if not r.in_poll and not begin(r, thread):
+                r.cursor += 1
+                continue
+            if poll_detached(thread) == STEP_PYTHON:
+                return NEED_PYTHON
+            finish(r, thread)
+            r.cursor += 1
+        # The turn is over.
+        r.cursor = 0
+        r.turns += 1
+        if st_load32_relaxed(&r.requests) or r.stopping:
+            return NEED_REQUESTS
+        if r.single_turn:
+            return NEED_NOTHING
+        if r.watches_signals and r.turns & 63 == 0 and st_ticks() >= r.signals_due:
+            r.turn_worked = False
+            return NEED_SIGNALS
+        if r.fd >= 0:
+            if r.fd_countdown == 0 or st_cycles() - r.fd_looked > fd_cycles:
+                r.fd_countdown = FD_TURNS
+                r.fd_looked = st_cycles()
+                collect_fds(r)
+            r.fd_countdown -= 1
+        if r.turn_worked:
+            if r.turns & FLUSH_TURNS == 0 and r.busy_owner != NULL:
+                account_flush(r, st_cycles())
+            # The user's object is told once that work has come.
+            if r.idle.mode == IDLE_OBJECT and r.idle.idle_turns:
+                return NEED_IDLE_OBJECT
+            r.turn_worked = False
+            idle_reset(&r.idle)
+            continue
+        account_idle(r)
+        action = idle_step(&r.idle, r.count)
+        if action == IDLE_CALL:
+            return NEED_IDLE_OBJECT
+        if action == IDLE_PARK and park(r) < 0 and r.watches_signals:
+            return NEED_SIGNALS
+
+
+cdef void collect_fds(reactor_s *r) noexcept nogil:
+    """Tell the threads whose descriptors are ready."""
+    cdef fd_event ready[64]
+    cdef int index
+    for index in range(fd_set_wait(r.fd, ready, FD_BATCH)):
+        attention_set(<thread_s *>ready[index].tag, ATTENTION_FDS)
+
+
+cdef inline int stay_awake(reactor_s *r) noexcept nogil:
+    """Not to sleep after all. Who has seen the flag meanwhile rings, and is heard before the next sleep."""
+    st_store32_relaxed(&r.gate.sleeping, 0)
+    return 0
+
+
+cdef int park(reactor_s *r) noexcept nogil:
+    """Sleep until something happens. -1: a signal broke the sleep. The protocol stands in wake.pxd."""
+    cdef uint32_t index
+    cdef thread_s *thread
+    cdef uint64_t deadline
+    cdef uint64_t now = 0
+    cdef uint64_t earliest = TIMER_NEVER
+    cdef int64_t timeout = -1
+    cdef int woken
+    # What rang before the flag is up is looked for below.
+    wake_clear(r.gate)
+    st_store32_relaxed(&r.gate.sleeping, 1)
+    st_fence_seq_cst()
+    for index in range(r.count):
+        thread = r.threads[index]
+        if poll_work_ready(thread):
+            return stay_awake(r)
+        if thread.timers.count:
+            if thread.clock != NULL:
+                # Nobody tells us when a manual clock is moved.
+                timeout = SHORT_SLEEP_NS
+                if clock_read(thread.clock) >= thread.timers.next_check:
+                    return stay_awake(r)
+            else:
+                deadline = timer_next_deadline(&thread.timers)
+                if deadline < earliest:
+                    earliest = deadline
+    if st_load32_relaxed(&r.requests):
+        return stay_awake(r)
+    if earliest != TIMER_NEVER or r.adopted_until:
+        now = st_ticks()
+        if earliest <= now:
+            return stay_awake(r)
+        if now >= r.adopted_until:
+            r.adopted_until = 0
+        elif r.adopted_until < earliest:
+            earliest = r.adopted_until
+        if earliest != TIMER_NEVER and (timeout < 0 or earliest - now < <uint64_t>timeout):
+            timeout = <int64_t>(earliest - now)
+    # The sleep is certain: only now is anything armed, by the very call that sleeps.
+    r.parks += 1
+    woken = idle_sleep(r.gate, r.fd, r.signal_ear, timeout)
+    st_store32_relaxed(&r.gate.sleeping, 0)
+    if woken > 0:
+        r.wakes += 1
+        if woken & 2:
+            collect_fds(r)
+            r.fd_countdown = FD_TURNS
+    # If there turns out to be no work, back to sleep at once instead of looking around again.
+    r.idle.idle_turns = 31
+    return -1 if woken < 0 or woken & 4 else 0
+
+
+cdef bint quiet_thread(thread_s *thread) noexcept nogil:
+    """Whether a thread has run what it accepted and has nothing of its own under way."""
+    cdef void *critical
+    if st_load32_acquire(&thread.state) == THREAD_EXITED:
+        return True
+    critical = st_loadp_relaxed(&thread.critical)
+    return (
+        not thread.polling
+        and ring_pending(thread.ring) == 0
+        and thread.batch_next == thread.batch_count
+        and thread.holds == 0
+        and <size_t>critical <= 1
+    )
+
+
+cdef bint quiet(reactor_s *r) noexcept nogil:
+    """While stopping: whether every thread is quiet."""
+    cdef uint32_t index
+    for index in range(r.count):
+        if not quiet_thread(r.threads[index]):
+            return False
+    return True
+
+
+cdef class Reactor:
+    """One OS thread on one core that polls its SpdkThreads for ever.
+
+    Parameters
+    ----------
+    core : int, optional
+        By default the next allowed core that no reactor of this process has.
+    name : str, optional
+        By default ``reactor_<core>``; also the OS thread's name, cut to 15 bytes.
+    idle : {"adaptive", "poll", "yield"} or object, default "adaptive"
+        What a turn without work does: sleep after a while, look again at once, give up the core, or what the object's
+        ``idle(work_count)`` does (with ``reset()`` when work has come).
+    spin_us : float, default 50
+        How long ``"adaptive"`` looks for work before it sleeps.
+    lib : ThreadLib, optional
+        The library of the threads that `create_thread` makes; by default the process-wide one.
+    pin : bool, default True
+        Bind the OS thread to `core` (Linux; elsewhere the core is a number only).
+    stall_ms : float, optional
+        Report callbacks that run longer than this. See `spdkthread.watchdog`.
+
+    Raises
+    ------
+    ReactorError
+        When `core` is not one of the cores that this process may use.
+
+    Notes
+    -----
+    **Thread safety:** every method from any OS thread, unless it says otherwise. Answers to ``struct spdk_reactor``.
+    """
+
+    def __cinit__(self):
+        self.r.fd = -1
+        self._members = {}
+        self._calls = deque()
+        # Reentrant: a signal handler, or a destructor, may come in between.
+        self._lock = threading.RLock()
+        self._ended = Latch(True)
+        self._report = ShutdownReport()
+        self.r.signal_ear = -1
+
+    def __init__(
+        self, core=None, *, name=None, idle="adaptive", spin_us=50, lib=None, pin=True, stall_ms=None
+    ):
+        if self.lib is not None:
+            raise ReactorError(f"{self!r} is initialised already")
+        if lib is not None and not isinstance(lib, ThreadLib):
+            raise TypeError(f"lib must be a ThreadLib or None, got {type(lib).__name__}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a str, got {type(name).__name__}")
+        self.r.idle.mode = idle_mode_of(idle)
+        if not 0 <= spin_us <= 1e9:
+            raise ValueError(f"spin_us must be between 0 and 1e9, got {spin_us!r}")
+        if stall_ms is not None and not stall_ms > 0:
+            raise ValueError(f"stall_ms must be above 0, got {stall_ms!r}")
+        self.r.idle.spin_ticks = <uint64_t>(spin_us * 1000)
+        self.idle = idle
+        self.spin_us = spin_us
+        self.pin = bool(pin)
+        self.core = claim_core(self, core)
+        self.name = f"reactor_{self.core}" if name is None else str(name)
+        if stall_ms is not None:
+            from spdkthread.watchdog import Watchdog
+
+            self._watchdog = Watchdog(self, stall_ms)
+        if self.r.idle.mode == IDLE_ADAPTIVE:
+            self.r.gate = wake_gate_take()
+        self.lib = default_lib() if lib is None else lib
+        enlist(self)
+
+    def __dealloc__(self):
+        if self.r.gate != NULL:
+            wake_gate_give_back(self.r.gate)
+        if self.r.fd >= 0:
+            close(self.r.fd)
+        core_free(self.r.threads)
+
+    def __repr__(self):
+        return f"<Reactor {self.name!r} core={self.core} {self.state}>"
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *exc_info):
+        report = self.stop()
+        if not report.ok:
+            logger.warning("%r stopped and left behind: %s", self, report)
+
+    # Lifecycle
+
+    def start(self) -> Reactor:
+        """Start the OS thread and wait until it polls. A stopped reactor may be started again.
+
+        Returns
+        -------
+        Reactor
+            Itself.
+
+        Raises
+        ------
+        ReactorError
+            When it runs already, or the OS thread cannot be bound to its core.
+        """
+        self._begin()
+        begun = Latch()
+        problem = []
+        os_thread = threading.Thread(target=self._main, args=(begun, problem), name=self.name, daemon=True)
+        with self._lock:
+            self._thread = os_thread
+        try:
+            os_thread.start()
+        except BaseException:
+            self._forget_start()
+            raise
+        try:
+            begun.wait()
+        except BaseException:
+            self._request(REQUEST_STOP)
+            raise
+        if problem:
+            os_thread.join()
+            raise problem[0]
+        if self._watchdog is not None:
+            self._watchdog.start()
+        return self
+
+    def run(self) -> ShutdownReport:
+        """Run the loop in the calling OS thread until `stop`.
+
+        On the main thread it honours Ctrl-C: the first stops it gracefully, a second one at once.
+
+        Returns
+        -------
+        ShutdownReport
+
+        Raises
+        ------
+        KeyboardInterrupt, SystemExit
+            After the stop, when that was what stopped it.
+        ReactorError
+            When it runs already.
+        """
+        cdef PyObject *outer
+        self._begin()
+        signals = None
+        if threading.current_thread() is threading.main_thread():
+            signals = SignalWatch(self._interrupt)
+        outer = self._be_here(True)
+        try:
+            try:
+                self._enter_loop()
+                if signals is not None:
+                    signals.start()
+                    self.r.signal_ear = signals.ear
+                    self.r.watches_signals = True
+                    self._signals = signals
+            except BaseException:
+                self._forget_start()
+                raise
+            if self._watchdog is not None:
+                self._watchdog.start()
+            try:
+                self._loop()
+            finally:
+                self._leave_loop()
+        finally:
+            self.r.watches_signals = False
+            self.r.signal_ear = -1
+            self._signals = None
+            if signals is not None:
+                signals.stop()
+            self._be_gone(outer)
+            if self._affinity is not None:
+                os.sched_setaffinity(0, self._affinity)
+        if self._fatal is not None:
+            fatal, self._fatal = self._fatal, None
+            raise fatal
+        return self._last_report()
+
+    def poll(self) -> int:
+        """One turn of the loop in the calling OS thread, for embedding and for tests.
+
+        A `stop` that was asked for inside a callback goes on in the polls that follow.
+
+        Returns
+        -------
+        int
+            The largest result of the threads' polls.
+
+        Raises
+        ------
+        ReactorError
+            When the loop runs elsewhere.
+        KeyboardInterrupt, SystemExit
+            When a callback raised it.
+        """
+        cdef PyObject *outer
+        self._check_alive()
+        if self._looping or not self._claim_loop():
+            raise ReactorError(f"{self!r} is polled already")
+        outer = self._be_here(False)
+        try:
+            if self._looping:
+                raise ReactorError(f"{self!r} is polled already")
+            self._turn()
+            if self.r.stopping and self._may_end():
+                self._leave_loop()
+        finally:
+            self._be_gone(outer)
+            self._give_loop_back()
+        return self.r.turn_rc
+
+    def _turn(self):
+        """One turn, by hand."""
+        cdef int reason
+        self.r.single_turn = True
+        self.r.turn_rc = 0
+        self.r.turn_worked = False
+        if self.r.started == 0:
+            self.r.started = st_cycles()
+        try:
+            if self.r.fd >= 0:
+                collect_fds(&self.r)
+            self._serve()
+            while True:
+                reason = self._detached_turn()
+                if reason != NEED_PYTHON:
+                    break
+                self._python_turn()
+                if self._phase_now() == PHASE_DEAD:
+                    return
+            self._serve()
+            account_idle(&self.r)
+        finally:
+            self.r.single_turn = False
+        if self._fatal is not None:
+            fatal, self._fatal = self._fatal, None
+            raise fatal
+
+    def stop(self, timeout_s=None) -> ShutdownReport:
+        """Refuse messages from outside, run what was accepted, exit the threads, end, and report what was left.
+
+        A thread that cannot exit, because it still has pollers or channels, is left as it is and reported; it is then
+        on no reactor and can be driven by hand.
+
+        Parameters
+        ----------
+        timeout_s : float, optional
+            After so many seconds it ends with whatever is left. A callback that does not return by then is not waited
+            for: the report names the reactor in `still_running`, and the loop ends when the callback does. None: it
+            takes as long as running what was accepted takes.
+
+        Returns
+        -------
+        ShutdownReport
+
+        Notes
+        -----
+        **Thread safety:** any OS thread, a signal handler, an atexit hook. On a reactor's own OS thread it only begins
+        the stop and returns what is left at that moment: waiting there would hold up what it waits for. A second stop
+        returns the same report.
+        """
+        check_timeout(timeout_s)
+        self._check_alive()
+        if st_load_acquire(&self._owner) == PyThread_get_thread_ident():
+            # Its own callback.
+            self._request(REQUEST_STOP)
+            return self._what_is_left() + ShutdownReport(still_running=(self.name,))
+        with self._lock:
+            looping = self._looping
+            os_thread = self._thread
+            if looping:
+                self._request(REQUEST_STOP)
+        if not looping:
+            return self._drain_by_hand(timeout_s)
+        if on_reactor_thread():
+            return self._what_is_left() + ShutdownReport(still_running=(self.name,))
+        if not self._ended.wait(timeout_s):
+            self._request(REQUEST_ABORT)
+            if not self._ended.wait(0.2):
+                return self._what_is_left() + ShutdownReport(still_running=(self.name,))
+        if os_thread is not None:
+            os_thread.join()
+        return self._last_report()
+
+    def join(self, timeout_s=None) -> bool:
+        """Wait until it has ended.
+
+        Returns
+        -------
+        bool
+            False when it still runs after `timeout_s` seconds.
+
+        Raises
+        ------
+        WrongThreadError
+            On its own OS thread.
+        """
+        check_timeout(timeout_s)
+        self._check_alive()
+        if st_load_acquire(&self._owner) == PyThread_get_thread_ident():
+            raise WrongThreadError(f"{self!r} cannot wait for its own end")
+        with self._lock:
+            os_thread = self._thread
+        if not self._ended.wait(timeout_s):
+            return False
+        if os_thread is not None and os_thread is not threading.current_thread():
+            os_thread.join()
+        return True
+
+    # Threads
+
+    def create_thread(self, name=None, **kw):
+        """Create an SpdkThread of `lib` and place it here. Parameters as `ThreadLib.create_thread`."""
+        thread = self.lib.create_thread(name, **kw)
+        try:
+            self.add_thread(thread)
+        except BaseException:
+            with thread:
+                thread.exit()
+            thread.poll()
+            raise
+        return thread
+
+    def add_thread(self, SpdkThread thread not None) -> None:
+        """Poll `thread` from now on.
+
+        Raises
+        ------
+        ReactorError
+            When a reactor polls it already, this one is stopping, or its cpumask forbids this core.
+        WrongThreadError
+            While another OS thread drives it.
+        ThreadExitedError
+            When it has exited.
+        """
+        self._check_alive()
+        thread._check_ready()
+        mask = thread.cpumask
+        if mask is not None and self.core not in mask:
+            raise ReactorError(f"{thread!r} may only be placed on cores {sorted(mask)}, not on {self!r}")
+        if thread._reactor is not None:
+            raise ReactorError(f"{thread!r} is on {thread._placed_on()!r} already")
+        if thread.is_exited:
+            raise ThreadExitedError(f"{thread!r} cannot be placed on {self!r}")
+        thread._claim_driver()
+        try:
+            if thread.c.polling or thread._driver_depth > 1:
+                raise WrongThreadError(f"{thread!r} cannot be placed while it is entered or being polled")
+            self._take_in(thread)
+        finally:
+            thread._release_driver()
+
+    def move_thread(self, SpdkThread thread not None, Reactor to not None):
+        """Have another reactor poll `thread`. No message is lost, and none changes its place.
+
+        Returns
+        -------
+        Future
+            Resolves to the thread when `to` has it.
+
+        Raises
+        ------
+        ReactorError
+            When `thread` is not on this reactor, `to` is stopping or has stopped, or the cpumask forbids its core.
+        """
+        from spdkthread.placement import move_thread
+
+        return move_thread(self, thread, to)
+
+    def _is_driven_here(self) -> bool:
+        """Whether the calling OS thread runs its loop."""
+        return st_load_acquire(&self._owner) == PyThread_get_thread_ident()
+
+    cdef int _phase_now(self) noexcept:
+        return st_load32_acquire(&self._phase)
+
+    cdef void _set_phase(self, int phase) noexcept:
+        st_store32_release(&self._phase, phase)
+
+    cdef int _check_alive(self) except -1:
+        if self._phase_now() == PHASE_DEAD:
+            raise ReactorError(f"{self!r} was made before a fork and does not exist in the child")
+        if self.lib is None:
+            raise ReactorError("this Reactor was never initialised")
+        return 0
+
+    # Inside: who runs the loop. One OS thread at a time: the reactor's own, or whoever polls it by hand.
+
+    cdef bint _claim_loop(self) noexcept:
+        cdef uint64_t nobody = 0
+        return st_cas_acq_rel(&self._owner, &nobody, PyThread_get_thread_ident())
+
+    def _give_loop_back(self):
+        st_store_release(&self._owner, 0)
+        # What was asked for after the last look.
+        self._serve_now()
+
+    cdef PyObject *_be_here(self, bint claim) except? NULL:
+        """This OS thread is the reactor's from now on; returns whose it was before."""
+        if claim:
+            st_store_release(&self._owner, PyThread_get_thread_ident())
+        _mark_reactor(True)
+        return st_swap_reactor_here(<PyObject *>self)
+
+    cdef int _be_gone(self, PyObject *outer) except -1:
+        st_swap_reactor_here(outer)
+        _mark_reactor(outer != NULL)
+        return 0
+
+    # Inside: places
+
+    def _take_in(self, SpdkThread thread):
+        """Become the reactor of a thread that has none, or that its reactor hands over."""
+        with self._lock:
+            if self._phase_now() not in (PHASE_NEW, PHASE_RUNNING, PHASE_STOPPED):
+                raise ReactorError(f"{self!r} takes no threads any more")
+            self._members[thread] = None
+            thread._place(self)
+            if not thread._polled:
+                thread._polled = True
+                thread._first_poll = clock_read(thread.c.clock) if thread.c.clock != NULL else st_cycles()
+            st_storep_release(&thread.c.wake, self.r.gate)
+        self._request(REQUEST_MEMBERS)
+
+    def _hand_over(self, SpdkThread thread, Reactor to):
+        """On the loop, between turns: give a thread to another reactor. It is never on none."""
+        with self._lock:
+            if thread._reactor is not self or thread not in self._members:
+                raise ReactorError(f"{thread!r} is not on {self!r} any more")
+            if thread.is_exited:
+                raise ThreadExitedError(f"{thread!r} cannot be moved")
+            mask = thread.cpumask
+            if mask is not None and to.core not in mask:
+                raise ReactorError(f"{thread!r} may only be placed on cores {sorted(mask)}, not on {to!r}")
+            if self.r.stopping:
+                raise ReactorError(f"{thread!r} cannot be moved away from {self!r}")
+            del self._members[thread]
+        self._rebuild()
+        self._unwatch_fds(thread)
+        try:
+            to._take_in(thread)
+        except BaseException:
+            self._take_in(thread)
+            self._watch_fds(thread)
+            raise
+
+    def _serve_now(self):
+        """For a reactor whose loop does not run: do what was asked for in the calling OS thread."""
+        cdef PyObject *outer
+        while not self._looping and st_load32_acquire(&self.r.requests) & ~<uint32_t>(REQUEST_STOP | REQUEST_ABORT):
+            # Whoever has it looks again after giving it back.
+            if self._phase_now() == PHASE_DEAD or not self._claim_loop():
+                return
+            outer = self._be_here(False)
+            try:
+                if not self._looping:
+                    self._serve()
+            finally:
+                self._be_gone(outer)
+                st_store_release(&self._owner, 0)
+
+    cdef int _rebuild(self) except -1:
+        """On the loop, between turns: poll exactly the members."""
+        cdef thread_s **threads
+        cdef uint32_t count = 0
+        cdef SpdkThread thread
+        account_idle(&self.r)
+        with self._lock:
+            gone = [thread for thread in self._members if thread.is_exited]
+            for thread in gone:
+                self._unwatch_fds(thread)
+                del self._members[thread]
+                thread._place(None)
+                st_storep_release(&thread.c.wake, NULL)
+            if len(self._members) > self._capacity:
+                capacity = max(16, 2 * len(self._members))
+                threads = <thread_s **>core_calloc(capacity, sizeof(thread_s *))
+                if threads == NULL:
+                    raise MemoryError(f"no memory for {len(self._members)} threads on {self!r}")
+                core_free(self.r.threads)
+                self.r.threads = threads
+                self._capacity = capacity
+            for thread in self._members:
+                self.r.threads[count] = &thread.c
+                count += 1
+            self.r.count = count
+            self.r.cursor = 0
+            self.r.adopted_until = st_ticks() + SHORT_SLEEP_NS
+            for thread in self._members:
+                if thread.c.fd_count:
+                    self._watch_fds(thread)
+        return 0
+
+    def _watch_fds(self, SpdkThread thread):
+        """On the loop: a thread of this reactor has file descriptors."""
+        if self.r.fd < 0:
+            self.r.fd = fd_set_open()
+            if self.r.fd < 0:
+                raise ReactorError(f"no file descriptor for the fd set of {self!r}")
+        fd_set_add(self.r.fd, thread.c.fd_set, FD_READABLE, <uint64_t>&thread.c)     # EEXIST is fine
+
+    def _unwatch_fds(self, SpdkThread thread):
+        """On the loop: it has none any more, or leaves."""
+        cdef SpdkThread other
+        if self.r.fd < 0 or not thread.c.fd_set:
+            return
+        fd_set_remove(self.r.fd, thread.c.fd_set, FD_READABLE)
+        with self._lock:
+            for other in self._members:
+                if other is not thread and other.c.fd_count:
+                    return
+        close(self.r.fd)
+        self.r.fd = -1
+
+    # Inside: requests
+
+    def _request(self, flags):
+        st_or32_release(&self.r.requests, flags)
+        if self.r.gate != NULL:
+            wake_notify(self.r.gate)
+
+    def _call_on_loop(self, fn):
+        """Have ``fn()`` run on the loop, between turns, with no current SpdkThread."""
+        self._calls.append(fn)
+        self._request(REQUEST_CALLS)
+
+    def _interrupt(self):
+        """On the main thread: the first Ctrl-C."""
+        if self._fatal is None:
+            self._fatal = KeyboardInterrupt()
+        self._request(REQUEST_STOP)
+
+    cdef int _serve(self) except -1:
+        """Do what was asked for. What an exception keeps from being done stays asked for."""
+        cdef uint32_t flags = st_exchange32(&self.r.requests, 0)
+        if flags == 0:
+            return 0
+        try:
+            if flags & REQUEST_MEMBERS:
+                self._rebuild()
+                flags &= ~<uint32_t>REQUEST_MEMBERS
+            if flags & REQUEST_CALLS:
+                while self._calls:
+                    self._call(self._calls.popleft())
+                flags &= ~<uint32_t>REQUEST_CALLS
+            if flags & (REQUEST_STOP | REQUEST_ABORT):
+                self._begin_stop()
+            if flags & REQUEST_ABORT:
+                self._set_phase(PHASE_ABORTING)
+            flags = 0
+        finally:
+            if flags:
+                st_or32_release(&self.r.requests, flags)
+        return 0
+
+    def _call(self, fn):
+        try:
+            fn()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self.lib._report(f"{describe(fn)} failed on reactor {self.name!r}", error, None, "fn", fn)
+
+    def _begin_stop(self):
+        """Take nothing more from outside."""
+        cdef SpdkThread thread
+        if self.r.stopping:
+            return
+        with self._lock:
+            self._set_phase(PHASE_STOPPING)
+            members = list(self._members)
+        self.r.stopping = True
+        self.r.exiting = False
+        self.r.stop_turn = self.r.turns
+        for thread in members:
+            ring_gate(thread.c.ring, True)
+
+    def _begin_exit(self):
+        """Everything that was accepted has run: exit the threads."""
+        cdef SpdkThread thread
+        cdef thread_s *outer
+        self.r.exiting = True
+        self.r.stop_turn = self.r.turns
+        for thread in list(self._members):
+            outer = set_current(&thread.c)
+            thread._exit_here()
+            set_current(outer)
+            # An idle thread gets one more poll, in which it exits.
+            attention_set(&thread.c, ATTENTION_FDS)
+
+    def _may_end(self):
+        """While stopping, after a turn: go on from draining to exiting, and from there to the end."""
+        if self._phase_now() == PHASE_ABORTING:
+            return True
+        # Two whole turns in each stage, so that every thread has had its poll.
+        if self.r.in_poll or st_load32_relaxed(&self.r.requests) or self.r.turns < self.r.stop_turn + 2:
+            return False
+        if not quiet(&self.r):
+            return False
+        if self.r.exiting:
+            return True
+        with self._lock:
+            ending = self._ending
+        if ending is None or ending.may_exit():
+            self._begin_exit()
+        return False
+
+    def _begin_end(self, ending):
+        """Stop together with others; see `Ending`."""
+        with self._lock:
+            self._ending = ending
+            if self._looping:
+                self._request(REQUEST_STOP)
+
+    def _quiet_mark(self):
+        """None while anything is left to run, else what was ever sent to each of its threads."""
+        cdef SpdkThread thread
+        cdef list mark = []
+        with self._lock:
+            if not self._looping:
+                return mark
+            if self._phase_now() not in (PHASE_STOPPING, PHASE_ABORTING):
+                return None
+            for thread in self._members:
+                # In this order: a poll that begins in between has taken a message, which shows in the tail.
+                sent = st_load_acquire(&thread.c.ring.tail) & RING_POSITION
+                st_fence_seq_cst()
+                if not quiet_thread(&thread.c):
+                    return None
+                st_fence_seq_cst()
+                if thread.c.polling or sent != st_load_acquire(&thread.c.ring.tail) & RING_POSITION:
+                    return None
+                mark.append((thread.id, sent))
+        return mark
+
+    # Inside: the loop
+
+    def _begin(self):
+        with self._lock:
+            self._check_alive()
+            if self._looping or not self._claim_loop():
+                raise ReactorError(f"{self!r} is running already")
+            if self._phase_now() not in (PHASE_NEW, PHASE_STOPPED):
+                st_store_release(&self._owner, 0)
+                raise ReactorError(f"{self!r} is being stopped")
+            self._phase_before = self._phase_now()
+            self._looping = True
+            self._set_phase(PHASE_RUNNING)
+            self._ended.shut()
+            self._ending = None
+            # A stop that came too late for the run before is not meant for this one.
+            st_and32_acq_rel(&self.r.requests, ~<uint32_t>(REQUEST_STOP | REQUEST_ABORT))
+        try:
+            measure_cycles()
+            self._fatal = None
+            self.r.stopping = False
+            self.r.turn_worked = False
+            self.r.in_poll = False
+            idle_reset(&self.r.idle)
+            claim_core(self, self.core)
+            warn_if_crowded(self)
+        except BaseException:
+            self._forget_start()
+            raise
+
+    def _forget_start(self):
+        """It could not be started: as if nobody had tried."""
+        with self._lock:
+            self._set_phase(self._phase_before)
+            self._looping = False
+        st_store_relaxed(&self._tid, 0)
+        self._ended.open()
+        self._give_loop_back()
+
+    def _main(self, begun, problem):
+        """The OS thread of a started reactor."""
+        cdef PyObject *outer = self._be_here(True)
+        try:
+            try:
+                self._enter_loop()
+            except BaseException as error:
+                self._forget_start()
+                problem.append(error)
+                return
+            finally:
+                begun.open()
+            try:
+                self._loop()
+            finally:
+                self._leave_loop()
+        finally:
+            self._be_gone(outer)
+
+    def _enter_loop(self):
+        if hasattr(os, "sched_setaffinity"):
+            before = frozenset(os.sched_getaffinity(0))
+            with self._lock:
+                self._affinity = None
+            if self.pin:
+                try:
+                    os.sched_setaffinity(0, {self.core})
+                except OSError as error:
+                    raise ReactorError(f"{self!r} cannot be bound to core {self.core}: {error.strerror}") from None
+                with self._lock:
+                    self._affinity = before
+        st_store_relaxed(&self._tid, threading.get_native_id())
+        if self.r.idle.mode == IDLE_ADAPTIVE:
+            idle_sharpen_timers()
+        if threading.current_thread() is not threading.main_thread():
+            st_name_os_thread(self.name.encode(errors="replace")[:15])
+        st_store_relaxed(&self.r.busy, 0)
+        self.r.started = st_cycles()
+        self.r.busy_owner = NULL
+        st_or32_release(&self.r.requests, REQUEST_MEMBERS)
+
+    def _loop(self):
+        """Two phases, turn and turn about, until the stop is complete."""
+        cdef int reason
+        cdef bint make_way = False
+        while True:
+            with nogil:
+                gate_leave()
+                if make_way:
+                    gate_make_way()
+                reason = reactor_detached(&self.r)
+                if reason == NEED_REQUESTS and self.r.stopping and not self.r.turn_worked:
+                    st_nap()
+                gate_wait(&self.r)
+            gate_enter(&self.r)
+            make_way = self._attached(reason)
+            if self._phase_now() == PHASE_DEAD or (self.r.stopping and self._may_end()):
+                break
+
+    cdef int _detached_turn(self) except -1:
+        cdef int reason
+        with nogil:
+            reason = reactor_detached(&self.r)
+        return reason
+
+    cdef int _attached(self, int reason) except -1:
+        """The attached phase. 1: it went on until its time was over, others should have the GIL now."""
+        try:
+            if reason == NEED_PYTHON:
+                return self._python_turn()
+            if reason == NEED_REQUESTS:
+                self.r.turn_worked = False
+                self._serve()
+            elif reason == NEED_IDLE_OBJECT:
+                self._ask_idle_object()
+            if self.r.watches_signals:
+                self.r.signals_due = st_ticks() + SIGNAL_TICKS
+                self._signals.clear()
+                PyErr_CheckSignals()
+        except BaseException as error:
+            self._stopped_by(error)
+        return 0
+
+    def _ask_idle_object(self):
+        try:
+            if self.r.turn_worked:
+                idle_reset(&self.r.idle)
+                self.idle.reset()
+            else:
+                self.r.idle.idle_turns = 1
+                self.idle.idle(0)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self.lib._report(f"{describe(self.idle)} failed on reactor {self.name!r}", error, None, "fn", self.idle)
+        finally:
+            self.r.turn_worked = False
+
+    cdef int _python_turn(self) except -1:
+        """Python work of this turn, and of the next ones while there is some. 1: as `_attached`."""
+        cdef reactor_s *r = &self.r
+        cdef thread_s *thread
+        cdef int step
+        cdef uint64_t since = 0
+        while True:
+            thread = r.threads[r.cursor]
+            step = poll_attached(thread)
+            if self._phase_now() == PHASE_DEAD:
+                return 0        # a callback has forked, and this is the child
+            if step == STEP_NATIVE:
+                return 0
+            if step == STEP_RAISED:
+                finish(r, thread)
+                r.cursor += 1
+                self._caught()
+                return 0
+            finish(r, thread)
+            r.cursor += 1
+            if r.busy_owner == thread:
+                # Beside Python work a stamp costs little, and long callbacks show in the statistics at once.
+                if thread.rc > 0:
+                    account_flush(r, st_cycles())
+                else:
+                    r.busy_owner = NULL
+            if st_load32_relaxed(&thread.state) == THREAD_EXITED:
+                st_or32_release(&r.requests, REQUEST_MEMBERS)
+            while True:
+                if r.cursor < r.count:
+                    if begin(r, r.threads[r.cursor]):
+                        break
+                    r.cursor += 1
+                    continue
+                # The turn is over. Whatever is not plain going on is the detached phase's business.
+                if (
+                    r.single_turn or r.stopping or r.count > ATTACHED_SCAN or not r.turn_worked
+                    or r.watches_signals or r.fd >= 0 or r.idle.mode == IDLE_OBJECT
+                    or st_load32_relaxed(&r.requests)
+                ):
+                    return 0
+                if st_load_relaxed(&gil_wanted):
+                    return 1
+                if since == 0:
+                    since = st_ticks()
+                elif r.turns & 15 == 0 and st_ticks() - since > HOLD_TICKS:
+                    return 1
+                r.turns += 1
+                if r.turns & FLUSH_TURNS == 0 and r.busy_owner != NULL:
+                    account_flush(r, st_cycles())
+                r.cursor = 0
+                r.turn_worked = False
+                idle_reset(&r.idle)
+
+    cdef int _caught(self) except -1:
+        """A poll was broken off by KeyboardInterrupt or SystemExit, which is set."""
+        try:
+            pass_on()
+        except BaseException as error:
+            self._stopped_by(error)
+        return 0
+
+    def _stopped_by(self, error):
+        """The first such exception begins a graceful stop, a second one ends it."""
+        if self.r.single_turn:
+            self._fatal = error
+            return
+        if self._fatal is None:
+            self._fatal = error
+            st_or32_release(&self.r.requests, REQUEST_STOP)
+        else:
+            st_or32_release(&self.r.requests, REQUEST_ABORT)
+
+    def _leave_loop(self):
+        cdef SpdkThread thread
+        looped = self._looping
+        report = ShutdownReport()
+        if looped:
+            gate_leave()
+        try:
+            if self._phase_now() == PHASE_DEAD:
+                return
+            account_idle(&self.r)
+            try:
+                self._serve()       # what was asked for after the last look
+                self._rebuild()
+            except BaseException as error:
+                logger.error("%r could not look after its threads at its end: %r", self, error)
+            report = self._what_is_left(by_name=True)
+            if self._fatal is not None and looped and not self.r.watches_signals and self._is_own_os_thread():
+                logger.error("%r was stopped by %r", self, self._fatal)
+        finally:
+            with self._lock:
+                if self._phase_now() != PHASE_DEAD:
+                    self._report = report
+                    for thread in list(self._members):
+                        self._unwatch_fds(thread)
+                        thread._place(None)
+                        st_storep_release(&thread.c.wake, NULL)
+                        ring_gate(thread.c.ring, False)
+                    self._members.clear()
+                    self.r.count = 0
+                    self.r.cursor = 0
+                    self._set_phase(PHASE_STOPPED)
+                self.r.stopping = False
+                self.r.in_poll = False
+                self._looping = False
+                self._ending = None
+                st_and32_acq_rel(&self.r.requests, ~<uint32_t>(REQUEST_STOP | REQUEST_ABORT))
+            st_store_relaxed(&self._tid, 0)
+            if looped:
+                if self._watchdog is not None:
+                    self._watchdog.stop()
+                self._give_loop_back()
+            self._ended.open()
+
+    def _is_own_os_thread(self):
+        with self._lock:
+            return self._thread is threading.current_thread()
+
+    def _drain_by_hand(self, timeout_s):
+        """Stop a reactor whose loop does not run: the caller's OS thread polls until nothing is left to run."""
+        cdef PyObject *outer
+        cdef uint32_t idle_turns = 0
+        give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        inside = on_reactor_thread()
+        while not self._claim_loop():
+            if self._looping:
+                # It was started meanwhile.
+                return self.stop(None if give_up is None else max(0.0, give_up - time.monotonic()))
+            # Somebody polls it just now.
+            if inside or (give_up is not None and time.monotonic() >= give_up):
+                self._request(REQUEST_STOP)
+                return self._what_is_left() + ShutdownReport(still_running=(self.name,))
+            time.sleep(0.0005)
+        outer = self._be_here(False)
+        try:
+            with self._lock:
+                if not self._members:
+                    self._set_phase(PHASE_STOPPED)
+                    return self._report
+            try:
+                self._begin_stop()
+                while not self._may_end():
+                    if give_up is not None and time.monotonic() >= give_up:
+                        break
+                    self._turn()
+                    # On another reactor's OS thread: what waits for that reactor would wait for ever.
+                    idle_turns = 0 if self.r.turn_rc > 0 else idle_turns + 1
+                    if inside and idle_turns > 16:
+                        break
+            finally:
+                self._leave_loop()
+            return self._report
+        finally:
+            self._be_gone(outer)
+            self._give_loop_back()
+
+    def _last_report(self):
+        with self._lock:
+            return self._report
+
+    def _what_is_left(self, by_name=False):
+        """`by_name`: on the loop. From elsewhere messages are only counted: they may run, and go, meanwhile."""
+        cdef SpdkThread thread
+        messages, pollers, channels, waits = [], [], [], []
+        with self._lock:
+            members = list(self._members)
+        for thread in members:
+            if thread.is_exited:
+                continue
+            if by_name:
+                messages += thread._waiting()
+            else:
+                messages += [LeftoverMessage(thread.name, "(its reactor still runs)")] * thread.pending_msgs
+            pollers += [LeftoverPoller(thread.name, poller.name) for poller in thread.pollers]
+            pollers += [LeftoverPoller(thread.name, handler.name) for handler in list(thread._fd_handlers.values())]
+            if thread._coroutines is not None:
+                pollers += [LeftoverPoller(thread.name, name) for name in thread._coroutines.names()]
+            channels += [
+                LeftoverChannel(thread.name, channel.device.name, channel.ref_count) for channel in thread.io_channels
+            ]
+            waits += [LeftoverUnregistration(thread.name, name) for name in thread._awaited()]
+        return ShutdownReport(
+            tuple(messages), tuple(pollers), tuple(channels), leftover_unregistrations=tuple(waits)
+        )
+
+    def _progress(self):
+        """For the watchdog: changes with every callback; None while none is under way."""
+        cdef thread_s *thread
+        with self._lock:
+            if not self.r.in_poll or self.r.cursor >= self.r.count:
+                return None
+            thread = self.r.threads[self.r.cursor]
+            return self.r.turns, self.r.cursor, thread.polls, thread.msgs_run, thread.pollers_run
+
+    def _stalled(self):
+        """For the watchdog: what runs now, by name, and on which OS thread. Counts the stall."""
+        cdef SpdkThread owner
+        st_add_relaxed(&self.r.stalls, 1)
+        with self._lock:
+            if self.r.cursor >= self.r.count:
+                return None, 0
+            owner = <SpdkThread>self.r.threads[self.r.cursor].owner
+        return f"{owner._running_name()} of thread {owner.name!r}", st_load_acquire(&self._owner)
+
+    def _die(self):
+        """In the child of a fork: the OS thread is not there any more, or this is its copy inside a callback."""
+        cdef SpdkThread thread
+        self._lock = threading.RLock()
+        self._ended = Latch(True)
+        self._set_phase(PHASE_DEAD)
+        for thread in list(self._members):
+            thread._die()
+        # The loop may be under way beneath us, on the only OS thread of the child: its threads stay.
+        self._departed = dict(self._members)
+        self._members.clear()
+        self.r.count = 0
+        st_store_relaxed(&self._tid, 0)
+
+    def _cores_before(self):
+        """The cores that its OS thread was allowed before it was bound to one."""
+        with self._lock:
+            return self._affinity if self._looping and self._affinity is not None else frozenset()
+
+    # Properties
+
+    @property
+    def threads(self) -> tuple:
+        """The threads that it polls, in the order in which they came."""
+        with self._lock:
+            return tuple([thread for thread in self._members if not thread.is_exited])
+
+    @property
+    def state(self) -> str:
+        """``"new"``, ``"running"``, ``"stopping"``, ``"stopped"``, or ``"dead"`` in the child of a fork."""
+        return PHASES[self._phase_now()]
+
+    @property
+    def tid(self) -> int | None:
+        """The kernel's id of its OS thread, None while it does not run."""
+        return st_load_relaxed(&self._tid) or None
+
+    @property
+    def stats(self) -> ReactorStats:
+        """A snapshot of the counters."""
+        cdef int64_t busy = 0, total = 0
+        if self.r.started:
+            busy = account_ticks(NULL, st_load_relaxed(&self.r.busy))
+            total = account_ticks(NULL, st_cycles() - self.r.started)
+        return ReactorStats(
+            busy, max(total - busy, 0), self.r.turns, self.r.parks, self.r.wakes, self.r.gil_waits,
+            account_ticks(NULL, self.r.gil_wait), st_load_relaxed(&self.r.stalls),
+        )
+
+
+cdef int pass_on() except -1:
+    """The exception that is set leaves."""
+    return -1
+
+
+cdef bint on_reactor_thread() noexcept:
+    return st_get_reactor_here() != NULL
+
+
+def on_any_reactor() -> bool:
+    """Whether a reactor's turn is under way on the calling OS thread."""
+    return on_reactor_thread()
+
+
+def get_reactor() -> Reactor | None:
+    """The reactor whose turn is under way on this OS thread, or None. **Thread safety:** any OS thread."""
+    cdef PyObject *one = st_get_reactor_here()
+    return None if one == NULL else <object>one
+
+
+cdef int check_timeout(object timeout_s) except -1:
+    if timeout_s is not None and not timeout_s >= 0:
+        raise ValueError(f"timeout_s must be None or not negative, got {timeout_s!r}")
+    return 0
+
+
+# The reactors of this process, and the cores that they have.
+
+registry = {}               # id -> weak reference
+registry_lock = threading.RLock()
+
+
+def enlist(mine):
+    with registry_lock:
+        registry[id(mine)] = weakref.ref(mine)
+
+
+def all_reactors():
+    """Every reactor that exists. Not a WeakSet: one of those cannot be read while another OS thread adds to it."""
+    with registry_lock:
+        found = {key: reference() for key, reference in registry.items()}
+        for key, one in found.items():
+            if one is None:
+                del registry[key]
+    return [one for one in found.values() if one is not None]
+
+
+def available_cores():
+    """The cores that this process may use, also when asked on an OS thread that is bound to one of them."""
+    cores = set(allowed_cores())
+    for one in all_reactors():
+        cores |= (<Reactor>one)._cores_before()
+    return frozenset(cores)
+
+
+def claim_core(mine, core):
+    """The core that `mine` gets: the one it asks for, or the least used of the allowed ones."""
+    allowed = available_cores()
+    if core is not None:
+        if isinstance(core, bool) or not hasattr(type(core), "__index__"):
+            raise TypeError(f"core must be an int or None, got {type(core).__name__}")
+        core = core.__index__()
+        if core not in allowed:
+            raise ReactorError(f"core {core} is not available; this process may use {sorted(allowed)}")
+        return core
+    used = [other.core for other in all_reactors() if other is not mine and other.state not in ("stopped", "dead")]
+    return min(sorted(allowed), key=used.count)
+
+
+def warn_if_crowded(mine):
+    """Two reactors on one core, one of which never sleeps, take turns at the kernel's pace."""
+    others = [
+        other for other in all_reactors() if other is not mine and other.core == mine.core and other.state == "running"
+    ]
+    if not others or "poll" not in [mine.idle, *[other.idle for other in others]]:
+        return
+    warnings.warn(
+        f"{mine!r} shares its core with {', '.join([other.name for other in others])}, and idle='poll' never gives it "
+        "up; use 'adaptive' or 'yield' where there are fewer cores than reactors",
+        RuntimeWarning,
+        stacklevel=1,
+    )
+
+
+@atexit.register
+def stop_forgotten():
+    """Interpreter exit: stop what still runs, while that is still possible."""
+    forgotten = [one for one in all_reactors() if one.state in ("running", "stopping")]
+    ending = Ending(forgotten)
+    for one in forgotten:
+        one._begin_end(ending)
+    give_up = time.monotonic() + 5.0
+    for one in forgotten:
+        # A callback that does not return is not waited for.
+        if not one.join(timeout_s=max(0.0, give_up - time.monotonic())):
+            one._request(REQUEST_ABORT)
+            one.join(timeout_s=0.5)
+
+
+def mark_dead():
+    """In the child of a fork."""
+    global registry_lock
+    registry_lock = threading.RLock()
+    st_store32_relaxed(&gil_held, 0)
+    st_store_relaxed(&gil_wanted, 0)
+    for one in all_reactors():
+        one._die()
+    for lib in list(ThreadLib._all()):
+        lib._after_fork()
+
+
+os.register_at_fork(after_in_child=mark_dead)

@@ -1,0 +1,73 @@
+"""What a stop leaves behind."""
+
+from typing import NamedTuple
+
+__all__ = ["LeftoverChannel", "LeftoverMessage", "LeftoverPoller", "LeftoverUnregistration", "ShutdownReport"]
+
+
+class LeftoverMessage(NamedTuple):
+    """A message that was accepted and has not run. It is still in its thread, which can be polled by hand."""
+
+    thread: str
+    name: str
+
+
+class LeftoverPoller(NamedTuple):
+    """A poller that is still registered."""
+
+    thread: str
+    name: str
+
+
+class LeftoverChannel(NamedTuple):
+    """An I/O channel that was not put back."""
+
+    thread: str
+    device: str
+    ref_count: int
+
+
+class LeftoverUnregistration(NamedTuple):
+    """An I/O device's unregistration that has not ended, on the thread that is to hear of it."""
+
+    thread: str
+    name: str
+
+
+class ShutdownReport(NamedTuple):
+    """What was left when a reactor stopped; each entry names its owner."""
+
+    leftover_msgs: tuple[LeftoverMessage, ...] = ()
+    leftover_pollers: tuple[LeftoverPoller, ...] = ()
+    leftover_channels: tuple[LeftoverChannel, ...] = ()
+    still_running: tuple[str, ...] = ()
+    """Reactors that had not ended when the time was over, or because the caller must not wait for them."""
+    leftover_unregistrations: tuple[LeftoverUnregistration, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Nothing was left and everything has ended."""
+        return not any(self)
+
+    def __add__(self, other: "ShutdownReport") -> "ShutdownReport":  # type: ignore[override]
+        return ShutdownReport(
+            self.leftover_msgs + other.leftover_msgs,
+            self.leftover_pollers + other.leftover_pollers,
+            self.leftover_channels + other.leftover_channels,
+            self.still_running + other.still_running,
+            self.leftover_unregistrations + other.leftover_unregistrations,
+        )
+
+    def __str__(self) -> str:
+        if self.ok:
+            return "nothing left"
+        parts = [f"message {left.name} of thread {left.thread}" for left in self.leftover_msgs]
+        parts += [f"poller {left.name} of thread {left.thread}" for left in self.leftover_pollers]
+        parts += [
+            f"channel of {left.device} on thread {left.thread} ({left.ref_count} references)"
+            for left in self.leftover_channels
+        ]
+        parts += [f"{left.name} on thread {left.thread}" for left in self.leftover_unregistrations]
+        parts += [f"{name} still running" for name in self.still_running]
+        shown = "; ".join(parts[:20])
+        return f"{shown}; ... {len(parts)} in all" if len(parts) > 20 else shown
