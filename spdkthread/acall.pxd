@@ -1,0 +1,64 @@
+"""acall: a call on an SpdkThread, awaited under any asyncio loop.
+
+What comes back to a loop goes onto a stack of its `Port`, from any OS thread. Whoever finds the stack empty wakes the
+loop, once, with ``call_soon_threadsafe``; what follows until the loop takes the whole stack costs nothing more::
+
+    SpdkThreads                          the loop's OS thread
+      push: compare-and-swap on `top`      drain: exchange `top` for NULL, settle the futures in their order
+      top was NULL? -> wake the loop
+
+A call of a few microseconds is back before the kernel could have put a thread to sleep and woken it. So after sending,
+`acall` itself watches the stack for a moment, without the GIL (`Port.watch`), and a call that is back by then is a
+future that is done: awaiting it costs no turn of the loop. Every so often it takes the long way all the same, so that
+the loop's other callbacks have their turn; and where calls take longer, `acall` soon stops watching. While it watches,
+`watching` is set and nobody wakes the loop. It writes `watching` = 0 first and looks at `top` second, the pusher the
+other way round, with a full fence in between on both sides: so one of them sees the other.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t
+
+from spdkthread.atomics cimport st_atomic_ptr, st_atomic_u32
+from spdkthread.thread cimport SpdkThread
+
+
+cdef class Call:
+    cdef object fn
+    cdef tuple args
+    cdef object context
+    cdef object future              # the loop's; settled on the loop only
+    cdef Port port
+    cdef SpdkThread thread
+    cdef object value
+    cdef bint failed
+    cdef PyObject *below            # on the port's stack
+
+    cdef int come_back(self) except -1
+    cdef int deliver(self) except -1
+    cdef int report(self) except -1
+
+
+cdef class Port:
+    cdef st_atomic_ptr top
+    cdef st_atomic_u32 watching
+    cdef uint32_t misses
+    cdef uint32_t skipped
+    cdef uint32_t in_a_row
+    cdef object __weakref__
+    cdef object loop                # weak
+    cdef object drain_it
+    cdef object cores               # those of the loop's OS thread; None: it never watches
+    cdef int one_core               # the only one of them, or -1
+
+    cdef int push(self, Call call) except -1
+    cdef PyObject *take(self) noexcept
+    cdef int drain(self) except -1
+    cdef int put_back(self, PyObject *each) except -1
+    cdef int abandon(self) except -1
+    cdef bint worth_watching(self, SpdkThread thread) noexcept
+    cdef void watch(self) noexcept
+    cdef int look(self) except -1
+
+
+cdef class Drain:
+    cdef object port                # weak: a handle that a closed loop drops must not keep anything alive

@@ -1,0 +1,418 @@
+"""acall: a call on an SpdkThread, awaited under any asyncio loop. See ``acall.pxd``."""
+
+import os
+import weakref
+
+from cpython.object cimport PyCallable_Check, PyObject
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport uint32_t, uint64_t
+
+from spdkthread.atomics cimport (
+    st_casp_acq_rel,
+    st_exchangep,
+    st_fence_seq_cst,
+    st_load32_relaxed,
+    st_loadp_relaxed,
+    st_pause,
+    st_store32_relaxed,
+)
+from spdkthread.clock cimport st_ticks
+from spdkthread.coro cimport in_coroutine
+from spdkthread.future cimport FUTURE_FINISHED, FutureCore, new_future
+from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_wait
+from spdkthread.reactor cimport Reactor
+from spdkthread.ring cimport RING_OK
+from spdkthread.thread cimport SpdkThread
+from spdkthread.wake cimport wake_gate
+
+from spdkthread.error_log import describe
+from spdkthread.errors import ThreadExitedError
+from spdkthread.thread import special_message
+
+__all__ = ["acall"]
+
+cdef extern from *:
+    """
+    typedef int (*st_visitproc)(PyObject *, void *);
+    typedef int (*st_traverseproc)(PyObject *, st_visitproc, void *);
+    static st_traverseproc st_port_traverse = NULL;
+    static inline void st_replace_traverse(PyObject *type, st_traverseproc with) {
+        st_port_traverse = ((PyTypeObject *)type)->tp_traverse;
+        ((PyTypeObject *)type)->tp_traverse = with;
+    }
+    static inline int st_call_base_traverse(PyObject *self, st_visitproc visit, void *arg) {
+        return st_port_traverse(self, visit, arg);
+    }
+    """
+    ctypedef int (*st_visitproc)(PyObject *, void *) noexcept
+    ctypedef int (*st_traverseproc)(PyObject *, st_visitproc, void *) noexcept
+    void st_replace_traverse(PyObject *type, st_traverseproc replacement)
+    int st_call_base_traverse(PyObject *self, st_visitproc visit, void *arg) noexcept
+    void Py_DECREF_raw "Py_DECREF"(PyObject *)
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+    object PyContext_CopyCurrent()
+
+# How long acall watches for an answer. Without a GIL nothing is won by stopping others, and less by waiting.
+cdef uint64_t WATCH_TICKS = 15_000
+# Where answers take longer, it watches ever more rarely: every 2**n-th time.
+cdef uint32_t MOST_MISSES = 10
+# Of so many answers in a row one takes the long way, through the loop.
+cdef uint32_t IN_A_ROW = 8
+
+cdef object running_loop = None         # asyncio's function
+
+
+cdef int load() except -1:
+    global running_loop
+    from asyncio import _get_running_loop
+
+    running_loop = _get_running_loop
+    return 0
+
+
+def acall(SpdkThread thread not None, fn, tuple args):
+    """See `SpdkThread.acall`."""
+    cdef Call call
+    cdef Port port
+    cdef int verdict
+    if not PyCallable_Check(fn):
+        raise TypeError(f"a call on {thread!r} must be callable, got {type(fn).__name__}")
+    if in_coroutine():
+        return call_in_context(thread, fn, args)
+    if running_loop is None:
+        load()
+    loop = running_loop()
+    if loop is None:
+        raise RuntimeError(
+            f"no running event loop: acall on {thread!r} belongs in a coroutine, under asyncio or spawned on an "
+            "SpdkThread; elsewhere use call"
+        )
+    port = port_of(loop)
+    call = Call.__new__(Call)
+    call.fn = fn
+    call.args = args
+    call.context = PyContext_CopyCurrent()
+    call.future = loop.create_future()
+    call.port = port
+    call.thread = thread
+    future = call.future
+    if port.worth_watching(thread):
+        st_store32_relaxed(&port.watching, 1)
+        # We let go of the GIL in a moment: whoever gets the message should not queue for it.
+        gil_gate_enter()
+        verdict = thread._send_one(run, call)
+        if verdict == RING_OK:
+            port.watch()
+        else:
+            gil_gate_leave()
+        st_store32_relaxed(&port.watching, 0)
+        st_fence_seq_cst()
+        port.look()
+    else:
+        verdict = thread._send_one(run, call)
+    if verdict != RING_OK:
+        future.cancel()
+        thread._refuse(verdict)
+    return future
+
+
+cdef object call_in_context(SpdkThread thread, object fn, tuple args):
+    """In a spawned coroutine: a future to be awaited, run in a copy of the coroutine's context."""
+    cdef FutureCore future = new_future(thread)
+    cdef int verdict = thread._send(run_in_context, future, fn, args, PyContext_CopyCurrent(), ())
+    if verdict != RING_OK:
+        thread._refuse(verdict)
+    return future
+
+
+def run_in_context(FutureCore future not None, fn, tuple args, context):
+    """The message of an acall from a spawned coroutine."""
+    if not future.start():
+        return
+    try:
+        PyContext_Enter(context)
+        try:
+            result = fn(*args)
+        finally:
+            PyContext_Exit(context)
+    except BaseException as error:
+        future.settle(FUTURE_FINISHED, error, True)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+    else:
+        future.settle(FUTURE_FINISHED, result, False)
+
+
+cdef class Call:
+    """An acall under way."""
+
+    cdef int come_back(self) except -1:
+        """With the outcome, to the loop."""
+        cdef Port port = self.port
+        # On the stack it must not keep alive what keeps the stack alive.
+        self.port = None
+        self.fn = self.args = self.context = None
+        return port.push(self)
+
+    cdef int deliver(self) except -1:
+        """On the loop: settle the future."""
+        future, self.future = self.future, None
+        if future.done():
+            self.report()           # cancelled while it ran
+        elif not self.failed:
+            future.set_result(self.value)
+        elif isinstance(self.value, StopIteration):
+            # asyncio refuses to put that into a future; the wording is its own.
+            stopped = RuntimeError("StopIteration interacts badly with generators and cannot be raised into a Future")
+            stopped.__cause__ = self.value
+            future.set_exception(stopped)
+        else:
+            future.set_exception(self.value)
+        return 0
+
+    cdef int report(self) except -1:
+        """An exception for which there is no future any more goes where those of callbacks go."""
+        if self.failed:
+            self.thread.lib._report(
+                f"acall failed on thread {self.thread.name!r} and its future was gone", self.value, self.thread, "fn",
+                None,
+            )
+        return 0
+
+
+def run(Call call not None):
+    """The message of an acall from an asyncio loop."""
+    if call.future.cancelled():
+        call.come_back()
+        return
+    try:
+        PyContext_Enter(call.context)
+        try:
+            call.value = call.fn(*call.args)
+        finally:
+            PyContext_Exit(call.context)
+    except BaseException as error:
+        call.value = error
+        call.failed = True
+        call.come_back()
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+    else:
+        call.come_back()
+
+
+def name_of_call(args):
+    return describe((<Call>args[0]).fn)
+
+
+def drop_call(args, why):
+    """It never ran: its thread has ended."""
+    cdef Call call = args[0]
+    call.value = ThreadExitedError(why)
+    call.failed = not call.future.cancelled()
+    call.come_back()
+
+
+def name_in_context(args):
+    return describe(args[1])
+
+
+def drop_in_context(args, why):
+    if args[0].set_running_or_notify_cancel():
+        args[0].set_exception(ThreadExitedError(why))
+
+
+special_message(run, name_of_call, drop_call)
+special_message(run_in_context, name_in_context, drop_in_context)
+
+
+# Coming back
+
+cdef object ports = weakref.WeakKeyDictionary()     # for loops that take no attribute
+
+
+cdef Port port_of(object loop):
+    cdef object port = getattr(loop, "_spdkthread_port", None)
+    if port is None:
+        port = ports.get(loop)
+        if port is None:
+            port = Port(loop)
+            try:
+                loop._spdkthread_port = port
+            except AttributeError:
+                ports[loop] = port
+    return <Port>port
+
+
+cdef class Port:
+    """The way back to one asyncio loop."""
+
+    def __init__(self, loop):
+        self.loop = weakref.ref(loop)
+        self.drain_it = Drain(self)
+        # One of ours sleeps by itself, and sees what comes without being woken.
+        if not getattr(loop, "_watches_ring", False):
+            self.cores = usable_cores()
+            self.one_core = next(iter(self.cores)) if len(self.cores) == 1 else -1
+
+    def __del__(self):
+        # The loop is gone. Answers that it never took: their futures are gone with it, exceptions are not.
+        self.abandon()
+
+    cdef int push(self, Call call) except -1:
+        """From any OS thread."""
+        cdef void *below
+        Py_INCREF(call)
+        while True:
+            below = st_loadp_relaxed(&self.top)
+            call.below = <PyObject *>below
+            if st_casp_acq_rel(&self.top, below, <void *><PyObject *>call):
+                break
+        if below != NULL:
+            return 0
+        st_fence_seq_cst()
+        if st_load32_relaxed(&self.watching):
+            return 0
+        loop = self.loop()
+        if loop is None:
+            self.abandon()
+            return 0
+        try:
+            loop.call_soon_threadsafe(self.drain_it)
+        except RuntimeError:
+            self.abandon()          # it is closed
+        return 0
+
+    cdef PyObject *take(self) noexcept:
+        """The whole stack, the oldest first."""
+        cdef PyObject *call = <PyObject *>st_exchangep(&self.top, NULL)
+        cdef PyObject *first = NULL
+        cdef PyObject *below
+        while call != NULL:
+            below = (<Call>call).below
+            (<Call>call).below = first
+            first = call
+            call = below
+        return first
+
+    cdef int drain(self) except -1:
+        """On the loop: settle the futures of what has come back."""
+        cdef PyObject *each = self.take()
+        cdef Call call
+        while each != NULL:
+            call = <Call>each
+            each = call.below
+            call.below = NULL
+            Py_DECREF_raw(<PyObject *>call)
+            try:
+                call.deliver()
+            except (KeyboardInterrupt, SystemExit):
+                self.put_back(each)
+                raise
+            except BaseException as error:
+                self.loop().call_exception_handler(
+                    {"message": "the result of an acall could not be delivered", "exception": error}
+                )
+        return 0
+
+    cdef int put_back(self, PyObject *each) except -1:
+        cdef Call call
+        while each != NULL:
+            call = <Call>each
+            each = call.below
+            self.push(call)
+            Py_DECREF_raw(<PyObject *>call)
+        return 0
+
+    cdef int abandon(self) except -1:
+        cdef PyObject *each = self.take()
+        cdef Call call
+        while each != NULL:
+            call = <Call>each
+            each = call.below
+            call.below = NULL
+            Py_DECREF_raw(<PyObject *>call)
+            call.future = None
+            call.report()
+        return 0
+
+    # Watching
+
+    cdef bint worth_watching(self, SpdkThread thread) noexcept:
+        """On the loop: whether the answer to a call that is about to be sent may be back in a moment."""
+        cdef wake_gate *gate
+        # One that the caller drives cannot answer; one that sleeps takes longer to wake than we watch.
+        reactor = thread._reactor
+        if reactor is None or self.cores is None:
+            return False
+        # Nor can one whose core we are sitting on.
+        if self.one_core == (<Reactor>reactor).core:
+            return False
+        gate = <wake_gate *>st_loadp_relaxed(&thread.c.wake)
+        if gate != NULL and st_load32_relaxed(&gate.sleeping):
+            return False
+        if self.misses:
+            self.skipped += 1
+            if self.skipped < <uint32_t>1 << self.misses:
+                return False
+            self.skipped = 0
+        return True
+
+    cdef void watch(self) noexcept:
+        """Right after sending: wait a moment for the answer, without the GIL."""
+        cdef uint64_t end
+        with nogil:
+            gil_gate_leave()
+            end = st_ticks() + WATCH_TICKS
+            while st_loadp_relaxed(&self.top) == NULL and st_ticks() < end:
+                st_pause()
+            gil_gate_wait()
+        if st_loadp_relaxed(&self.top) != NULL:
+            self.misses = 0
+        elif self.misses < MOST_MISSES:
+            self.misses += 1
+
+    cdef int look(self) except -1:
+        """Not watching any more: take what nobody woke the loop for."""
+        if st_loadp_relaxed(&self.top) == NULL:
+            return 0
+        self.in_a_row += 1
+        if self.in_a_row < IN_A_ROW:
+            return self.drain()
+        self.in_a_row = 0
+        self.loop().call_soon(self.drain_it)
+        return 0
+
+
+# The stack is C memory. What is on it leads back to the loop, and the loop to its port: the garbage collector has to be
+# shown that.
+
+cdef int traverse(PyObject *port, st_visitproc visit, void *arg) noexcept:
+    cdef PyObject *call = <PyObject *>st_loadp_relaxed(&(<Port>port).top)
+    cdef int stop = st_call_base_traverse(port, visit, arg)
+    while call != NULL and not stop:
+        stop = visit(call, arg)
+        call = (<Call>call).below
+    return stop
+
+
+st_replace_traverse(<PyObject *>Port, traverse)
+
+
+cdef class Drain:
+    """What the loop is woken with."""
+
+    def __init__(self, port):
+        self.port = weakref.ref(port)
+
+    def __call__(self):
+        port = self.port()
+        if port is not None:
+            (<Port>port).drain()
+
+
+cdef object usable_cores():
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)

@@ -1,0 +1,781 @@
+"""The inside of `aio.EventLoop`. See ``loop_core.pxd``."""
+
+import asyncio
+import logging
+import selectors
+import threading
+from asyncio import events, format_helpers
+from asyncio.base_events import BaseEventLoop
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_GET_ITEM
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from spdkthread.atomics cimport (
+    st_fence_seq_cst,
+    st_load32_relaxed,
+    st_load_relaxed,
+    st_pause,
+    st_store32_relaxed,
+    st_storep_release,
+)
+from spdkthread.clock cimport clock_read, st_ticks
+from spdkthread.fds cimport (
+    FD_BATCH,
+    FD_READABLE,
+    FD_WRITABLE,
+    fd_set_add,
+    fd_set_wait,
+)
+from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_wait
+from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_sharpen_timers, idle_sleep
+from spdkthread.ring cimport MSG_PYTHON, RING_POSITION, ring_ready, ring_slot, ring_slot_at, ring_take
+from spdkthread.thread_core cimport (
+    ATTENTION_FDS,
+    BATCH_SIZE,
+    STEP_RAISED,
+    THREAD_EXITED,
+    attention_set,
+    poll_needed,
+    poll_work_ready,
+    thread_s,
+)
+from spdkthread.timers cimport (
+    TIMER_NEVER,
+    timer_cancel,
+    timer_insert,
+    timer_next_deadline,
+    timer_node,
+    timer_pop,
+    timer_queue_free,
+    timer_queue_init,
+)
+from spdkthread.wake cimport wake_clear, wake_gate_give_back, wake_gate_take, wake_notify
+
+from spdkthread.errors import WrongThreadError
+
+__all__ = ["LoopCore"]
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    #define ST_LOOP_HAS_GIL 0
+    #else
+    #define ST_LOOP_HAS_GIL 1
+    #endif
+    #include <sched.h>
+    #include <structmember.h>
+
+    #ifdef __linux__
+    static inline int st_this_core(void) { return sched_getcpu(); }
+    #else
+    static inline int st_this_core(void) { return -1; }
+    #endif
+
+    /* Where a class keeps one of its __slots__; -1 when that is no plain slot. */
+    static Py_ssize_t st_slot_offset(PyObject *descriptor) {
+        if (Py_TYPE(descriptor) != &PyMemberDescr_Type) return -1;
+        return ((PyMemberDescrObject *)descriptor)->d_member->offset;
+    }
+    static inline PyObject *st_bare_handle(PyObject *type) {
+        return ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, 0);
+    }
+    /* Of a fresh object: the slot is empty. Takes a new reference. */
+    static inline void st_fill_slot(PyObject *object, Py_ssize_t offset, PyObject *value) {
+        Py_INCREF(value);
+        *(PyObject **)((char *)object + offset) = value;
+    }
+    static inline void st_set_slot(PyObject *object, Py_ssize_t offset, PyObject *value) {
+        PyObject *before = *(PyObject **)((char *)object + offset);
+        Py_INCREF(value);
+        *(PyObject **)((char *)object + offset) = value;
+        Py_XDECREF(before);
+    }
+    static inline PyObject *st_slot(PyObject *object, Py_ssize_t offset) {
+        return *(PyObject **)((char *)object + offset);
+    }
+    """
+    const bint ST_LOOP_HAS_GIL
+    int st_this_core() noexcept nogil
+    Py_ssize_t st_slot_offset(object descriptor)
+    object st_bare_handle(object type)
+    void st_fill_slot(object instance, Py_ssize_t offset, object value)
+    void st_set_slot(object instance, Py_ssize_t offset, object value)
+    PyObject *st_slot(object instance, Py_ssize_t offset)
+    int sched_yield() noexcept nogil
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+    object PyContext_CopyCurrent()
+    object PyObject_Call(object callable, object args, PyObject *kwargs)
+    void Py_DECREF_raw "Py_DECREF"(PyObject *)
+    uint64_t PyThread_get_thread_ident() nogil
+
+logger = logging.getLogger("asyncio")
+
+# While there is ready work: how many turns between two looks at the file descriptors.
+cdef uint32_t FD_TURNS = 8
+# While spinning: how many looks at the ring between two at the file descriptors.
+cdef uint32_t FD_LOOKS = 16
+# Polls of the thread in one turn, at most, so that a flood of messages does not keep everything else waiting.
+cdef int POLLS_PER_TURN = 128
+# On the main thread a sleep ends now and then: a signal may come right before it begins.
+cdef int64_t SIGNAL_NAP_NS = 500_000_000
+# Beside a manual clock nobody says when a timer is due.
+cdef int64_t SHORT_NAP_NS = 1_000_000
+# Beyond this asyncio's selector loop does not sleep either.
+cdef int64_t LONGEST_NAP_NS = 24 * 3600 * 1_000_000_000
+
+
+# Handles
+
+class TimerHandle(events.TimerHandle):
+    """asyncio's, and the timer behind it."""
+
+    __slots__ = ("_timer",)
+
+
+cdef object Handle = events.Handle
+cdef object Timer = TimerHandle
+cdef Py_ssize_t at_callback = -1, at_args = -1, at_cancelled = -1, at_loop = -1, at_traceback = -1
+cdef Py_ssize_t at_repr = -1, at_context = -1, at_when = -1, at_scheduled = -1, at_timer = -1
+cdef bint plain_slots = False
+
+
+def find_slots():
+    """Ask asyncio's classes where their instances keep what."""
+    global at_callback, at_args, at_cancelled, at_loop, at_traceback, at_repr, at_context, at_when, at_scheduled
+    global at_timer, plain_slots
+    expected = {
+        "_callback", "_args", "_cancelled", "_loop", "_source_traceback", "_repr", "__weakref__", "_context",
+    }
+    if set(Handle.__slots__) != expected or set(events.TimerHandle.__slots__) != {"_scheduled", "_when"}:
+        return
+    at_callback = st_slot_offset(Handle.__dict__["_callback"])
+    at_args = st_slot_offset(Handle.__dict__["_args"])
+    at_cancelled = st_slot_offset(Handle.__dict__["_cancelled"])
+    at_loop = st_slot_offset(Handle.__dict__["_loop"])
+    at_traceback = st_slot_offset(Handle.__dict__["_source_traceback"])
+    at_repr = st_slot_offset(Handle.__dict__["_repr"])
+    at_context = st_slot_offset(Handle.__dict__["_context"])
+    at_when = st_slot_offset(events.TimerHandle.__dict__["_when"])
+    at_scheduled = st_slot_offset(events.TimerHandle.__dict__["_scheduled"])
+    at_timer = st_slot_offset(Timer.__dict__["_timer"])
+    plain_slots = ST_LOOP_HAS_GIL and min(
+        at_callback, at_args, at_cancelled, at_loop, at_traceback, at_repr, at_context, at_when, at_scheduled, at_timer
+    ) > 0
+
+
+find_slots()
+
+
+cdef inline object fill_handle(object handle, object callback, tuple args, object loop, object context):
+    st_fill_slot(handle, at_callback, callback)
+    st_fill_slot(handle, at_args, args)
+    st_fill_slot(handle, at_cancelled, False)
+    st_fill_slot(handle, at_loop, loop)
+    st_fill_slot(handle, at_traceback, None)
+    st_fill_slot(handle, at_repr, None)
+    st_fill_slot(handle, at_context, PyContext_CopyCurrent() if context is None else context)
+    return handle
+
+
+cdef inline object new_handle(object callback, tuple args, object loop, object context):
+    if not plain_slots:
+        return Handle(callback, args, loop, context)
+    return fill_handle(st_bare_handle(Handle), callback, args, loop, context)
+
+
+cdef inline object new_timer_handle(object when, object callback, tuple args, object loop, object context):
+    if not plain_slots:
+        return Timer(when, callback, args, loop, context)
+    handle = fill_handle(st_bare_handle(Timer), callback, args, loop, context)
+    st_fill_slot(handle, at_when, when)
+    st_fill_slot(handle, at_scheduled, True)
+    return handle
+
+
+def append_ready(handle):
+    """The message of call_soon_threadsafe."""
+    cdef LoopCore loop = <LoopCore>handle._loop
+    if not loop._closed:
+        loop.ready.append(handle)
+
+
+cdef object append_ready_fn = append_ready
+
+
+@cython.final
+@cython.freelist(64)
+cdef class LoopTimer:
+    """A timer in the loop's queue.
+
+    It holds its handle by hand, so that it is nothing for the garbage collector to look through: the handle holds it,
+    and the two let go of each other when it is due or cancelled.
+    """
+
+    cdef object take_handle(self):
+        cdef object handle = <object>self.c.handle
+        Py_DECREF_raw(self.c.handle)
+        self.c.handle = NULL
+        return handle
+
+
+cdef class LoopCore:
+    """The part of `aio.EventLoop` that is not asyncio's. Not an event loop by itself."""
+
+    def __cinit__(self):
+        self.ready = []
+        self.batch = []
+        self.poll_fd = -1
+        self.thread_fds = -1
+        self.sender_core = -1
+        self._closed = True         # until it is set up
+
+    def __dealloc__(self):
+        if self.gate != NULL:
+            wake_gate_give_back(self.gate)
+        timer_queue_free(&self.timers)
+
+    def _set_up(self, thread, owns_thread, selector, idle, spin_us):
+        """Before asyncio's own constructors."""
+        self.idle_mode = idle_mode_of(idle)
+        if self.idle_mode == IDLE_OBJECT:
+            raise TypeError(f"idle of an event loop must be 'poll', 'yield' or 'adaptive', got {idle!r}")
+        if not 0 <= spin_us <= 1e9:
+            raise ValueError(f"spin_us must be between 0 and 1e9, got {spin_us!r}")
+        self.spin_ticks = <uint64_t>(spin_us * 1000)
+        self.thread = thread
+        self.owns_thread = owns_thread
+        self.selector = selector
+        fileno = getattr(selector, "fileno", None)
+        self.poll_fd = -1 if fileno is None else fileno()
+        epoll = getattr(selectors, "EpollSelector", None)
+        self.direct = epoll is not None and type(selector) is epoll and type(selector._fd_to_key) is dict
+        self.keys = selector._fd_to_key if self.direct else None
+        self.gate = wake_gate_take()
+        st_storep_release(&self.thread.c.wake, self.gate)
+        timer_queue_init(&self.timers)
+        # It stays as long as the loop is not closed.
+        self.thread.c.registered += 1
+        self.held = True
+
+    def _tear_down(self):
+        """After asyncio's own close()."""
+        cdef timer_node *node
+        cdef LoopTimer timer
+        self.ready.clear()
+        while True:
+            node = timer_pop(&self.timers, TIMER_NEVER - 1)
+            if node == NULL:
+                break
+            timer = <LoopTimer>(<loop_timer *>node).owner
+            timer.take_handle()
+            Py_DECREF_raw(<PyObject *>timer)
+        if not self.held:
+            return
+        self.held = False
+        st_storep_release(&self.thread.c.wake, NULL)
+        self.thread.c.registered -= 1
+        if self.owns_thread and not self.thread.is_exited:
+            with self.thread:
+                self.thread.exit()
+                # What was sent to it runs; pollers and channels of the user's keep it.
+                for _ in range(1_000_000):
+                    if self.thread.is_exited:
+                        break
+                    if self.thread.poll() == 0 and self.thread.pending_msgs == 0 and not self.thread.is_exited:
+                        logger.warning("%r is closed, %r is left with pollers or channels", self, self.thread)
+                        break
+
+    def _enter(self):
+        """At the start of run_forever, on the OS thread that runs the loop."""
+        if self.thread.c.polling:
+            raise WrongThreadError(f"{self!r} cannot run inside a callback of its own {self.thread!r}")
+        self.thread.__enter__()
+        self.entered = True
+        self.os_thread = PyThread_get_thread_ident()
+        self.on_main_thread = threading.current_thread() is threading.main_thread()
+        if self.idle_mode == IDLE_ADAPTIVE:
+            idle_sharpen_timers()
+        gil_gate_enter()
+
+    def _leave(self):
+        if self.entered:
+            gil_gate_leave()
+            self.entered = False
+            self.os_thread = 0
+            self.thread.__exit__(None, None, None)
+
+    # What asyncio's classes touch
+
+    @property
+    def _ready(self):
+        return self.ready
+
+    @_ready.setter
+    def _ready(self, value):
+        self.ready = list(value)
+
+    def _add_callback(self, handle):
+        if not handle._cancelled:
+            self.ready.append(handle)
+
+    def _write_to_self(self):
+        if self.gate != NULL:
+            wake_notify(self.gate)
+
+    # Scheduling
+
+    def time(self) -> float:
+        """Seconds on the clock of the thread's library: that of ``time.monotonic`` unless it is a manual one."""
+        return self.now_s()
+
+    cdef double now_s(self) noexcept:
+        return <double>clock_read(self.thread.c.clock) * 1e-9
+
+    def call_soon(self, callback, *args, context=None):
+        """As ``asyncio.loop.call_soon``."""
+        if self._closed:
+            self._check_closed()
+        if ring_ready(self.thread.c.ring):
+            self.catch_up()
+        if self._debug:
+            return BaseEventLoop.call_soon(self, callback, *args, context=context)
+        handle = new_handle(callback, args, self, context)
+        self.ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(self, callback, *args, context=None):
+        """As ``asyncio.loop.call_soon_threadsafe``: a message to the loop's SpdkThread."""
+        if self._closed:
+            self._check_closed()
+        if self._debug:
+            self._check_callback(callback, "call_soon_threadsafe")
+            handle = Handle(callback, args, self, context)
+        else:
+            handle = new_handle(callback, args, self, context)
+        if self.os_thread and self.os_thread == PyThread_get_thread_ident():
+            # In order with call_soon.
+            if ring_ready(self.thread.c.ring):
+                self.catch_up()
+            self.ready.append(handle)
+        else:
+            self.sender_core = st_this_core()
+            self.thread._post(append_ready_fn, handle)
+        return handle
+
+    def call_later(self, delay, callback, *args, context=None):
+        """As ``asyncio.loop.call_later``."""
+        cdef uint64_t now
+        cdef double seconds
+        if delay is None:
+            raise TypeError("delay must not be None")
+        seconds = delay
+        if self._closed:
+            self._check_closed()
+        now = clock_read(self.thread.c.clock)
+        when = <double>now * 1e-9 + seconds
+        if self._debug:
+            self._check_thread()
+            self._check_callback(callback, "call_later")
+            return self.arm(Timer(when, callback, args, self, context), when, now)
+        return self.arm(new_timer_handle(when, callback, args, self, context), when, now)
+
+    def call_at(self, when, callback, *args, context=None):
+        """As ``asyncio.loop.call_at``."""
+        cdef double seconds
+        if when is None:
+            raise TypeError("when cannot be None")
+        seconds = when
+        if self._closed:
+            self._check_closed()
+        if self._debug:
+            self._check_thread()
+            self._check_callback(callback, "call_at")
+            # asyncio's own constructor notes where it was called.
+            return self.arm(Timer(when, callback, args, self, context), seconds, 0)
+        return self.arm(new_timer_handle(when, callback, args, self, context), seconds, 0)
+
+    cdef object arm(self, object handle, double when, uint64_t now):
+        """Queue a timer; `now` is the tick or, where it is not known, 0."""
+        cdef LoopTimer timer = LoopTimer.__new__(LoopTimer)
+        cdef double ticks = when * 1e9
+        cdef uint64_t deadline = 0
+        if ticks >= 9e18:
+            deadline = <uint64_t>9e18
+        elif ticks > 0:
+            deadline = <uint64_t>(ticks + 0.5)
+        Py_INCREF(handle)
+        timer.c.handle = <PyObject *>handle
+        timer.c.owner = <void *><PyObject *>timer
+        if plain_slots and st_slot(handle, at_timer) == NULL:
+            st_fill_slot(handle, at_timer, timer)
+        else:
+            handle._timer = timer
+        if not plain_slots or self._debug:
+            handle._scheduled = True
+        Py_INCREF(timer)
+        if now == 0:
+            now = clock_read(self.thread.c.clock)
+        timer_insert(&self.timers, &timer.c.node, deadline, now if now < deadline else deadline)
+        return handle
+
+    def _timer_handle_cancelled(self, handle):
+        """asyncio's TimerHandle.cancel() says so."""
+        cdef object known = getattr(handle, "_timer", None)
+        if known is None:
+            return
+        # Elsewhere only its mark is left: the queue belongs to the loop.
+        if not ST_LOOP_HAS_GIL and self.os_thread and self.os_thread != PyThread_get_thread_ident():
+            return
+        cdef LoopTimer timer = <LoopTimer>known
+        if timer.c.node.queued:
+            timer_cancel(&self.timers, &timer.c.node)
+            timer.take_handle()
+            Py_DECREF_raw(<PyObject *>timer)
+
+    # One turn
+
+    def _run_once(self):
+        """One turn of the loop."""
+        self.turns += 1
+        self.poll_thread()
+        if PyList_GET_SIZE(self.ready) == 0 and not self._stopping:
+            self.expire_timers()
+            if PyList_GET_SIZE(self.ready) == 0:
+                self.wait()
+                self.poll_thread()
+        elif self.turns % FD_TURNS == 0:
+            self.look_at_fds()
+        elif self._stopping:
+            self.look_at_fds()
+        self.expire_timers()
+        self.run_ready()
+        if self.on_main_thread:
+            PyErr_CheckSignals()
+
+    cdef int catch_up(self) except -1:
+        """What other OS threads scheduled before now comes before what is scheduled now."""
+        if self.os_thread == PyThread_get_thread_ident():
+            return self.take_handles()
+        if self.os_thread or self.thread._placed_on() is not None:
+            return 0
+        try:
+            self.thread._claim_driver()
+        except WrongThreadError:
+            return 0
+        self.take_handles()
+        self.thread._release_driver()
+        return 0
+
+    cdef int take_handles(self) except -1:
+        """Take the handles at the head of the ring, up to the first message that is something else."""
+        cdef thread_s *thread = &self.thread.c
+        cdef ring_slot message
+        cdef ring_slot *next_one
+        cdef PyObject *append = <PyObject *>append_ready_fn
+        # Up to what was there at the beginning: a flood must not keep us here.
+        cdef uint64_t end = st_load_relaxed(&thread.ring.tail) & RING_POSITION
+        if thread.polling or thread.batch_next != thread.batch_count:
+            return 0
+        while st_load_relaxed(&thread.ring.head) < end and ring_ready(thread.ring):
+            next_one = ring_slot_at(thread.ring, st_load_relaxed(&thread.ring.head))
+            if next_one.kind != MSG_PYTHON or <PyObject *>next_one.fn != append:
+                break
+            ring_take(thread.ring, &message, 1)
+            thread.msgs_run += 1
+            handle = <object><PyObject *>message.args[0]
+            Py_DECREF_raw(<PyObject *>message.args[0])
+            Py_DECREF_raw(append)
+            if handle._loop is self:
+                self.ready.append(handle)
+            else:
+                append_ready(handle)        # of a loop that had this thread before
+        return 0
+
+    cdef int poll_thread(self) except -1:
+        cdef int left = POLLS_PER_TURN
+        if ring_ready(self.thread.c.ring):
+            self.take_handles()
+        while left and poll_needed(&self.thread.c):
+            if st_load32_relaxed(&self.thread.c.state) == THREAD_EXITED:
+                break
+            self.thread._driver_depth += 1      # a poll lets go of it once
+            if self.thread._poll(BATCH_SIZE, 0, False) == STEP_RAISED:
+                pass_on()
+            left -= 1
+            # Active pollers have one turn per turn of the loop.
+            if self.thread.c.active_first != NULL:
+                break
+        return 0
+
+    cdef int look_at_fds(self) except -1:
+        """Without waiting. Lets go of the GIL, as asyncio's loop does here."""
+        if self.thread.c.fd_count:
+            self.watch_thread_fds()
+        if not self.direct:
+            self._process_events(self.selector.select(0))
+            return 0
+        with nogil:
+            gil_gate_leave()
+            self.events_count = fd_set_wait(self.poll_fd, self.events, FD_BATCH)
+        gil_gate_enter()
+        return self.take_events()
+
+    cdef int watch_thread_fds(self) except -1:
+        """The thread has file descriptors of its own: have their set among the selector's."""
+        if self.thread.c.fd_set and self.thread_fds != self.thread.c.fd_set and self.poll_fd >= 0:
+            fd_set_add(self.poll_fd, self.thread.c.fd_set, FD_READABLE, self.thread.c.fd_set)
+            self.thread_fds = self.thread.c.fd_set
+        return 0
+
+    cdef int take_events(self) except -1:
+        """What `_process_events` does, for what the kernel said."""
+        cdef int index, fd
+        cdef uint32_t seen
+        cdef PyObject *found
+        for index in range(self.events_count):
+            fd = <int>(self.events[index].tag & 0x7FFFFFFF)
+            if fd == self.thread_fds:
+                attention_set(&self.thread.c, ATTENTION_FDS)
+                continue
+            key = self.keys.get(fd)
+            if key is None:
+                continue
+            found = PyTuple_GET_ITEM(key, 3)
+            data = <tuple><object>found
+            seen = self.events[index].events & <uint32_t><object>PyTuple_GET_ITEM(key, 2)
+            if seen & FD_READABLE:
+                reader = <object>PyTuple_GET_ITEM(data, 0)
+                if reader is not None:
+                    if reader._cancelled:
+                        self._remove_reader(fd)
+                    else:
+                        self.ready.append(reader)
+            if seen & FD_WRITABLE:
+                writer = <object>PyTuple_GET_ITEM(data, 1)
+                if writer is not None:
+                    if writer._cancelled:
+                        self._remove_writer(fd)
+                    else:
+                        self.ready.append(writer)
+        self.events_count = 0
+        return 0
+
+    cdef int expire_timers(self) except -1:
+        cdef uint64_t now
+        cdef timer_node *node
+        cdef LoopTimer timer
+        if self.timers.count == 0:
+            return 0
+        now = clock_read(self.thread.c.clock)
+        if now < self.timers.next_check:
+            return 0
+        while True:
+            node = timer_pop(&self.timers, now)
+            if node == NULL:
+                return 0
+            timer = <LoopTimer>(<loop_timer *>node).owner
+            handle = timer.take_handle()
+            Py_DECREF_raw(<PyObject *>timer)
+            if plain_slots:
+                st_set_slot(handle, at_scheduled, False)
+                if st_slot(handle, at_cancelled) != <PyObject *>True:
+                    self.ready.append(handle)
+            else:
+                handle._scheduled = False
+                if not handle._cancelled:
+                    self.ready.append(handle)
+
+    cdef int wait(self) except -1:
+        """Nothing is ready: wait until something is, or until a timer is due."""
+        cdef int woken
+        if self.thread.c.fd_count:
+            self.watch_thread_fds()
+        if self.poll_fd < 0:
+            # A selector without a descriptor of its own: it waits by itself, briefly.
+            self._process_events(self.selector.select(0.001))
+            return 0
+        with nogil:
+            gil_gate_leave()
+            woken = self.look_around()
+            gil_gate_wait()
+        gil_gate_enter()
+        if woken < 0:
+            PyErr_CheckSignals()
+        if self.direct:
+            return self.take_events()
+        self._process_events(self.selector.select(0))
+        return 0
+
+    cdef int look_around(self) noexcept nogil:
+        """Without the GIL, until something has come. -1: a signal, perhaps."""
+        cdef uint64_t begun = st_ticks()
+        cdef uint64_t now = begun
+        cdef uint64_t due = TIMER_NEVER
+        cdef uint32_t looks = 0
+        cdef uint64_t spin = self.spin_ticks
+        self.events_count = 0
+        if self.sender_core >= 0 and self.sender_core == st_this_core():
+            spin = 0        # whoever sends would have to wait until we stop looking
+        if self.timers.count:
+            due = timer_next_deadline(&self.timers)
+        while True:
+            if poll_work_ready(&self.thread.c):
+                return 0
+            if looks % FD_LOOKS == 0:
+                self.events_count = fd_set_wait(self.poll_fd, self.events, FD_BATCH) if self.direct else 0
+                if self.events_count:
+                    return 0
+                if poll_needed(&self.thread.c):
+                    return 0
+                now = st_ticks()
+                if due != TIMER_NEVER and clock_read(self.thread.c.clock) >= due:
+                    return 0
+                if self.idle_mode == IDLE_ADAPTIVE:
+                    if now - begun >= spin:
+                        return self.park()
+                elif self.idle_mode == IDLE_YIELD:
+                    sched_yield()
+                if self._stopping or now - begun > 10_000_000:
+                    return -1       # signals
+            looks += 1
+            st_pause()
+
+    cdef int park(self) noexcept nogil:
+        """Sleep. The protocol stands in wake.pxd."""
+        cdef uint64_t earliest = TIMER_NEVER
+        cdef uint64_t deadline, now
+        cdef int64_t timeout = LONGEST_NAP_NS
+        cdef int woken
+        wake_clear(self.gate)
+        st_store32_relaxed(&self.gate.sleeping, 1)
+        st_fence_seq_cst()
+        if poll_work_ready(&self.thread.c):
+            st_store32_relaxed(&self.gate.sleeping, 0)
+            return 0
+        if self.thread.c.timers.count:
+            earliest = timer_next_deadline(&self.thread.c.timers)
+        if self.timers.count:
+            deadline = timer_next_deadline(&self.timers)
+            if deadline < earliest:
+                earliest = deadline
+        if self.on_main_thread:
+            timeout = SIGNAL_NAP_NS
+        if earliest != TIMER_NEVER:
+            if self.thread.c.clock != NULL:
+                timeout = SHORT_NAP_NS
+            now = clock_read(self.thread.c.clock)
+            if now >= earliest:
+                timeout = 0
+            elif self.thread.c.clock == NULL and earliest - now < <uint64_t>timeout:
+                timeout = <int64_t>(earliest - now)
+        woken = idle_sleep(self.gate, self.poll_fd, -1, timeout)
+        st_store32_relaxed(&self.gate.sleeping, 0)
+        if woken > 0 and woken & 2 and self.direct:
+            self.events_count = fd_set_wait(self.poll_fd, self.events, FD_BATCH)
+        return -1 if woken < 0 else 0
+
+    # The ready callbacks
+
+    cdef int run_ready(self) except -1:
+        cdef list batch = self.ready
+        if PyList_GET_SIZE(batch) == 0:
+            return 0
+        self.ready = self.batch
+        self.batch = batch
+        if self._debug:
+            self.run_watched(batch)
+        else:
+            self.run_plain(batch)
+        batch.clear()
+        return 0
+
+    cdef int run_plain(self, list batch) except -1:
+        cdef Py_ssize_t index = 0
+        cdef PyObject *callback
+        cdef PyObject *args
+        cdef PyObject *context
+        # Nothing else holds this list, but a debugger may look: its length is asked again each time.
+        while index < PyList_GET_SIZE(batch):
+            handle = <object>PyList_GET_ITEM(batch, index)
+            index += 1
+            if not plain_slots or (type(handle) is not Handle and type(handle) is not Timer):
+                if not handle._cancelled:
+                    try:
+                        handle._run()
+                    except BaseException:
+                        self.put_back(batch, index)
+                        raise
+                continue
+            callback = st_slot(handle, at_callback)
+            args = st_slot(handle, at_args)
+            context = st_slot(handle, at_context)
+            if st_slot(handle, at_cancelled) == <PyObject *>True or callback == NULL or args == NULL:
+                continue
+            try:
+                run_in(<object>callback, <object>args, <object>context)
+            except (SystemExit, KeyboardInterrupt):
+                self.put_back(batch, index)
+                raise
+            except BaseException as error:
+                report_failure(self, handle, error)
+        return 0
+
+    cdef int run_watched(self, list batch) except -1:
+        """As asyncio's loop runs them in debug mode."""
+        cdef Py_ssize_t index = 0
+        while index < PyList_GET_SIZE(batch):
+            handle = <object>PyList_GET_ITEM(batch, index)
+            index += 1
+            if handle._cancelled:
+                continue
+            try:
+                self._current_handle = handle
+                begun = self.time()
+                handle._run()
+                took = self.time() - begun
+                if took >= self.slow_callback_duration:
+                    asyncio.base_events.logger.warning(
+                        "Executing %s took %.3f seconds", asyncio.base_events._format_handle(handle), took
+                    )
+            except BaseException:
+                self.put_back(batch, index)
+                raise
+            finally:
+                self._current_handle = None
+        return 0
+
+    def put_back(self, batch, index):
+        """The turn was broken off: the rest runs in the next one."""
+        self.ready[0:0] = batch[index:]
+        batch.clear()
+
+
+cdef inline int run_in(object callback, object args, object context) except -1:
+    PyContext_Enter(context)
+    try:
+        PyObject_Call(callback, args, NULL)
+    finally:
+        PyContext_Exit(context)
+    return 0
+
+
+cdef int pass_on() except -1:
+    """The exception that is set leaves."""
+    return -1
+
+
+def report_failure(loop, handle, error):
+    """What asyncio's Handle._run does with an exception."""
+    try:
+        source = format_helpers._format_callback_source(handle._callback, handle._args)
+    except Exception:
+        source = repr(handle._callback)
+    loop.call_exception_handler(
+        {"message": f"Exception in callback {source}", "exception": error, "handle": handle}
+    )
