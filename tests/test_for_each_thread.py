@@ -1,0 +1,387 @@
+"""for_each_thread: every thread, one after the other, by messages; then the completion, on the caller's thread."""
+
+import gc
+import weakref
+from concurrent.futures import Future
+
+import pytest
+from support import PATIENCE_S, drain, elsewhere, fill, finish, noop
+
+import spdkthread
+from spdkthread import NoThreadError, ThreadLib, get_thread
+
+
+@pytest.fixture
+def threads(lib):
+    return [lib.create_thread(name) for name in "abcd"]
+
+
+def visitor(log, tag="visit"):
+    return lambda: log.append((tag, get_thread().name))
+
+
+def test_it_visits_every_thread_in_creation_order_then_completes(lib, threads):
+    log = []
+    with threads[1]:
+        future = lib.for_each_thread(visitor(log), lambda: log.append(("done", get_thread().name)))
+    assert isinstance(future, Future)
+    assert log == []
+    drain(*threads)
+    assert log == [("visit", name) for name in "abcd"] + [("done", "b")]
+    assert future.done()
+    assert future.exception(0) is None
+
+
+def test_the_module_function_does_the_same_for_a_given_library(lib, threads):
+    log = []
+    with threads[0]:
+        future = spdkthread.for_each_thread(visitor(log), lib=lib)
+    drain(*threads)
+    assert [name for _, name in log] == list("abcd")
+    assert future.done()
+
+
+def test_the_module_function_uses_the_default_library():
+    thread = spdkthread.SpdkThread("default")
+    log = []
+    with thread:
+        future = spdkthread.for_each_thread(visitor(log))
+    drain(thread)
+    assert ("visit", "default") in log
+    assert future.done()
+    finish(thread)
+
+
+def test_a_completion_is_not_required(lib, threads):
+    log = []
+    with threads[3]:
+        future = lib.for_each_thread(visitor(log), None)
+    drain(*threads)
+    assert len(log) == 4
+    assert future.done()
+
+
+def test_it_visits_one_thread_after_the_other(lib, threads):
+    """A thread gets its message only when the one before it has run its own."""
+    with threads[0]:
+        lib.for_each_thread(noop)
+    waiting = []
+    for thread in threads:
+        waiting.append([other.pending_msgs for other in threads])
+        thread.poll()
+    assert waiting == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
+def test_the_future_is_not_done_before_the_completion_has_run(lib, threads):
+    seen = []
+    with threads[0]:
+        future = lib.for_each_thread(noop, lambda: seen.append(future.done()))
+    for thread in threads:
+        thread.poll()
+    assert not future.done()
+    threads[0].poll()
+    assert seen == [False]
+    assert future.done()
+
+
+def test_nothing_runs_inline(lib, threads):
+    log = []
+
+    def ask():
+        lib.for_each_thread(visitor(log), lambda: log.append("done"))
+        assert log == []
+
+    threads[0].send_msg(ask)
+    threads[0].poll()
+    assert log == []
+    drain(*threads)
+    assert len(log) == 5
+
+
+def test_the_only_thread_visits_itself(lib, thread):
+    log = []
+    with thread:
+        lib.for_each_thread(visitor(log), lambda: log.append("done"))
+    thread.poll()
+    assert log == [("visit", "net")]
+    thread.poll()
+    assert log == [("visit", "net"), "done"]
+
+
+def test_a_thread_added_meanwhile_is_visited(lib, threads):
+    log = []
+    with threads[0]:
+        lib.for_each_thread(visitor(log))
+    threads[0].poll()
+    late = lib.create_thread("late")
+    drain(*threads, late)
+    assert [name for _, name in log] == [*"abcd", "late"]
+
+
+def test_a_thread_added_by_the_visit_itself_is_visited(lib, threads):
+    log, added = [], []
+
+    def visit():
+        log.append(get_thread().name)
+        if len(added) < 3:
+            added.append(lib.create_thread(f"new{len(added)}"))
+
+    with threads[0]:
+        future = lib.for_each_thread(visit)
+    for _ in range(100):
+        for thread in lib.threads:
+            thread.poll()
+    assert log == [*"abcd", "new0", "new1", "new2"]
+    assert future.done()
+
+
+def test_a_thread_that_is_exiting_when_its_turn_comes_is_skipped(lib, threads):
+    log = []
+    with threads[2]:
+        threads[2].register_poller(noop)
+        threads[2].exit()
+    with threads[0]:
+        future = lib.for_each_thread(visitor(log))
+    drain(*threads)
+    assert [name for _, name in log] == ["a", "b", "d"]
+    assert future.done()
+
+
+def test_a_hop_already_sent_still_runs_on_a_thread_that_has_begun_to_exit(lib, threads):
+    log = []
+    with threads[3]:
+        future = lib.for_each_thread(visitor(log))
+    with threads[0]:
+        threads[0].exit()
+    drain(*threads)
+    assert [name for _, name in log] == list("abcd")
+    assert future.done()
+
+
+def test_a_thread_that_exits_meanwhile_does_not_stop_the_iteration(lib, threads):
+    log = []
+    with threads[0]:
+        future = lib.for_each_thread(visitor(log))
+    threads[0].poll()
+    finish(threads[2], threads[3])
+    drain(threads[0], threads[1])
+    assert [name for _, name in log] == ["a", "b"]
+    assert future.done()
+
+
+def test_a_thread_that_exits_in_its_own_visit_does_not_stop_the_iteration(lib, threads):
+    log = []
+
+    def visit():
+        log.append(get_thread().name)
+        if get_thread() is not threads[0]:
+            get_thread().exit()
+
+    with threads[0]:
+        future = lib.for_each_thread(visit)
+    drain(*threads)
+    assert log == list("abcd")
+    assert future.done()
+    assert lib.threads == (threads[0],)
+
+
+def test_an_exited_thread_is_not_visited(lib, threads):
+    log = []
+    finish(threads[0])
+    with threads[1]:
+        future = lib.for_each_thread(visitor(log))
+    drain(*threads[1:])
+    assert [name for _, name in log] == ["b", "c", "d"]
+    assert future.done()
+
+
+def test_the_caller_may_be_exiting(lib, threads):
+    log = []
+    with threads[0]:
+        threads[0].exit()
+        future = lib.for_each_thread(visitor(log), lambda: log.append("done"))
+    for _ in range(3):
+        threads[0].poll()
+    assert not threads[0].is_exited, "its own iteration is in flight"
+    drain(*threads)
+    threads[0].poll()
+    assert log[-1] == "done"
+    assert [name for _, name in log[:-1]] == ["b", "c", "d"]
+    assert future.done()
+    assert threads[0].is_exited
+
+
+def test_without_a_current_thread_it_is_refused(lib, threads):
+    with pytest.raises(NoThreadError):
+        lib.for_each_thread(noop)
+    with pytest.raises(NoThreadError):
+        spdkthread.for_each_thread(noop, lib=lib)
+    with threads[0], pytest.raises(NoThreadError):
+        elsewhere(lib.for_each_thread, noop)
+    assert all(thread.pending_msgs == 0 for thread in threads)
+
+
+def test_a_visit_that_raises_is_reported_and_the_iteration_goes_on(lib, threads, errors):
+    log = []
+
+    def visit():
+        log.append(get_thread().name)
+        if get_thread() is threads[1]:
+            raise ValueError("b is tired")
+
+    with threads[0]:
+        future = lib.for_each_thread(visit, lambda: log.append("done"))
+    drain(*threads)
+    assert log == [*"abcd", "done"]
+    assert errors.types == [ValueError]
+    assert errors[0]["thread"] is threads[1]
+    assert future.done()
+
+
+def test_a_completion_that_raises_is_reported(lib, threads, errors):
+    def cpl():
+        raise ValueError("at the very end")
+
+    with threads[0]:
+        future = lib.for_each_thread(noop, cpl)
+    drain(*threads)
+    assert errors.types == [ValueError]
+    assert errors[0]["thread"] is threads[0]
+    assert future.done()
+
+
+def test_many_iterations_at_once_do_not_disturb_each_other(lib, threads):
+    logs = [[] for _ in range(8)]
+    futures = []
+    for number, log in enumerate(logs):
+        with threads[number % 4]:
+            futures.append(lib.for_each_thread(visitor(log), lambda log=log: log.append("done")))
+    drain(*threads)
+    assert logs == [[("visit", name) for name in "abcd"] + ["done"]] * 8
+    assert all(future.done() for future in futures)
+
+
+def test_an_iteration_may_be_started_inside_another(lib, threads):
+    inner, outer = [], []
+
+    def visit():
+        outer.append(get_thread().name)
+        lib.for_each_thread(visitor(inner))
+
+    with threads[0]:
+        lib.for_each_thread(visit)
+    drain(*threads)
+    assert outer == list("abcd")
+    assert sorted(name for _, name in inner) == sorted("abcd" * 4)
+
+
+def test_hops_and_completion_have_room_when_every_ring_is_full(lib):
+    threads = [lib.create_thread(name, ring_size=4) for name in "abc"]
+    log = []
+    for thread in threads:
+        fill(thread, log.append, "message")
+    with threads[0]:
+        future = lib.for_each_thread(visitor(log), lambda: log.append("done"))
+    for thread in threads:
+        fill(thread, log.append, "message")
+    drain(*threads)
+    assert [entry for entry in log if entry != "message"] == [("visit", name) for name in "abc"] + ["done"]
+    assert future.done()
+
+
+def test_a_hop_to_a_full_ring_keeps_its_place(lib):
+    """FIFO per sender: after what was sent before it, before what was sent after it."""
+    thread = lib.create_thread("narrow", ring_size=4)
+    log = []
+    for number in range(4):
+        thread.send_msg(log.append, number)
+    with thread:
+        lib.for_each_thread(lambda: log.append("hop"))
+    sent = 4
+    for _ in range(20):
+        if thread.try_send_msg(log.append, sent):
+            sent += 1
+        thread.poll(max_msgs=1)
+    drain(thread)
+    assert log == [0, 1, 2, 3, "hop", *range(4, sent)]
+    assert sent > 4
+
+
+def test_many_hops_to_a_full_ring_all_arrive_in_order(lib):
+    thread = lib.create_thread("narrow", ring_size=2)
+    log = []
+    fill(thread, log.append, "message")
+    with thread:
+        for number in range(100):
+            lib.for_each_thread(lambda number=number: log.append(number))
+    assert thread.pending_msgs == 102
+    drain(thread)
+    assert log == ["message", "message", *range(100)]
+
+
+def test_a_refused_send_does_not_overtake_a_waiting_hop(lib):
+    """As long as a hop waits outside the ring, a message either is refused or comes after it."""
+    thread = lib.create_thread("narrow", ring_size=2)
+    log = []
+    fill(thread, log.append, "old")
+    with thread:
+        for _ in range(3):
+            lib.for_each_thread(lambda: log.append("hop"))
+    accepted = 0
+    while thread.pending_msgs:
+        accepted += thread.try_send_msg(log.append, "new") if accepted < 10 else 0
+        thread.poll(max_msgs=1)
+    first_new = log.index("new") if "new" in log else len(log)
+    assert log[:first_new] == ["old", "old", "hop", "hop", "hop"]
+    assert log.count("new") == accepted
+
+
+def test_the_functions_are_let_go_afterwards(lib, threads):
+    def fn():
+        pass
+
+    def cpl():
+        pass
+
+    watches = weakref.ref(fn), weakref.ref(cpl)
+    with threads[0]:
+        lib.for_each_thread(fn, cpl)
+    del fn, cpl
+    drain(*threads)
+    gc.collect()
+    assert [watch() for watch in watches] == [None, None]
+
+
+def test_libraries_do_not_see_each_others_threads(lib, threads):
+    other_lib = ThreadLib()
+    stranger = other_lib.create_thread("stranger")
+    log = []
+    with threads[0]:
+        lib.for_each_thread(visitor(log))
+    drain(*threads, stranger)
+    assert [name for _, name in log] == list("abcd")
+    finish(stranger)
+    other_lib.close()
+
+
+def test_it_visits_a_hundred_threads(lib):
+    threads = [lib.create_thread(f"t{number}", ring_size=2) for number in range(100)]
+    log = []
+    with threads[50]:
+        future = lib.for_each_thread(visitor(log), lambda: log.append(("done", get_thread().name)))
+    drain(*threads)
+    assert [name for _, name in log] == [*(f"t{number}" for number in range(100)), "t50"]
+    assert future.done()
+
+
+def test_it_visits_threads_on_running_reactors(make_reactor, live_lib):
+    reactors = [make_reactor().start() for _ in range(2)]
+    threads = [reactors[number % 2].create_thread(f"t{number}") for number in range(6)]
+    log = []
+
+    def start():
+        return live_lib.for_each_thread(visitor(log), lambda: log.append(("done", get_thread().name)))
+
+    future = threads[3].call(start).result(PATIENCE_S)
+    future.result(PATIENCE_S)
+    assert log == [("visit", thread.name) for thread in threads] + [("done", "t3")]

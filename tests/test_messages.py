@@ -1,0 +1,495 @@
+"""Messages: asynchronous always, in order, eight to a poll, from any OS thread."""
+
+import gc
+import threading
+import time
+import weakref
+
+import pytest
+from support import PATIENCE_S, OtherThread, drain, elsewhere, eventually, fill, noop
+
+from spdkthread import RingFullError, RingFullTimeoutError, SpdkThreadError, get_thread
+
+
+class Thing:
+    """Something that can be watched."""
+
+
+def test_a_message_runs_in_the_poll_and_not_in_the_send(thread):
+    ran = []
+    assert thread.send_msg(ran.append, 1) is None
+    assert ran == []
+    assert thread.poll() == 1
+    assert ran == [1]
+
+
+@pytest.mark.parametrize("count", range(10))
+def test_a_message_takes_any_number_of_arguments(thread, count):
+    got = []
+    thread.send_msg(lambda *args: got.append(args), *range(count))
+    thread.poll()
+    assert got == [tuple(range(count))]
+
+
+def test_a_message_takes_no_keyword_arguments(thread):
+    with pytest.raises(TypeError):
+        thread.send_msg(noop, end="")
+    assert thread.pending_msgs == 0
+
+
+def test_what_a_message_returns_is_ignored(thread):
+    for value in (5, -1, "text", None, object()):
+        thread.send_msg(lambda value=value: value)
+    assert thread.poll() == 1
+
+
+@pytest.mark.parametrize(
+    ("max_msgs", "runs"), [(0, [8, 8, 4, 0]), (3, [3, 3, 3, 3, 3, 3, 2]), (8, [8, 8, 4]), (100, [8, 8, 4])]
+)
+def test_a_poll_runs_at_most_eight_messages_or_fewer_if_asked(thread, max_msgs, runs):
+    ran = []
+    for number in range(20):
+        thread.send_msg(ran.append, number)
+    for batch in runs:
+        before = len(ran)
+        assert thread.poll(max_msgs=max_msgs) == (1 if batch else 0)
+        assert len(ran) - before == batch
+    assert ran == list(range(20))
+
+
+def test_max_msgs_may_be_given_by_position(thread):
+    for _ in range(3):
+        thread.send_msg(noop)
+    thread.poll(2)
+    assert thread.pending_msgs == 1
+
+
+def test_pending_msgs_counts_what_waits(thread):
+    assert thread.pending_msgs == 0
+    for number in range(10):
+        thread.send_msg(noop)
+        assert thread.pending_msgs == number + 1
+    thread.poll()
+    assert thread.pending_msgs == 2
+    thread.poll()
+    assert thread.pending_msgs == 0
+
+
+def test_a_message_knows_its_thread(thread):
+    seen = []
+    thread.send_msg(lambda: seen.append(get_thread()))
+    thread.poll()
+    assert seen == [thread]
+
+
+def test_arguments_are_let_go_once_the_message_has_run(thread):
+    things = [Thing() for _ in range(6)]
+    watches = [weakref.ref(thing) for thing in things]
+    thread.send_msg(noop, *things)
+    thread.send_msg(noop, things[0])
+    del things
+    gc.collect()
+    assert all(watch() is not None for watch in watches)
+    drain(thread)
+    gc.collect()
+    assert all(watch() is None for watch in watches)
+
+
+def test_the_function_of_a_message_is_let_go_once_it_has_run(thread):
+    def once():
+        pass
+
+    watch = weakref.ref(once)
+    thread.send_msg(once)
+    del once
+    gc.collect()
+    assert watch() is not None
+    thread.poll()
+    gc.collect()
+    assert watch() is None
+
+
+def test_try_send_msg_says_whether_there_was_room(lib):
+    ran = []
+    thread = lib.create_thread(ring_size=2)
+    assert thread.try_send_msg(ran.append, 1) is True
+    assert thread.try_send_msg(ran.append, 2) is True
+    assert thread.try_send_msg(ran.append, 3) is False
+    drain(thread)
+    assert ran == [1, 2]
+
+
+def test_a_refused_message_is_not_held(lib):
+    thread = lib.create_thread(ring_size=2)
+    fill(thread)
+    things = [Thing() for _ in range(6)]
+    watches = [weakref.ref(thing) for thing in things]
+    assert not thread.try_send_msg(noop, *things)
+    with pytest.raises(RingFullError):
+        thread.send_msg(noop, things[0])
+    del things
+    gc.collect()
+    assert all(watch() is None for watch in watches)
+    assert thread.pending_msgs == 2
+
+
+def test_send_msg_wait_with_room_is_an_ordinary_send(thread):
+    ran = []
+    assert thread.send_msg_wait(ran.append, 1) is None
+    thread.send_msg_wait(ran.append, 2, timeout_s=PATIENCE_S)
+    assert ran == []
+    drain(thread)
+    assert ran == [1, 2]
+
+
+@pytest.mark.parametrize("timeout_s", [0, 0.0, 0.01])
+def test_send_msg_wait_gives_up_in_time(live_lib, timeout_s):
+    thread = live_lib.create_thread(ring_size=2)
+    fill(thread)
+    with pytest.raises(RingFullTimeoutError):
+        thread.send_msg_wait(noop, timeout_s=timeout_s)
+    assert thread.pending_msgs == 2
+
+
+def test_send_msg_wait_waits_for_room(live_lib):
+    ran = []
+    thread = live_lib.create_thread(ring_size=2)
+    fill(thread, ran.append, "old")
+    waiting = threading.Event()
+
+    def send():
+        waiting.set()
+        thread.send_msg_wait(ran.append, "waited", timeout_s=PATIENCE_S)
+
+    sender = OtherThread(send)
+    assert waiting.wait(PATIENCE_S)
+    thread.poll(max_msgs=1)
+    sender.outcome()
+    drain(thread)
+    assert ran == ["old", "old", "waited"]
+
+
+def test_send_msg_wait_without_a_limit_waits_as_long_as_it_takes(live_lib):
+    each, ran = 200, []
+    thread = live_lib.create_thread(ring_size=2)
+
+    def send():
+        for number in range(each):
+            thread.send_msg_wait(ran.append, number)
+
+    sender = OtherThread(send)
+
+    def everything_ran():
+        thread.poll()
+        return len(ran) == each
+
+    eventually(everything_ran)
+    sender.outcome()
+    assert ran == list(range(each))
+
+
+def test_send_msg_wait_is_refused_on_a_reactors_own_os_thread(reactor):
+    thread = reactor.create_thread()
+    with pytest.raises(SpdkThreadError):
+        thread.call(thread.send_msg_wait, noop).result(PATIENCE_S)
+
+
+def test_send_many_sends_one_message_for_each(thread):
+    ran = []
+    assert thread.send_many(ran.append, range(20)) == 20
+    assert thread.pending_msgs == 20
+    assert ran == []
+    drain(thread)
+    assert ran == list(range(20))
+
+
+def test_send_many_passes_each_item_as_the_only_argument(thread):
+    got = []
+    assert thread.send_many(lambda *args: got.append(args), [(1, 2), None]) == 2
+    thread.poll()
+    assert got == [((1, 2),), (None,)]
+
+
+def test_send_many_of_nothing_is_nothing(thread):
+    assert thread.send_many(noop, []) == 0
+    assert thread.pending_msgs == 0
+
+
+def test_send_many_stops_where_the_ring_is_full(lib):
+    ran = []
+    thread = lib.create_thread(ring_size=4)
+    thread.send_msg(ran.append, "first")
+    assert thread.send_many(ran.append, range(10)) == 3
+    drain(thread)
+    assert ran == ["first", 0, 1, 2]
+
+
+def test_send_many_to_a_full_ring_takes_nothing(lib):
+    thread = lib.create_thread(ring_size=4)
+    fill(thread)
+    assert thread.send_many(noop, range(10)) == 0
+
+
+def test_send_many_takes_any_iterable(thread):
+    ran = []
+    assert thread.send_many(ran.append, (number for number in range(3))) == 3
+    assert thread.send_many(ran.append, iter("ab")) == 2
+    assert thread.send_many(ran.append, {"c": 1}) == 1
+    drain(thread)
+    assert ran == [0, 1, 2, "a", "b", "c"]
+
+
+def test_send_many_loses_nothing_that_it_took_when_the_iterable_fails(thread):
+    ran = []
+    with pytest.raises(ZeroDivisionError):
+        thread.send_many(ran.append, (1 // (3 - number) for number in range(10)))
+    taken = thread.pending_msgs
+    drain(thread)
+    assert len(ran) == taken
+    assert ran == [1 // (3 - number) for number in range(taken)]
+
+
+def test_send_many_survives_an_iterable_that_sends_to_the_same_thread(thread):
+    ran = []
+
+    def items():
+        for number in range(5):
+            thread.send_msg(ran.append, -number)
+            yield number
+
+    assert thread.send_many(ran.append, items()) == 5
+    drain(thread)
+    assert sorted(ran) == sorted([*range(5), *(-number for number in range(5))])
+    assert [number for number in ran if number > 0] == [1, 2, 3, 4]
+
+
+def test_a_critical_message_runs_before_all_others(thread):
+    ran = []
+    for number in range(3):
+        thread.send_msg(ran.append, number)
+    thread.send_critical_msg(lambda: ran.append("critical"))
+    assert ran == []
+    assert thread.poll() == 1
+    assert ran == ["critical", 0, 1, 2]
+
+
+def test_a_critical_message_alone_makes_the_poll_busy(thread):
+    ran = []
+    thread.send_critical_msg(lambda: ran.append(get_thread()))
+    assert not thread.is_idle
+    assert thread.poll() == 1
+    assert ran == [thread]
+    assert thread.poll() == 0
+    assert thread.is_idle
+
+
+def test_there_is_a_single_critical_slot(thread):
+    ran = []
+    thread.send_critical_msg(lambda: ran.append("first"))
+    with pytest.raises(RingFullError):
+        thread.send_critical_msg(lambda: ran.append("second"))
+    thread.poll()
+    thread.send_critical_msg(lambda: ran.append("third"))
+    thread.poll()
+    assert ran == ["first", "third"]
+
+
+def test_a_critical_message_has_room_when_the_ring_is_full(lib):
+    ran = []
+    thread = lib.create_thread(ring_size=2)
+    fill(thread, ran.append, "ordinary")
+    thread.send_critical_msg(lambda: ran.append("critical"))
+    drain(thread)
+    assert ran == ["critical", "ordinary", "ordinary"]
+
+
+def test_a_critical_message_may_send_the_next_one(thread):
+    ran = []
+
+    def first():
+        ran.append("first")
+        thread.send_critical_msg(lambda: ran.append("second"))
+
+    thread.send_critical_msg(first)
+    thread.poll()
+    assert ran == ["first"]
+    thread.poll()
+    assert ran == ["first", "second"]
+
+
+def test_call_brings_the_result_back(thread):
+    future = thread.call(divmod, 17, 5)
+    assert not future.done()
+    thread.poll()
+    assert future.result(0) == (3, 2)
+
+
+def test_call_brings_the_exception_back(thread, errors):
+    future = thread.call(divmod, 1, 0)
+    thread.poll()
+    with pytest.raises(ZeroDivisionError):
+        future.result(0)
+    assert errors == []
+
+
+def test_call_runs_in_order_with_messages(thread):
+    ran = []
+    thread.send_msg(ran.append, 1)
+    thread.call(ran.append, 2)
+    thread.send_msg(ran.append, 3)
+    thread.poll()
+    assert ran == [1, 2, 3]
+
+
+def test_a_cancelled_call_does_not_run(thread):
+    ran = []
+    future = thread.call(ran.append, 1)
+    assert future.cancel()
+    drain(thread)
+    assert ran == []
+    assert future.cancelled()
+
+
+def test_call_to_a_full_ring_raises_at_once(lib):
+    thread = lib.create_thread(ring_size=2)
+    fill(thread)
+    with pytest.raises(RingFullError):
+        thread.call(noop)
+
+
+def test_call_from_another_os_thread_waits_for_the_answer(thread):
+    caller = OtherThread(lambda: thread.call(sum, [1, 2, 3]).result(PATIENCE_S))
+    eventually(lambda: thread.pending_msgs == 1)
+    thread.poll()
+    assert caller.outcome() == 6
+
+
+def test_exec_msg_runs_at_once_on_its_own_thread(thread):
+    ran = []
+    with thread:
+        thread.exec_msg(ran.append, 1)
+        assert ran == [1]
+    assert thread.pending_msgs == 0
+
+
+def test_exec_msg_from_inside_a_message_runs_at_once(thread):
+    ran = []
+
+    def outer():
+        thread.exec_msg(ran.append, "inner")
+        ran.append("outer")
+
+    thread.send_msg(outer)
+    thread.poll()
+    assert ran == ["inner", "outer"]
+
+
+def test_exec_msg_from_anywhere_else_is_a_message(thread):
+    ran = []
+    thread.send_msg(ran.append, 1)
+    thread.exec_msg(ran.append, 2)
+    assert ran == []
+    drain(thread)
+    assert ran == [1, 2]
+
+
+def test_exec_msg_from_another_spdk_thread_is_a_message(lib, thread):
+    other = lib.create_thread("other")
+    ran = []
+    with other:
+        thread.exec_msg(ran.append, 1)
+    assert ran == []
+    thread.poll()
+    assert ran == [1]
+
+
+def test_a_message_may_send_to_another_thread(lib, thread):
+    other = lib.create_thread("other")
+    ran = []
+    thread.send_msg(lambda: other.send_msg(lambda: ran.append(get_thread())))
+    thread.poll()
+    assert ran == []
+    other.poll()
+    assert ran == [other]
+
+
+def test_two_threads_play_ping_pong(lib):
+    ping, pong = lib.create_thread("ping"), lib.create_thread("pong")
+    hits = []
+
+    def hit(to, back, left):
+        hits.append(get_thread())
+        if left:
+            to.send_msg(hit, back, to, left - 1)
+
+    ping.send_msg(hit, pong, ping, 9)
+    drain(ping, pong)
+    assert hits == [ping, pong] * 5
+
+
+def test_many_os_threads_send_and_each_ones_order_is_kept(lib):
+    senders, each = 4, 3_000
+    thread = lib.create_thread(ring_size=64)
+    seen = [[] for _ in range(senders)]
+    start = threading.Barrier(senders)
+
+    def send(sender):
+        start.wait(PATIENCE_S)
+        for number in range(each):
+            while not thread.try_send_msg(seen[sender].append, number):
+                time.sleep(0)
+
+    others = [OtherThread(send, sender) for sender in range(senders)]
+    while sum(map(len, seen)) < senders * each:
+        if not thread.poll():
+            time.sleep(0)
+    for other in others:
+        other.outcome()
+    assert seen == [list(range(each))] * senders
+    assert thread.stats.msgs_run == senders * each
+
+
+def test_all_ways_to_send_keep_one_senders_order(thread):
+    ran = []
+    thread.send_msg(ran.append, 1)
+    thread.try_send_msg(ran.append, 2)
+    thread.send_msg_wait(ran.append, 3)
+    thread.send_many(ran.append, [4, 5])
+    thread.call(ran.append, 6)
+    thread.exec_msg(ran.append, 7)
+    drain(thread)
+    assert ran == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_message_may_be_sent_with_no_current_thread_and_from_any_os_thread(thread):
+    ran = []
+    assert get_thread() is None
+    elsewhere(thread.send_msg, ran.append, 1)
+    thread.poll()
+    assert ran == [1]
+
+
+def test_statistics_count_messages_and_polls(thread):
+    for _ in range(10):
+        thread.send_msg(noop)
+    for _ in range(3):
+        thread.poll()
+    assert thread.stats.msgs_run == 10
+    assert thread.stats.polls == 3
+    assert thread.stats.pollers_run == 0
+    assert thread.stats.errors == 0
+
+
+def test_the_time_of_a_poll_that_did_something_is_busy_time(thread, clock):
+    thread.send_msg(lambda: clock.advance(us=10))
+    thread.poll()
+    assert thread.stats.busy_ticks == 10_000
+    assert thread.stats.idle_ticks == 0
+
+
+def test_the_time_of_a_poll_that_did_nothing_is_idle_time(thread, clock):
+    with thread:
+        thread.register_poller(lambda: clock.advance(us=7) and 0)
+    thread.poll()
+    assert thread.stats.busy_ticks == 0
+    assert thread.stats.idle_ticks == 7_000

@@ -1,0 +1,123 @@
+"""What is shipped, what is importable, and what an import costs."""
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+from support import run_python
+
+import spdkthread
+
+PACKAGE = Path(spdkthread.__file__).parent
+PUBLIC = [
+    "TICKS_HZ",
+    "DeviceError",
+    "NoThreadError",
+    "Poller",
+    "Reactor",
+    "ReactorError",
+    "ReactorStats",
+    "RingFullError",
+    "RingFullTimeoutError",
+    "ShutdownReport",
+    "SpdkThread",
+    "SpdkThreadError",
+    "ThreadExitedError",
+    "ThreadLib",
+    "ThreadStats",
+    "WrongThreadError",
+    "__version__",
+    "default_lib",
+    "for_each_thread",
+    "get_thread",
+    "ticks",
+]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_importable_from_the_package(name):
+    assert hasattr(spdkthread, name)
+    assert name in spdkthread.__all__
+
+
+def test_the_package_promises_nothing_that_it_does_not_have():
+    assert [name for name in spdkthread.__all__ if not hasattr(spdkthread, name)] == []
+    assert sorted(set(spdkthread.__all__)) == sorted(spdkthread.__all__)
+
+
+def test_a_star_import_works():
+    namespace = {}
+    exec("from spdkthread import *", namespace)
+    assert set(spdkthread.__all__) <= set(namespace)
+
+
+def test_importing_the_package_does_not_import_numpy():
+    done = run_python("import sys, spdkthread; print('numpy' in sys.modules)")
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_running_threads_does_not_import_numpy():
+    done = run_python(
+        """
+import sys, spdkthread
+with spdkthread.Reactor() as reactor:
+    thread = reactor.create_thread()
+    print(thread.call(abs, -1).result())
+print("numpy" in sys.modules)
+"""
+    )
+    assert done.stdout == "1\nFalse\n", done.stderr
+
+
+def test_importing_the_package_starts_no_os_thread():
+    done = run_python("import threading, spdkthread; print(threading.active_count())")
+    assert done.stdout == "1\n", done.stderr
+
+
+def test_the_version_is_the_one_of_the_package():
+    assert spdkthread.__version__
+    assert all(part.isdigit() for part in spdkthread.__version__.split(".")[:2])
+
+
+def test_every_module_ships_its_declarations():
+    sources = sorted(PACKAGE.glob("*.pyx"))
+    assert sources
+    assert [source.name for source in sources if not source.with_suffix(".pxd").exists()] == []
+
+
+def test_the_package_can_be_cimported():
+    assert (PACKAGE / "__init__.pxd").exists()
+
+
+def test_the_package_is_typed():
+    assert (PACKAGE / "py.typed").exists()
+    public = ["clock", "for_each", "lib", "poller", "reactor", "ring", "thread", "timers"]
+    assert [name for name in public if not (PACKAGE / f"{name}.pyi").exists()] == []
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name[0].isupper() and name != "TICKS_HZ"])
+def test_every_public_class_says_what_it_is(name):
+    assert (getattr(spdkthread, name).__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("kind", ["SpdkThread", "Poller", "ThreadLib", "Reactor"])
+def test_every_public_method_says_what_it_does(kind):
+    cls = getattr(spdkthread, kind)
+    members = [name for name, member in vars(cls).items() if not name.startswith("_") and callable(member)]
+    assert members
+    assert [name for name in members if not (getattr(cls, name).__doc__ or "").strip()] == []
+
+
+def test_the_documented_errors_are_those_of_the_errors_module():
+    from spdkthread import errors
+
+    for name in errors.__all__:
+        assert getattr(spdkthread, name) is getattr(errors, name)
+
+
+def test_the_metadata_names_the_runtime_dependency():
+    try:
+        requires = importlib.metadata.requires("spdkthread") or []
+    except importlib.metadata.PackageNotFoundError:
+        requires = (PACKAGE.parent / "pyproject.toml").read_text().splitlines()
+    assert any("numpy" in line for line in requires)

@@ -1,0 +1,179 @@
+"""The stall watchdog: reports a callback that runs too long, once, with its name and stack."""
+
+import os
+import threading
+import time
+
+import pytest
+from support import PATIENCE_S, eventually, noop
+
+from spdkthread import Reactor, ReactorGroup
+
+
+def stall_here(entered, leave):
+    entered.set()
+    while not leave.is_set():
+        pass
+
+
+def reports(caplog):
+    return [record.getMessage() for record in caplog.records if "stalls" in record.getMessage()]
+
+
+@pytest.fixture
+def watched(make_reactor):
+    return make_reactor(name="engine", stall_ms=20).start()
+
+
+def stalled(reactor, thread):
+    """Stall a thread until the watchdog has seen it; what is then let go is over."""
+    entered, leave = threading.Event(), threading.Event()
+    before = reactor.stats.stalls
+    thread.send_msg(stall_here, entered, leave)
+    try:
+        assert entered.wait(PATIENCE_S)
+        eventually(lambda: reactor.stats.stalls > before)
+    finally:
+        leave.set()
+    thread.call(noop).result(PATIENCE_S)
+
+
+def test_a_message_that_runs_too_long_is_reported_with_names_and_stack(watched, caplog):
+    stalled(watched, watched.create_thread("net"))
+    eventually(lambda: reports(caplog))
+    (report,) = reports(caplog)
+    for word in ("engine", "net", "stall_here", "message", "limit 20 ms", "test_watchdog.py"):
+        assert word in report, report
+
+
+def test_a_stall_is_reported_once(watched, caplog):
+    thread = watched.create_thread()
+    entered, leave = threading.Event(), threading.Event()
+    thread.send_msg(stall_here, entered, leave)
+    try:
+        eventually(lambda: watched.stats.stalls == 1)
+        began = time.monotonic()
+        eventually(lambda: time.monotonic() > began + 0.2)  # ten times the limit
+        assert watched.stats.stalls == 1
+    finally:
+        leave.set()
+    assert len(reports(caplog)) == 1
+
+
+def test_every_stall_is_reported(watched, caplog):
+    thread = watched.create_thread()
+    for count in range(1, 4):
+        stalled(watched, thread)
+        assert watched.stats.stalls >= count
+    eventually(lambda: len(reports(caplog)) >= 3)
+
+
+def test_a_poller_that_runs_too_long_is_reported_by_name(watched, caplog):
+    thread = watched.create_thread("net")
+    leave = threading.Event()
+
+    def slow():
+        while not leave.is_set():
+            time.sleep(0.001)
+
+    poller = thread.register_poller(slow, name="sluggish")
+    try:
+        eventually(lambda: reports(caplog))
+    finally:
+        leave.set()
+        poller.unregister()
+    assert "poller 'sluggish' of thread 'net'" in reports(caplog)[0]
+
+
+def test_a_handler_of_a_descriptor_is_reported(watched, caplog):
+    ear, mouth = os.pipe()
+    thread = watched.create_thread("net")
+    leave = threading.Event()
+
+    def slow():
+        os.read(ear, 1)
+        assert leave.wait(PATIENCE_S)
+
+    handler = thread.register_fd(ear, slow)
+    os.write(mouth, b"x")
+    try:
+        eventually(lambda: reports(caplog))
+    finally:
+        leave.set()
+        handler.unregister()
+    thread.call(noop).result(PATIENCE_S)
+    assert "a file descriptor's handler of thread 'net'" in reports(caplog)[0]
+    os.close(ear)
+    os.close(mouth)
+
+
+def test_an_idle_reactor_and_short_callbacks_are_no_stall(watched, caplog):
+    thread = watched.create_thread()
+    for _ in range(50):
+        thread.call(noop).result(PATIENCE_S)
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() > began + 0.1)
+    assert not [report for report in reports(caplog) if "noop" not in report]
+
+
+def test_a_group_watches_all_its_reactors(make_group, caplog):
+    group = make_group(1, stall_ms=20).start()
+    stalled(group.reactors[0], group.create_thread("net"))
+    eventually(lambda: "net" in "".join(reports(caplog)))
+
+
+def test_without_a_limit_nobody_watches(make_reactor):
+    before = threading.active_count()
+    reactor = make_reactor().start()
+    assert threading.active_count() == before + 1
+    assert reactor.stats.stalls == 0
+
+
+def test_the_watchdog_ends_with_its_reactor_and_begins_again(make_reactor):
+    before = threading.active_count()
+    reactor = make_reactor(stall_ms=20)
+    for _ in range(3):
+        reactor.start()
+        assert threading.active_count() == before + 2
+        stalled(reactor, reactor.create_thread())
+        reactor.stop()
+        assert threading.active_count() == before
+
+
+def test_a_watched_reactor_on_the_calling_os_thread(make_reactor, caplog):
+    reactor = make_reactor(stall_ms=20)
+    thread = reactor.create_thread("net")
+
+    def slow():
+        give_up = time.monotonic() + PATIENCE_S
+        while not reactor.stats.stalls and time.monotonic() < give_up:
+            pass
+        reactor.stop()
+
+    thread.send_msg(slow)
+    assert reactor.run().ok
+    assert "net" in reports(caplog)[0]
+
+
+def test_a_watchdog_under_load_harms_nobody(make_group):
+    """It looks into threads that come, go and move, with a limit that everything exceeds."""
+    group = make_group(2 if len(make_group()) > 1 else 1, stall_ms=0.01).start()
+    for _ in range(30):
+        threads = [group.create_thread() for _ in range(4)]
+        pollers = [thread.register_poller(lambda: sum(range(500))) for thread in threads]
+        for thread in threads:
+            thread.send_many(sum, [(1, 2)] * 20)
+        for poller in pollers:
+            poller.unregister()
+        for thread in threads:
+            thread.exit()
+        for thread in threads:
+            eventually(lambda thread=thread: thread.is_exited)
+
+
+@pytest.mark.parametrize("stall_ms", [0, -1, float("nan")])
+def test_a_bad_limit_is_refused(live_lib, stall_ms):
+    with pytest.raises(ValueError, match="stall_ms"):
+        Reactor(stall_ms=stall_ms, lib=live_lib)
+    with pytest.raises(ValueError, match="stall_ms"):
+        ReactorGroup(1, stall_ms=stall_ms, lib=live_lib)
