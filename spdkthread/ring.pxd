@@ -92,16 +92,19 @@ cdef extern from *:
         char pad_senders[ST_LINE - 16];
         /* receiver */
         st_atomic_u64 head;
+        ring_slot *first_slot;          /* `slots` and `mask` again: an empty poll touches this line and a slot */
+        uint64_t wrap;
         uint64_t tail_snapshot;         /* where the backlog was last measured */
         uint64_t high_water;
-        char pad_receiver[ST_LINE - 24];
+        char pad_receiver[ST_LINE - 40];
         /* written once, or rarely */
         uint64_t capacity;
         uint64_t mask;
         ring_slot *slots;
+        void *mapped;
         size_t mapped_bytes;
         st_atomic_u64 spilled;          /* messages in the spill list */
-        char pad_constant[ST_LINE - 40];
+        char pad_constant[ST_LINE - 48];
         /* written when something is in the way */
         st_atomic_u64 refused;
         st_atomic_u32 spill_lock;
@@ -148,11 +151,14 @@ cdef extern from *:
         st_atomic_u64 tail
         st_atomic_u64 head_seen
         st_atomic_u64 head
+        ring_slot *first_slot
+        uint64_t wrap
         uint64_t tail_snapshot
         uint64_t high_water
         uint64_t capacity
         uint64_t mask
         ring_slot *slots
+        void *mapped
         size_t mapped_bytes
         st_atomic_u64 spilled
         st_atomic_u64 refused
@@ -203,7 +209,7 @@ cdef inline void ring_publish(ring_slot *slot, uint64_t position) noexcept nogil
 cdef inline bint ring_ready(message_ring *ring) noexcept nogil:
     """Receiver only: whether the next message is published."""
     cdef uint64_t head = st_load_relaxed(&ring.head)
-    return st_load_acquire(&ring.slots[head & ring.mask].stamp) == head + 1
+    return st_load_acquire(&ring.first_slot[head & ring.wrap].stamp) == head + 1
 
 
 cdef inline uint32_t ring_take(message_ring *ring, ring_slot *out, uint32_t limit) noexcept nogil:
@@ -212,7 +218,7 @@ cdef inline uint32_t ring_take(message_ring *ring, ring_slot *out, uint32_t limi
     cdef uint32_t taken = 0
     cdef ring_slot *slot
     while taken < limit:
-        slot = &ring.slots[(head + taken) & ring.mask]
+        slot = &ring.first_slot[(head + taken) & ring.wrap]
         if st_load_acquire(&slot.stamp) != head + taken + 1:     # B
             break
         ring_copy_message(&out[taken], slot)

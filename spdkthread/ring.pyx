@@ -8,6 +8,7 @@ from spdkthread.alloc cimport core_calloc, core_free, core_map, core_unmap
 from spdkthread.atomics cimport (
     st_add_relaxed,
     st_and_acq_rel,
+    st_atomic_u64,
     st_cas_acq_rel,
     st_load_acquire,
     st_load_relaxed,
@@ -19,6 +20,12 @@ from spdkthread.atomics cimport (
 )
 
 __all__ = ["MessageRing"]
+
+# So many that header and first slot of every ring are within one page.
+cdef enum:
+    RING_SHIFTS = 27
+
+cdef st_atomic_u64 rings_made
 
 # Beyond this many slots of 64 bytes no machine has the memory; asking for it is MemoryError, not a try.
 cdef uint64_t MAX_CAPACITY = <uint64_t>1 << 34
@@ -40,20 +47,26 @@ cdef uint64_t ring_capacity_for(object ring_size) except 0:
 
 cdef message_ring *ring_create(uint64_t capacity) noexcept nogil:
     """Map a ring of `capacity` slots (a power of two); NULL without memory. No page is touched but the first."""
-    cdef size_t size = sizeof(message_ring) + capacity * sizeof(ring_slot)
-    cdef message_ring *ring = <message_ring *>core_map(size)
-    if ring == NULL:
+    # Mapped memory begins on a page: without a shift the first lines of all rings would fall into the same few places
+    # of a cache, and a turn over many idle threads reads just these.
+    cdef size_t shift = st_add_relaxed(&rings_made, 1) % RING_SHIFTS * sizeof(message_ring) // 4
+    cdef size_t size = shift + sizeof(message_ring) + capacity * sizeof(ring_slot)
+    cdef char *mapped = <char *>core_map(size)
+    cdef message_ring *ring
+    if mapped == NULL:
         return NULL
+    ring = <message_ring *>(mapped + shift)
     ring.capacity = capacity
-    ring.mask = capacity - 1
-    ring.slots = <ring_slot *>(<char *>ring + sizeof(message_ring))
+    ring.mask = ring.wrap = capacity - 1
+    ring.slots = ring.first_slot = <ring_slot *>(<char *>ring + sizeof(message_ring))
+    ring.mapped = mapped
     ring.mapped_bytes = size
     return ring
 
 
 cdef void ring_destroy(message_ring *ring) noexcept nogil:
     """Unmap. The owner has taken what was in it."""
-    core_unmap(ring, ring.mapped_bytes)
+    core_unmap(ring.mapped, ring.mapped_bytes)
 
 
 cdef int ring_claim_slow(message_ring *ring, uint64_t *tail, uint64_t count, uint64_t passes) noexcept nogil:
