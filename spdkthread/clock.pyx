@@ -1,5 +1,6 @@
 """Ticks: one tick is one nanosecond of ``time.perf_counter_ns``."""
 
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint64_t
 
@@ -100,24 +101,27 @@ cdef uint64_t period_to_ticks(object period_us) except? 0xFFFFFFFFFFFFFFFF:
     polling.
     """
     cdef double value
-    cdef object period
+    cdef long long whole
+    cdef int overflow = 0
     if isinstance(period_us, int):
-        if period_us < 0:
+        whole = PyLong_AsLongLongAndOverflow(period_us, &overflow)
+        if overflow < 0 or (overflow == 0 and whole < 0):
             raise ValueError(f"period_us must not be negative, got {period_us!r}")
-        period = period_us * 1000
-    else:
-        try:
-            value = period_us
-        except TypeError:
-            raise TypeError(f"period_us must be a number, got {type(period_us).__name__}") from None
-        if not isfinite(value) or value < 0:
-            raise ValueError(f"period_us must be finite and not negative, got {period_us!r}")
-        if value == 0:
-            return 0
-        # 0.001 us is one tick, although 0.001 * 1000 need not be 1.0 exactly.
-        period = int(value * 1000 + 1e-6)
-        if period == 0:
-            raise ValueError(f"period_us must be 0 or at least one tick (0.001), got {period_us!r}")
-    if period >= MAX_PERIOD_TICKS:
+        if overflow or <uint64_t>whole > MAX_PERIOD_TICKS // 1000:
+            raise ValueError(f"period_us is too large, got {period_us!r}")
+        return <uint64_t>whole * 1000
+    try:
+        value = period_us
+    except TypeError:
+        raise TypeError(f"period_us must be a number, got {type(period_us).__name__}") from None
+    if not isfinite(value) or value < 0:
+        raise ValueError(f"period_us must be finite and not negative, got {period_us!r}")
+    if value == 0:
+        return 0
+    # 0.001 us is one tick, although 0.001 * 1000 need not be 1.0 exactly.
+    value = value * 1000 + 1e-6
+    if value < 1:
+        raise ValueError(f"period_us must be 0 or at least one tick (0.001), got {period_us!r}")
+    if value >= <double>MAX_PERIOD_TICKS:
         raise ValueError(f"period_us is too large, got {period_us!r}")
-    return <uint64_t>period
+    return <uint64_t>value

@@ -13,6 +13,15 @@ cdef enum poller_state:
     POLLER_PAUSED           # registered, not called
     POLLER_UNREGISTERED     # never called again
 
+# What `Poller.request` is asked for.
+cdef enum poller_wish:
+    POLLER_NOTHING
+    POLLER_PAUSE
+    POLLER_RESUME
+    POLLER_UNREGISTER
+
+ctypedef int (*poller_request_fn)(Poller poller, int what) except -1
+
 
 # What the poll loop touches. `timer` is first: a pointer to it is a pointer to this.
 cdef struct poller_s:
@@ -35,10 +44,14 @@ cdef struct poller_s:
 
 cdef class Poller:
     cdef poller_s c
-    cdef readonly str name
+    cdef str _name                  # None: its function's
     cdef readonly uint64_t id
     cdef readonly object thread
     cdef object _fn
     cdef NativeCall _native
-    cdef public str _wanted         # what a request that waits in the spill list is to do
+    cdef poller_request_fn request  # how its thread, on a higher floor, is asked
+    cdef int wanted                 # what a request that waits in the spill list is to do
+    cdef bint in_books              # its thread counts it as registered
     cdef object __weakref__
+
+    cdef int _ask(self, int what) except -1

@@ -2,6 +2,9 @@
 
 from spdkthread.atomics cimport st_add_relaxed, st_atomic_u64, st_load_relaxed, st_sub_relaxed
 
+from spdkthread.error_log import describe
+from spdkthread.errors import SpdkThreadError
+
 __all__ = ["Poller"]
 
 cdef st_atomic_u64 live
@@ -36,12 +39,17 @@ cdef class Poller:
     def __repr__(self):
         return f"<Poller {self.name!r} of {self.thread.name!r}, {self.state}>"
 
+    cdef int _ask(self, int what) except -1:
+        if self.request == NULL:
+            raise SpdkThreadError("this Poller was never registered")
+        return self.request(self, what)
+
     def pause(self) -> None:
         """Stop calling it until `resume`. Idempotent; nothing for an unregistered poller.
 
         Answers to ``spdk_poller_pause``.
         """
-        self.thread._poller_request("pause", self)
+        self._ask(POLLER_PAUSE)
 
     def resume(self) -> None:
         """Call it again: behind the other active pollers; a timed one one period from now.
@@ -49,11 +57,16 @@ cdef class Poller:
         When it is resumed before it would have run, nothing has changed. Idempotent. Answers to
         ``spdk_poller_resume``.
         """
-        self.thread._poller_request("resume", self)
+        self._ask(POLLER_RESUME)
 
     def unregister(self) -> None:
         """Never call it again. Idempotent. Answers to ``spdk_poller_unregister``."""
-        self.thread._poller_request("unregister", self)
+        self._ask(POLLER_UNREGISTER)
+
+    @property
+    def name(self) -> str:
+        """As given, or the function's."""
+        return describe(self._fn) if self._name is None else self._name
 
     @property
     def state(self) -> str:

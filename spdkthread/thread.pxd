@@ -57,7 +57,13 @@ cdef class SpdkThread:
     cdef uint64_t _passes(self) noexcept
     cdef Py_ssize_t _send_items(self, object fn, tuple items) except -1
     cdef int _check_ready(self) except -1
-    cdef int _request_beside(self, str what, Poller poller) except -1
+    cdef int _add(self, Poller poller) except -1
+    cdef int _request(self, int what, Poller poller) except -1
+    cdef int _request_beside(self, int what, Poller poller) except -1
+    cdef int _act(self, int what, Poller poller) except -1
+    cdef int _forget(self, Poller poller) except -1
+    cdef void _count_running(self, Poller poller, bint runs) noexcept
+    cdef bint _has_active(self) noexcept
     cdef int _pause(self, Poller poller) except -1
     cdef int _resume(self, Poller poller) except -1
     cdef int _unregister(self, Poller poller) except -1

@@ -48,8 +48,12 @@ from spdkthread.lib cimport lib_or_default
 from spdkthread.native cimport NativeCall, native_message, native_poller, poller_fn
 from spdkthread.pointer_map cimport map_free
 from spdkthread.poller cimport (
+    POLLER_NOTHING,
+    POLLER_PAUSE,
     POLLER_PAUSED,
+    POLLER_RESUME,
     POLLER_RUNNING,
+    POLLER_UNREGISTER,
     POLLER_UNREGISTERED,
     POLLER_WAITING,
     Poller,
@@ -614,8 +618,6 @@ cdef class SpdkThread:
         """
         if not PyCallable_Check(fn):
             raise TypeError(f"a poller of {self!r} must be callable, got {type(fn).__name__}")
-        if name is None:
-            name = describe(fn)
         cdef Poller poller = self._new_poller(period_us, name)
         poller._fn = fn
         poller.c.py_fn = <PyObject *>fn
@@ -1004,43 +1006,49 @@ cdef class SpdkThread:
     cdef Poller _new_poller(self, object period_us, object name):
         cdef Poller poller = Poller.__new__(Poller)
         self._check_ready()
-        if not isinstance(name, str):
+        if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, got {type(name).__name__}")
         poller.c.period = period_to_ticks(period_us)
         poller.c.owner = <PyObject *>poller
-        poller.name = name
+        poller._name = name
         poller.thread = self
+        poller.request = poller_request
         return poller
 
     cdef Poller _enlist(self, Poller poller):
         if self._is_here():
-            self._add_poller(poller)
+            self._add(poller)
         else:
             self._send_lib(self._add_poller, (poller,), 0)
         return poller
 
     def _add_poller(self, Poller poller):
+        self._add(poller)
+
+    cdef int _add(self, Poller poller) except -1:
         if st_load32_relaxed(&self.c.state) == THREAD_EXITED:
             raise ThreadExitedError(f"{self!r} takes no pollers any more")
         if poller.c.state == POLLER_UNREGISTERED:
-            return
+            return 0
         if poller.c.period:
             timer_queue_init(&self.c.timers)
         poller.id = self._next_poller_id
         self._next_poller_id += 1
         self._pollers[poller] = None
+        poller.in_books = True
         self.c.registered += 1
         if poller.c.state == POLLER_PAUSED:
-            return
+            return 0
         if poller.c.period:
             poller_arm(&self.c, &poller.c, clock_read(self.c.clock))
         else:
             active_append(&self.c, &poller.c)
+        return 0
 
-    def _poller_request(self, str what, Poller poller):
+    cdef int _request(self, int what, Poller poller) except -1:
         """pause, resume or unregister: at once here, by a message from elsewhere."""
         if self._is_here():
-            self._poller_act(what, poller)
+            self._act(what, poller)
         elif poller.c.state != POLLER_UNREGISTERED:
             try:
                 if self._post_tuple(self._poller_act, (what, poller), RING_GATED) != RING_OK:
@@ -1048,35 +1056,40 @@ cdef class SpdkThread:
                     self._request_beside(what, poller)
             except ThreadExitedError:
                 pass        # it has no pollers any more
+        return 0
 
-    cdef int _request_beside(self, str what, Poller poller) except -1:
+    cdef int _request_beside(self, int what, Poller poller) except -1:
         """The ring is full: one request per poller may wait beside it, and does what was wanted last.
 
         Nobody can send anything in between, so that changes no sender's order, and the list stays as short as the
         thread has pollers.
         """
         with requests_lock:
-            if poller._wanted is not None:
-                if poller._wanted != "unregister":
-                    poller._wanted = what
+            if poller.wanted != POLLER_NOTHING:
+                if poller.wanted != POLLER_UNREGISTER:
+                    poller.wanted = what
                 return 0
             self._send_lib(self._do_wanted, (poller,), RING_GATED)
-            poller._wanted = what
+            poller.wanted = what
         return 0
 
     def _do_wanted(self, Poller poller):
+        cdef int what
         with requests_lock:
-            what, poller._wanted = poller._wanted, None
-        if what is not None:
-            self._poller_act(what, poller)
+            what = poller.wanted
+            poller.wanted = POLLER_NOTHING
+        if what != POLLER_NOTHING:
+            self._act(what, poller)
 
-    def _poller_act(self, str what, Poller poller):
-        if what == "pause":
-            self._pause(poller)
-        elif what == "resume":
-            self._resume(poller)
-        else:
-            self._unregister(poller)
+    def _poller_act(self, int what, Poller poller):
+        self._act(what, poller)
+
+    cdef int _act(self, int what, Poller poller) except -1:
+        if what == POLLER_PAUSE:
+            return self._pause(poller)
+        if what == POLLER_RESUME:
+            return self._resume(poller)
+        return self._unregister(poller)
 
     cdef int _pause(self, Poller poller) except -1:
         if poller.c.state == POLLER_WAITING:
@@ -1088,6 +1101,7 @@ cdef class SpdkThread:
             poller.c.state = POLLER_PAUSED
         elif poller.c.state == POLLER_RUNNING:
             poller.c.state = POLLER_PAUSED
+            self._count_running(poller, False)
         return 0
 
     cdef int _resume(self, Poller poller) except -1:
@@ -1096,9 +1110,10 @@ cdef class SpdkThread:
             return 0
         if self.c.running == &poller.c:
             poller.c.state = POLLER_RUNNING
+            self._count_running(poller, True)
             return 0
         poller.c.state = POLLER_WAITING
-        if poller not in self._pollers:
+        if not poller.in_books:
             return 0        # its registration is still under way
         if poller.c.period == 0:
             if poller.c.listed:
@@ -1119,6 +1134,8 @@ cdef class SpdkThread:
         if before == POLLER_UNREGISTERED:
             return 0
         poller.c.state = POLLER_UNREGISTERED
+        if before == POLLER_RUNNING:
+            self._count_running(poller, False)
         if poller.c.listed:
             active_unlink(&self.c, &poller.c)
             if before == POLLER_WAITING:
@@ -1127,14 +1144,26 @@ cdef class SpdkThread:
             timer_cancel(&self.c.timers, &poller.c.timer)
             self.c.timed_count -= 1
         if self.c.running != &poller.c:
-            self._forget_poller(poller)
+            self._forget(poller)
         return 0
 
+    cdef void _count_running(self, Poller poller, bint runs) noexcept:
+        """An active poller stops, or goes on, to be one while it is inside its function."""
+        if poller.c.period == 0 and self.c.active_runs != runs:
+            self.c.active_runs = runs
+            self.c.active_count += 1 if runs else -1
+
     def _forget_poller(self, Poller poller):
+        """`_forget`, for the floor below."""
+        self._forget(poller)
+
+    cdef int _forget(self, Poller poller) except -1:
         """Take it out of the books; the poll loop has no pointer to it any more."""
-        if poller in self._pollers:
-            del self._pollers[poller]
+        if poller.in_books:
+            poller.in_books = False
             self.c.registered -= 1
+            del self._pollers[poller]
+        return 0
 
     # Inside: file descriptors
 
@@ -1234,6 +1263,9 @@ cdef class SpdkThread:
 
     cdef bint _is_here(self) noexcept:
         return current_thread() == &self.c
+
+    cdef bint _has_active(self) noexcept:
+        return self.c.active_count > <uint32_t>self.c.active_runs
 
     cdef int _require_here(self, str what) except -1:
         """Raise unless this thread is the current one."""
@@ -1490,12 +1522,12 @@ cdef class SpdkThread:
     @property
     def has_active_pollers(self) -> bool:
         """Whether an active poller waits for its turn (not while the only one runs)."""
-        return self.c.active_count != 0
+        return self._has_active()
 
     @property
     def has_pollers(self) -> bool:
         """Whether any poller, active or timed, waits for its turn. Answers to ``spdk_thread_has_pollers``."""
-        return self.c.active_count != 0 or self.c.timed_count != 0
+        return self._has_active() or self.c.timed_count != 0
 
     @property
     def next_poller_expiration(self) -> int | None:
@@ -1561,6 +1593,11 @@ cdef int find_io_device_type() except -1:
 
     io_device_type = IoDevice
     return 0
+
+
+cdef int poller_request(Poller poller, int what) except -1:
+    """How a poller reaches its thread, which stands on a higher floor."""
+    return (<SpdkThread>poller.thread)._request(what, poller)
 
 
 # Sending, the hot path.

@@ -78,18 +78,21 @@ cdef struct thread_s:
     st_atomic_ptr critical          # a Python function, one reference
     char pad[96]
 
-    # The owner's: touched only where the thread is polled.
+    # The owner's: touched only where the thread is polled. First what a poll that finds nothing looks at.
+    poller_s *active_first
+    bint unfinished                 # the last poll left messages of its batch, or garbage
+    uint64_t polls
+    timer_queue timers
+    manual_clock *clock
     PyObject *owner                 # the SpdkThread, borrowed
     thread_s *outer                 # what was current before the poll
-    manual_clock *clock
-    poller_s *active_first
     poller_s *active_last
     poller_s *active_next           # where the round of policy "all" goes on
     poller_s *running
-    timer_queue timers
     uint64_t now                    # tick of this poll, once it was needed
     uint64_t serial
-    uint32_t active_count           # on the list and not paused
+    uint32_t active_count           # on the list and not paused, and the one that runs
+    bint active_runs                # one of them is inside its function
     uint32_t timed_count            # in the timer queue
     uint32_t registered             # paused and running ones too
     uint32_t holds                  # iterations and completions of its own that are under way
@@ -111,7 +114,6 @@ cdef struct thread_s:
     PyObject *garbage[GARBAGE_SIZE]
 
     # Accounting.
-    uint64_t polls
     uint64_t msgs_run
     uint64_t pollers_run
     uint64_t errors
@@ -169,6 +171,5 @@ cdef inline bint poll_work_ready(thread_s *thread) noexcept nogil:
         ring_ready(thread.ring)
         or st_load32_relaxed(&thread.attention) != 0
         or thread.active_first != NULL
-        or thread.batch_next != thread.batch_count
-        or thread.garbage_count != 0
+        or thread.unfinished
     )

@@ -99,6 +99,12 @@ cdef void attention_set(thread_s *thread, uint32_t flags) noexcept nogil:
 # Active pollers: a list in the order of their turns.
 
 cdef void active_append(thread_s *thread, poller_s *poller) noexcept nogil:
+    thread.active_count += 1
+    active_link(thread, poller)
+
+
+cdef inline void active_link(thread_s *thread, poller_s *poller) noexcept nogil:
+    """Last on the list; `active_count` is the caller's business, as with `active_unlink`."""
     poller.next = NULL
     poller.prev = thread.active_last
     poller.serial = thread.serial
@@ -108,11 +114,10 @@ cdef void active_append(thread_s *thread, poller_s *poller) noexcept nogil:
     else:
         thread.active_last.next = poller
     thread.active_last = poller
-    thread.active_count += 1
 
 
 cdef void active_unlink(thread_s *thread, poller_s *poller) noexcept nogil:
-    """Off the list; `active_count` is the caller's business."""
+    """Off the list."""
     if not poller.listed:
         return
     if thread.active_next == poller:
@@ -174,6 +179,7 @@ cdef void poll_end(thread_s *thread) noexcept nogil:
     set_current(thread.outer)
     thread.outer = NULL
     thread.stage = STAGE_IDLE
+    thread.unfinished = thread.batch_next != thread.batch_count or thread.garbage_count != 0
 
 
 cdef inline void count_run(thread_s *thread, poller_s *poller, int64_t rc) noexcept nogil:
@@ -201,8 +207,8 @@ cdef inline poller_s *pick_active(thread_s *thread) noexcept nogil:
             active_unlink(thread, poller)
             poller = thread.active_next
         if poller != NULL:
+            thread.active_runs = True
             poller.state = POLLER_RUNNING
-            thread.active_count -= 1
         else:
             thread.active_next = NULL
         return poller
@@ -213,7 +219,7 @@ cdef inline poller_s *pick_active(thread_s *thread) noexcept nogil:
         poller = thread.active_first
         active_unlink(thread, poller)
         if poller.state != POLLER_PAUSED:
-            thread.active_count -= 1
+            thread.active_runs = True
             poller.state = POLLER_RUNNING
             return poller
     return NULL
@@ -221,13 +227,52 @@ cdef inline poller_s *pick_active(thread_s *thread) noexcept nogil:
 
 cdef inline void after_active(thread_s *thread, poller_s *poller) noexcept nogil:
     """Back to its place, unless it was paused or unregistered inside its function."""
-    if poller.listed:                               # policy "all" leaves it where it is
+    thread.active_runs = False
+    if poller.state == POLLER_RUNNING:
+        poller.state = POLLER_WAITING
+        if not poller.listed:                       # policy "all" leaves it where it is
+            active_link(thread, poller)
+
+
+cdef inline bint run_native_round(thread_s *thread) noexcept nogil:
+    """Policy "all": `pick_active`, `count_run` and `after_active` of one native poller after the other, without what
+    only a stop in between needs. True: the next piece of work needs the GIL, otherwise the stage is over.
+    """
+    cdef poller_s *poller = thread.active_next if thread.active_done else thread.active_first
+    cdef uint64_t ran = 0
+    cdef int64_t rc
+    thread.active_done = True
+    while poller != NULL and poller.serial != thread.serial:
+        thread.active_next = poller.next
+        if poller.state == POLLER_PAUSED:
+            active_unlink(thread, poller)
+            poller = thread.active_next
+            continue
+        thread.running = poller
+        thread.active_runs = True
+        poller.state = POLLER_RUNNING
+        if poller.native_fn == NULL:
+            break
+        rc = poller.native_fn(poller.native_ctx)
+        ran += 1
+        poller.run_count += 1
+        if rc > 0:
+            poller.busy_count += 1
+            if rc > thread.rc:
+                thread.rc = rc
+        if poller.state == POLLER_UNREGISTERED:
+            break                                   # to be taken out of the thread's books
         if poller.state == POLLER_RUNNING:
             poller.state = POLLER_WAITING
-            thread.active_count += 1
-    elif poller.state == POLLER_RUNNING:
-        poller.state = POLLER_WAITING
-        active_append(thread, poller)
+        thread.running = NULL
+        poller = thread.active_next                 # whom the function may have changed
+    thread.pollers_run += ran
+    if thread.running != NULL:
+        return True
+    thread.active_runs = False
+    thread.active_next = NULL
+    thread.stage = STAGE_TIMED
+    return False
 
 
 cdef inline poller_s *pick_timed(thread_s *thread) noexcept nogil:
@@ -298,28 +343,33 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
     """Do what needs no GIL, up to the first piece of work that does."""
     cdef ring_slot *message
     cdef poller_s *poller
+    cdef uint32_t first, index
     if thread.stage == STAGE_CRITICAL:
         return STEP_PYTHON
     if thread.garbage_count and thread.batch_count == 0:
         return STEP_PYTHON                          # the messages have ceased: let go of what they kept
     if thread.stage == STAGE_MESSAGES:
-        while thread.batch_next < thread.batch_count:
-            message = &thread.batch[thread.batch_next]
-            if message.kind != MSG_NATIVE:
+        # Counted in registers: memory that is read back and written for each message is the longest way through here.
+        first = index = thread.batch_next
+        while index < thread.batch_count:
+            message = &thread.batch[index]
+            if message.kind != MSG_NATIVE or (message.args[1] != NULL and thread.garbage_count == GARBAGE_SIZE):
+                thread.msgs_run += index - first
                 return STEP_PYTHON
             if message.args[1] != NULL:
-                if thread.garbage_count == GARBAGE_SIZE:
-                    return STEP_PYTHON
                 thread.garbage[thread.garbage_count] = <PyObject *>message.args[1]
                 thread.garbage_count += 1
-            thread.batch_next += 1
-            thread.msgs_run += 1
+            index += 1
+            thread.batch_next = index
             thread.rc = 1
             (<msg_fn>message.fn)(message.args[0])
+        thread.msgs_run += index - first
         leave_messages(thread)
     if thread.stage == STAGE_FDS:
         return STEP_PYTHON
     while True:
+        if thread.policy_all and thread.stage == STAGE_ACTIVE and thread.running == NULL and run_native_round(thread):
+            return STEP_PYTHON
         poller = next_poller(thread)
         if poller == NULL:
             break
@@ -508,6 +558,7 @@ cdef int run_poller(thread_s *thread, poller_s *poller) noexcept:
 cdef void retire(thread_s *thread, poller_s *poller) noexcept:
     """Forget a poller that was unregistered inside its own function."""
     thread.running = NULL
+    thread.active_runs = False
     if thread.stage != STAGE_ACTIVE and not thread.policy_all:
         thread.stage = STAGE_END
     if PyErr_Occurred() == NULL:
