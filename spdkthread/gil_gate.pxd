@@ -35,6 +35,10 @@ cdef st_atomic_u64 gil_wanted
 
 cdef enum:
     GIL_GATE_TICKS = 10_000         # how long to look before queueing
+    GIL_GAP_TICKS = 50_000          # another thread needs this to wake up and take the GIL
+
+
+cdef void gil_gate_make_way() noexcept nogil
 
 
 cdef inline void gil_gate_leave() noexcept nogil:

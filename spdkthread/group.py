@@ -13,8 +13,9 @@ from spdkthread.ending import Ending
 from spdkthread.errors import ReactorError
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.placement import allowed_reactors, move_inside_mask
-from spdkthread.reactor import Reactor, available_cores, get_reactor, on_any_reactor
+from spdkthread.reactor import Reactor, get_reactor, on_any_reactor
 from spdkthread.report import ShutdownReport
+from spdkthread.roster import available_cores
 from spdkthread.scheduler import CoreLoad, Snapshot, ThreadLoad, make_scheduler
 
 __all__ = ["ReactorGroup"]

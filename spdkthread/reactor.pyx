@@ -7,17 +7,14 @@ The loop has two phases and is lexically flat::
       native work runs here        ---->        the Python work of this turn, in order
       nothing to do: idle strategy <----        and of the next turns, as long as there is some, for a bounded time
 
-An empty turn never takes the GIL. Between reactors of one process the GIL is passed by a flag of our own (`gate`), so
-that it changes hands within a microsecond instead of by CPython's wait of 5 ms.
+An empty turn never takes the GIL. Between reactors of one process the GIL is passed by a flag of our own (`gil_gate`),
+so that it changes hands within a microsecond instead of by CPython's wait of 5 ms.
 """
 
-import atexit
 import logging
 import os
 import threading
 import time
-import warnings
-import weakref
 from collections import deque
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -35,65 +32,54 @@ from spdkthread.atomics cimport (
     st_load32_relaxed,
     st_load_acquire,
     st_load_relaxed,
-    st_loadp_relaxed,
     st_or32_release,
-    st_pause,
-    st_store32_relaxed,
     st_store32_release,
     st_store_relaxed,
     st_store_release,
     st_storep_release,
-    st_sub_relaxed,
 )
 from spdkthread.clock cimport account_ticks, clock_read, st_cycles, st_ticks
-from spdkthread.fds cimport FD_BATCH, FD_READABLE, fd_event, fd_set_add, fd_set_open, fd_set_remove, fd_set_wait
-from spdkthread.gil_gate cimport gil_held, gil_wanted
-from spdkthread.idle cimport (
-    IDLE_ADAPTIVE,
-    IDLE_CALL,
-    IDLE_OBJECT,
-    IDLE_PARK,
-    idle_mode_of,
-    idle_reset,
-    idle_sharpen_timers,
-    idle_sleep,
-    idle_step,
+from spdkthread.fds cimport FD_READABLE, fd_set_add, fd_set_open, fd_set_remove
+from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_make_way, gil_gate_wait, gil_wanted
+from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, idle_mode_of, idle_reset, idle_sharpen_timers
+from spdkthread.reactor_core cimport (
+    FLUSH_TURNS,
+    NEED_IDLE_OBJECT,
+    NEED_PYTHON,
+    NEED_REQUESTS,
+    account_attach,
+    account_flush,
+    account_idle,
+    quiet_thread,
+    reactor_begin,
+    reactor_collect_fds,
+    reactor_detached,
+    reactor_finish,
+    reactor_measure_cycles,
+    reactor_quiet,
+    reactor_s,
 )
-from spdkthread.ring cimport RING_POSITION, ring_gate, ring_pending
+from spdkthread.ring cimport RING_POSITION, ring_gate
 from spdkthread.thread cimport SpdkThread
 from spdkthread.thread_core cimport (
     ATTENTION_FDS,
-    BATCH_SIZE,
     STEP_NATIVE,
-    STEP_PYTHON,
     STEP_RAISED,
     THREAD_EXITED,
     attention_set,
     poll_attached,
-    poll_begin,
-    poll_detached,
-    poll_end,
-    poll_work_ready,
     set_current,
     thread_s,
 )
-from spdkthread.timers cimport TIMER_NEVER, timer_next_deadline
-from spdkthread.wake cimport wake_clear, wake_gate_give_back, wake_gate_take, wake_notify
+from spdkthread.wake cimport wake_gate_give_back, wake_gate_take, wake_notify
 
-from spdkthread.cores import allowed_cores
-from spdkthread.ending import Ending
 from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError, ThreadExitedError, WrongThreadError
 from spdkthread.interrupts import SignalWatch
 from spdkthread.latch import Latch
 from spdkthread.lib import ThreadLib, default_lib
-from spdkthread.report import (
-    LeftoverChannel,
-    LeftoverMessage,
-    LeftoverPoller,
-    LeftoverUnregistration,
-    ShutdownReport,
-)
+from spdkthread.report import ShutdownReport, what_is_left
+from spdkthread.roster import claim_core, enlist, warn_if_crowded
 from spdkthread.stats import ReactorStats
 from spdkthread.thread import _mark_reactor
 
@@ -102,14 +88,8 @@ __all__ = ["Reactor", "get_reactor"]
 cdef extern from *:
     """
     #include <pthread.h>
-    #include <sched.h>
     #include <time.h>
     #include <unistd.h>
-    #ifdef Py_GIL_DISABLED
-    #define ST_HAS_GIL 0
-    #else
-    #define ST_HAS_GIL 1
-    #endif
     static inline void st_name_os_thread(const char *name) {
     #if defined(__linux__)
         pthread_setname_np(pthread_self(), name);
@@ -122,10 +102,8 @@ cdef extern from *:
         nanosleep(&nap, NULL);
     }
     """
-    const bint ST_HAS_GIL
     void st_name_os_thread(const char *name) nogil
     void st_nap() noexcept nogil
-    int sched_yield() noexcept nogil
     int close(int fd) nogil
     uint64_t PyThread_get_thread_ident() nogil
 
@@ -148,288 +126,14 @@ logger = logging.getLogger("spdkthread")
 
 PHASES = ("new", "running", "stopping", "stopping", "stopped", "dead")
 
-# How long a reactor waits at the gate before it queues at the GIL itself.
-cdef uint64_t GATE_TICKS = 10_000
 # Attached with work still coming: how long at a stretch.
 cdef uint64_t HOLD_TICKS = 1_000_000
-# How long it then stays detached: another thread needs this to wake up and take the GIL.
-cdef uint64_t GAP_TICKS = 50_000
-# A wait below this is the price of an uncontended lock.
-cdef uint64_t WAIT_TICKS = 2_000
 # On the main thread: how often signals are looked at.
 cdef uint64_t SIGNAL_TICKS = 10_000_000
-# How long after a thread came the sleeps are short (see wake.pxd), and the longest sleep beside a manual clock.
-cdef int64_t SHORT_SLEEP_NS = 1_000_000
-# Between two looks at file descriptors while there is work: so many turns, or so long.
-cdef uint32_t FD_TURNS = 64
-cdef uint64_t FD_TICKS = 20_000
+# How long after a thread came the sleeps are short: see wake.pxd.
+cdef uint64_t ADOPTION_TICKS = 1_000_000
 # Beyond this many threads a turn is too long to be looked through attached.
 cdef uint32_t ATTACHED_SCAN = 64
-# Accounting of a reactor that is always busy is brought up to date every so many turns.
-cdef uint64_t FLUSH_TURNS = 15
-
-
-# The gate: which of our reactors holds the GIL, and how many wait for it. See gil_gate.pxd.
-
-cdef inline void gate_leave() noexcept nogil:
-    """Right after detaching."""
-    if ST_HAS_GIL:
-        st_store32_release(&gil_held, 0)
-
-
-cdef void gate_wait(reactor_s *r) noexcept nogil:
-    """Right before attaching: let the reactor that holds the GIL come to its end, instead of sleeping at the lock."""
-    cdef uint64_t give_up
-    r.attach_started = st_cycles()
-    if not ST_HAS_GIL or not st_load32_acquire(&gil_held):
-        return
-    st_add_relaxed(&gil_wanted, 1)
-    give_up = st_ticks() + GATE_TICKS
-    while st_load32_acquire(&gil_held):
-        st_pause()
-        if st_ticks() > give_up:
-            break
-    st_sub_relaxed(&gil_wanted, 1)
-
-
-cdef inline void gate_enter(reactor_s *r) noexcept:
-    """Right after attaching."""
-    cdef uint64_t waited = st_cycles() - r.attach_started
-    if ST_HAS_GIL:
-        st_store32_relaxed(&gil_held, 1)
-    if waited > wait_cycles:
-        r.gil_waits += 1
-        r.gil_wait += waited
-
-
-cdef void gate_make_way() noexcept nogil:
-    """Detached, with more Python work to come: let others have the GIL first."""
-    cdef uint64_t now = st_ticks()
-    cdef uint64_t end = now + GAP_TICKS
-    if not ST_HAS_GIL:
-        return
-    if st_load_relaxed(&gil_wanted):
-        end = now + GATE_TICKS
-        while st_load_relaxed(&gil_wanted) and not st_load32_acquire(&gil_held) and st_ticks() < end:
-            st_pause()
-        return
-    while st_ticks() < end:
-        sched_yield()
-
-
-# WAIT_TICKS on the processor's counter; measured when the first reactor starts.
-cdef uint64_t wait_cycles = 5_000
-# The same for FD_TICKS.
-cdef uint64_t fd_cycles = 50_000
-
-
-cdef int measure_cycles() except -1:
-    global wait_cycles, fd_cycles
-    cdef int64_t ticks = account_ticks(NULL, 1_000_000)
-    if ticks > 0:
-        wait_cycles = <uint64_t>(WAIT_TICKS * 1_000_000.0 / ticks)
-        fd_cycles = <uint64_t>(FD_TICKS * 1_000_000.0 / ticks)
-    return 0
-
-
-# Accounting. Stamps are taken where busy and idle change, not at every poll.
-
-cdef inline void account_flush(reactor_s *r, uint64_t now) noexcept nogil:
-    cdef uint64_t passed = now - r.busy_since
-    st_store_relaxed(&r.busy, st_load_relaxed(&r.busy) + passed)
-    if r.busy_owner.clock == NULL:
-        st_store_relaxed(&r.busy_owner.busy, st_load_relaxed(&r.busy_owner.busy) + passed)
-    r.busy_since = now
-
-
-cdef inline void account_idle(reactor_s *r) noexcept nogil:
-    if r.busy_owner != NULL:
-        account_flush(r, st_cycles())
-        r.busy_owner = NULL
-
-
-# One poll of one thread, begun and ended.
-
-cdef inline bint begin(reactor_s *r, thread_s *thread) noexcept nogil:
-    """Begin a poll if there is anything to do."""
-    cdef uint64_t now = 0
-    cdef bint given = False
-    if thread.timers.count:
-        now = clock_read(thread.clock)
-        given = True
-        if not poll_work_ready(thread) and now < thread.timers.next_check:
-            thread.polls += 1
-            return False
-    elif not poll_work_ready(thread):
-        thread.polls += 1
-        return False
-    if r.busy_owner != thread:
-        if r.busy_owner != NULL:
-            account_flush(r, st_cycles())
-            r.busy_owner = NULL
-        else:
-            r.busy_since = st_cycles()
-    if thread.clock != NULL:
-        r.manual_since = clock_read(thread.clock)
-    thread.polling = True
-    poll_begin(thread, BATCH_SIZE, now, given)
-    r.in_poll = True
-    return True
-
-
-cdef inline void finish(reactor_s *r, thread_s *thread) noexcept nogil:
-    poll_end(thread)
-    thread.polling = False
-    r.in_poll = False
-    if thread.rc > 0:
-        r.turn_worked = True
-        r.busy_owner = thread
-        if thread.clock != NULL:
-            st_store_relaxed(
-                &thread.busy, st_load_relaxed(&thread.busy) + clock_read(thread.clock) - r.manual_since
-            )
-        if thread.rc > r.turn_rc:
-            r.turn_rc = thread.rc
-
-
-# The detached phase.
-
-cdef int reactor_detached(reactor_s *r) noexcept nogil:
-    """Turn after turn, until something needs the GIL."""
-    cdef thread_s *thread
-    cdef int action
-    while True:
-        while r.cursor < r.count:
-            thread = r.threads[r.cursor]
-            if not r.in_poll and not begin(r, thread):
-                r.cursor += 1
-                continue
-            if poll_detached(thread) == STEP_PYTHON:
-                return NEED_PYTHON
-            finish(r, thread)
-            r.cursor += 1
-        # The turn is over.
-        r.cursor = 0
-        r.turns += 1
-        if st_load32_relaxed(&r.requests) or r.stopping:
-            return NEED_REQUESTS
-        if r.single_turn:
-            return NEED_NOTHING
-        if r.watches_signals and r.turns & 63 == 0 and st_ticks() >= r.signals_due:
-            r.turn_worked = False
-            return NEED_SIGNALS
-        if r.fd >= 0:
-            if r.fd_countdown == 0 or st_cycles() - r.fd_looked > fd_cycles:
-                r.fd_countdown = FD_TURNS
-                r.fd_looked = st_cycles()
-                collect_fds(r)
-            r.fd_countdown -= 1
-        if r.turn_worked:
-            if r.turns & FLUSH_TURNS == 0 and r.busy_owner != NULL:
-                account_flush(r, st_cycles())
-            # The user's object is told once that work has come.
-            if r.idle.mode == IDLE_OBJECT and r.idle.idle_turns:
-                return NEED_IDLE_OBJECT
-            r.turn_worked = False
-            idle_reset(&r.idle)
-            continue
-        account_idle(r)
-        action = idle_step(&r.idle, r.count)
-        if action == IDLE_CALL:
-            return NEED_IDLE_OBJECT
-        if action == IDLE_PARK and park(r) < 0 and r.watches_signals:
-            return NEED_SIGNALS
-
-
-cdef void collect_fds(reactor_s *r) noexcept nogil:
-    """Tell the threads whose descriptors are ready."""
-    cdef fd_event ready[64]
-    cdef int index
-    for index in range(fd_set_wait(r.fd, ready, FD_BATCH)):
-        attention_set(<thread_s *>ready[index].tag, ATTENTION_FDS)
-
-
-cdef inline int stay_awake(reactor_s *r) noexcept nogil:
-    """Not to sleep after all. Who has seen the flag meanwhile rings, and is heard before the next sleep."""
-    st_store32_relaxed(&r.gate.sleeping, 0)
-    return 0
-
-
-cdef int park(reactor_s *r) noexcept nogil:
-    """Sleep until something happens. -1: a signal broke the sleep. The protocol stands in wake.pxd."""
-    cdef uint32_t index
-    cdef thread_s *thread
-    cdef uint64_t deadline
-    cdef uint64_t now = 0
-    cdef uint64_t earliest = TIMER_NEVER
-    cdef int64_t timeout = -1
-    cdef int woken
-    # What rang before the flag is up is looked for below.
-    wake_clear(r.gate)
-    st_store32_relaxed(&r.gate.sleeping, 1)
-    st_fence_seq_cst()
-    for index in range(r.count):
-        thread = r.threads[index]
-        if poll_work_ready(thread):
-            return stay_awake(r)
-        if thread.timers.count:
-            if thread.clock != NULL:
-                # Nobody tells us when a manual clock is moved.
-                timeout = SHORT_SLEEP_NS
-                if clock_read(thread.clock) >= thread.timers.next_check:
-                    return stay_awake(r)
-            else:
-                deadline = timer_next_deadline(&thread.timers)
-                if deadline < earliest:
-                    earliest = deadline
-    if st_load32_relaxed(&r.requests):
-        return stay_awake(r)
-    if earliest != TIMER_NEVER or r.adopted_until:
-        now = st_ticks()
-        if earliest <= now:
-            return stay_awake(r)
-        if now >= r.adopted_until:
-            r.adopted_until = 0
-        elif r.adopted_until < earliest:
-            earliest = r.adopted_until
-        if earliest != TIMER_NEVER and (timeout < 0 or earliest - now < <uint64_t>timeout):
-            timeout = <int64_t>(earliest - now)
-    # The sleep is certain: only now is anything armed, by the very call that sleeps.
-    r.parks += 1
-    woken = idle_sleep(r.gate, r.fd, r.signal_ear, timeout)
-    st_store32_relaxed(&r.gate.sleeping, 0)
-    if woken > 0:
-        r.wakes += 1
-        if woken & 2:
-            collect_fds(r)
-            r.fd_countdown = FD_TURNS
-    # If there turns out to be no work, back to sleep at once instead of looking around again.
-    r.idle.idle_turns = 31
-    return -1 if woken < 0 or woken & 4 else 0
-
-
-cdef bint quiet_thread(thread_s *thread) noexcept nogil:
-    """Whether a thread has run what it accepted and has nothing of its own under way."""
-    cdef void *critical
-    if st_load32_acquire(&thread.state) == THREAD_EXITED:
-        return True
-    critical = st_loadp_relaxed(&thread.critical)
-    return (
-        not thread.polling
-        and ring_pending(thread.ring) == 0
-        and thread.batch_next == thread.batch_count
-        and thread.holds == 0
-        and <size_t>critical <= 1
-    )
-
-
-cdef bint quiet(reactor_s *r) noexcept nogil:
-    """While stopping: whether every thread is quiet."""
-    cdef uint32_t index
-    for index in range(r.count):
-        if not quiet_thread(r.threads[index]):
-            return False
-    return True
 
 
 cdef class Reactor:
@@ -654,7 +358,7 @@ cdef class Reactor:
             self.r.started = st_cycles()
         try:
             if self.r.fd >= 0:
-                collect_fds(&self.r)
+                reactor_collect_fds(&self.r)
             self._serve()
             while True:
                 reason = self._detached_turn()
@@ -920,7 +624,7 @@ cdef class Reactor:
                 count += 1
             self.r.count = count
             self.r.cursor = 0
-            self.r.adopted_until = st_ticks() + SHORT_SLEEP_NS
+            self.r.adopted_until = st_ticks() + ADOPTION_TICKS
             for thread in self._members:
                 if thread.c.fd_count:
                     self._watch_fds(thread)
@@ -958,6 +662,9 @@ cdef class Reactor:
         """Have ``fn()`` run on the loop, between turns, with no current SpdkThread."""
         self._calls.append(fn)
         self._request(REQUEST_CALLS)
+
+    def _abort(self):
+        self._request(REQUEST_ABORT)
 
     def _interrupt(self):
         """On the main thread: the first Ctrl-C."""
@@ -1030,7 +737,7 @@ cdef class Reactor:
         # Two whole turns in each stage, so that every thread has had its poll.
         if self.r.in_poll or st_load32_relaxed(&self.r.requests) or self.r.turns < self.r.stop_turn + 2:
             return False
-        if not quiet(&self.r):
+        if not reactor_quiet(&self.r):
             return False
         if self.r.exiting:
             return True
@@ -1086,7 +793,7 @@ cdef class Reactor:
             # A stop that came too late for the run before is not meant for this one.
             st_and32_acq_rel(&self.r.requests, ~<uint32_t>(REQUEST_STOP | REQUEST_ABORT))
         try:
-            measure_cycles()
+            reactor_measure_cycles(&self.r)
             self._fatal = None
             self.r.stopping = False
             self.r.turn_worked = False
@@ -1154,14 +861,16 @@ cdef class Reactor:
         cdef bint make_way = False
         while True:
             with nogil:
-                gate_leave()
+                gil_gate_leave()
                 if make_way:
-                    gate_make_way()
+                    gil_gate_make_way()
                 reason = reactor_detached(&self.r)
                 if reason == NEED_REQUESTS and self.r.stopping and not self.r.turn_worked:
                     st_nap()
-                gate_wait(&self.r)
-            gate_enter(&self.r)
+                self.r.attach_started = st_cycles()
+                gil_gate_wait()
+            gil_gate_enter()
+            account_attach(&self.r)
             make_way = self._attached(reason)
             if self._phase_now() == PHASE_DEAD or (self.r.stopping and self._may_end()):
                 break
@@ -1219,11 +928,11 @@ cdef class Reactor:
             if step == STEP_NATIVE:
                 return 0
             if step == STEP_RAISED:
-                finish(r, thread)
+                reactor_finish(r, thread)
                 r.cursor += 1
                 self._caught()
                 return 0
-            finish(r, thread)
+            reactor_finish(r, thread)
             r.cursor += 1
             if r.busy_owner == thread:
                 # Beside Python work a stamp costs little, and long callbacks show in the statistics at once.
@@ -1235,7 +944,7 @@ cdef class Reactor:
                 st_or32_release(&r.requests, REQUEST_MEMBERS)
             while True:
                 if r.cursor < r.count:
-                    if begin(r, r.threads[r.cursor]):
+                    if reactor_begin(r, r.threads[r.cursor]):
                         break
                     r.cursor += 1
                     continue
@@ -1283,7 +992,7 @@ cdef class Reactor:
         looped = self._looping
         report = ShutdownReport()
         if looped:
-            gate_leave()
+            gil_gate_leave()
         try:
             if self._phase_now() == PHASE_DEAD:
                 return
@@ -1369,28 +1078,9 @@ cdef class Reactor:
 
     def _what_is_left(self, by_name=False):
         """`by_name`: on the loop. From elsewhere messages are only counted: they may run, and go, meanwhile."""
-        cdef SpdkThread thread
-        messages, pollers, channels, waits = [], [], [], []
         with self._lock:
             members = list(self._members)
-        for thread in members:
-            if thread.is_exited:
-                continue
-            if by_name:
-                messages += thread._waiting()
-            else:
-                messages += [LeftoverMessage(thread.name, "(its reactor still runs)")] * thread.pending_msgs
-            pollers += [LeftoverPoller(thread.name, poller.name) for poller in thread.pollers]
-            pollers += [LeftoverPoller(thread.name, handler.name) for handler in list(thread._fd_handlers.values())]
-            if thread._coroutines is not None:
-                pollers += [LeftoverPoller(thread.name, name) for name in thread._coroutines.names()]
-            channels += [
-                LeftoverChannel(thread.name, channel.device.name, channel.ref_count) for channel in thread.io_channels
-            ]
-            waits += [LeftoverUnregistration(thread.name, name) for name in thread._awaited()]
-        return ShutdownReport(
-            tuple(messages), tuple(pollers), tuple(channels), leftover_unregistrations=tuple(waits)
-        )
+        return what_is_left(members, by_name)
 
     def _progress(self):
         """For the watchdog: changes with every callback; None while none is under way."""
@@ -1485,91 +1175,3 @@ cdef int check_timeout(object timeout_s) except -1:
     if timeout_s is not None and not timeout_s >= 0:
         raise ValueError(f"timeout_s must be None or not negative, got {timeout_s!r}")
     return 0
-
-
-# The reactors of this process, and the cores that they have.
-
-registry = {}               # id -> weak reference
-registry_lock = threading.RLock()
-
-
-def enlist(mine):
-    with registry_lock:
-        registry[id(mine)] = weakref.ref(mine)
-
-
-def all_reactors():
-    """Every reactor that exists. Not a WeakSet: one of those cannot be read while another OS thread adds to it."""
-    with registry_lock:
-        found = {key: reference() for key, reference in registry.items()}
-        for key, one in found.items():
-            if one is None:
-                del registry[key]
-    return [one for one in found.values() if one is not None]
-
-
-def available_cores():
-    """The cores that this process may use, also when asked on an OS thread that is bound to one of them."""
-    cores = set(allowed_cores())
-    for one in all_reactors():
-        cores |= (<Reactor>one)._cores_before()
-    return frozenset(cores)
-
-
-def claim_core(mine, core):
-    """The core that `mine` gets: the one it asks for, or the least used of the allowed ones."""
-    allowed = available_cores()
-    if core is not None:
-        if isinstance(core, bool) or not hasattr(type(core), "__index__"):
-            raise TypeError(f"core must be an int or None, got {type(core).__name__}")
-        core = core.__index__()
-        if core not in allowed:
-            raise ReactorError(f"core {core} is not available; this process may use {sorted(allowed)}")
-        return core
-    used = [other.core for other in all_reactors() if other is not mine and other.state not in ("stopped", "dead")]
-    return min(sorted(allowed), key=used.count)
-
-
-def warn_if_crowded(mine):
-    """Two reactors on one core, one of which never sleeps, take turns at the kernel's pace."""
-    others = [
-        other for other in all_reactors() if other is not mine and other.core == mine.core and other.state == "running"
-    ]
-    if not others or "poll" not in [mine.idle, *[other.idle for other in others]]:
-        return
-    warnings.warn(
-        f"{mine!r} shares its core with {', '.join([other.name for other in others])}, and idle='poll' never gives it "
-        "up; use 'adaptive' or 'yield' where there are fewer cores than reactors",
-        RuntimeWarning,
-        stacklevel=1,
-    )
-
-
-@atexit.register
-def stop_forgotten():
-    """Interpreter exit: stop what still runs, while that is still possible."""
-    forgotten = [one for one in all_reactors() if one.state in ("running", "stopping")]
-    ending = Ending(forgotten)
-    for one in forgotten:
-        one._begin_end(ending)
-    give_up = time.monotonic() + 5.0
-    for one in forgotten:
-        # A callback that does not return is not waited for.
-        if not one.join(timeout_s=max(0.0, give_up - time.monotonic())):
-            one._request(REQUEST_ABORT)
-            one.join(timeout_s=0.5)
-
-
-def mark_dead():
-    """In the child of a fork."""
-    global registry_lock
-    registry_lock = threading.RLock()
-    st_store32_relaxed(&gil_held, 0)
-    st_store_relaxed(&gil_wanted, 0)
-    for one in all_reactors():
-        one._die()
-    for lib in list(ThreadLib._all()):
-        lib._after_fork()
-
-
-os.register_at_fork(after_in_child=mark_dead)

@@ -1,8 +1,16 @@
 """What a stop leaves behind."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["LeftoverChannel", "LeftoverMessage", "LeftoverPoller", "LeftoverUnregistration", "ShutdownReport"]
+__all__ = [
+    "LeftoverChannel",
+    "LeftoverMessage",
+    "LeftoverPoller",
+    "LeftoverUnregistration",
+    "ShutdownReport",
+    "what_is_left",
+]
 
 
 class LeftoverMessage(NamedTuple):
@@ -71,3 +79,24 @@ class ShutdownReport(NamedTuple):
         parts += [f"{name} still running" for name in self.still_running]
         shown = "; ".join(parts[:20])
         return f"{shown}; ... {len(parts)} in all" if len(parts) > 20 else shown
+
+
+def what_is_left(threads: Iterable, by_name: bool) -> ShutdownReport:
+    """What keeps these threads. `by_name`: on their loop; from elsewhere messages may run, and go, and are counted."""
+    messages, pollers, channels, waits = [], [], [], []
+    for thread in threads:
+        if thread.is_exited:
+            continue
+        if by_name:
+            messages += thread._waiting()
+        else:
+            messages += [LeftoverMessage(thread.name, "(its reactor still runs)")] * thread.pending_msgs
+        pollers += [LeftoverPoller(thread.name, poller.name) for poller in thread.pollers]
+        pollers += [LeftoverPoller(thread.name, handler.name) for handler in list(thread._fd_handlers.values())]
+        if thread._coroutines is not None:
+            pollers += [LeftoverPoller(thread.name, name) for name in thread._coroutines.names()]
+        channels += [
+            LeftoverChannel(thread.name, channel.device.name, channel.ref_count) for channel in thread.io_channels
+        ]
+        waits += [LeftoverUnregistration(thread.name, name) for name in thread._awaited()]
+    return ShutdownReport(tuple(messages), tuple(pollers), tuple(channels), leftover_unregistrations=tuple(waits))

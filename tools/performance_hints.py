@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 HOT = {"atomics", "clock", "idle", "io_device", "native", "pointer_map", "poller", "reactor", "ring", "thread"}
-HOT |= {"thread_core", "timers", "wake"}
+HOT |= {"thread_core", "timers", "wake", "reactor_core", "gil_gate"}
 HINT = re.compile(r"^performance hint: (?P<file>[^:]+):(?P<place>\d+:\d+): ", re.MULTILINE)
 
 

@@ -1,0 +1,135 @@
+"""What a reactor does without the GIL: its struct, the accounting, and one poll of one thread, begun and ended."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from spdkthread.atomics cimport st_atomic_u32, st_atomic_u64, st_load_relaxed, st_store_relaxed
+from spdkthread.clock cimport clock_read, st_cycles
+from spdkthread.idle cimport idle_s
+from spdkthread.thread_core cimport BATCH_SIZE, poll_begin, poll_end, poll_work_ready, thread_s
+from spdkthread.wake cimport wake_gate
+
+cdef enum reactor_reason:
+    NEED_PYTHON             # the poll under way has come to Python work
+    NEED_REQUESTS           # somebody asked for something
+    NEED_SIGNALS            # a while has passed on the main thread, or a signal broke a sleep
+    NEED_IDLE_OBJECT        # the user's idle object has its say
+    NEED_NOTHING            # a turn is over and that was all that was asked for
+
+cdef enum:
+    FLUSH_TURNS = 15        # accounting of a reactor that is always busy is brought up to date every so many turns
+
+
+# What the detached phase touches.
+cdef struct reactor_s:
+    thread_s **threads
+    uint32_t count
+    uint32_t cursor             # the thread whose turn it is
+    bint in_poll                # its poll is under way
+    bint turn_worked
+    bint single_turn            # embedded: come back after each turn
+    bint watches_signals        # on the main thread
+    bint stopping               # draining
+    bint exiting                # drained, the threads exit
+    st_atomic_u32 requests
+    idle_s idle
+    wake_gate *gate             # NULL: never sleeps
+    int fd                      # polls the fds of all threads; -1: none has any
+    uint32_t fd_countdown
+    uint64_t signals_due
+    uint64_t fd_looked          # account stamp
+    uint64_t adopted_until      # sleeps are short up to this tick: see wake.pxd
+    int signal_ear              # readable when a signal has come; -1: none
+    int64_t turn_rc
+
+    # Accounting: whose time is running, and since when.
+    thread_s *busy_owner
+    uint64_t busy_since
+    st_atomic_u64 busy
+    uint64_t manual_since       # the same for a thread with a manual clock
+    uint64_t started
+
+    uint64_t turns
+    uint64_t stop_turn          # when the stop began
+    uint64_t parks
+    uint64_t wakes
+    uint64_t gil_waits
+    uint64_t gil_wait           # account stamps
+    uint64_t attach_started
+    uint64_t wait_cycles        # a wait below this is the price of an uncontended lock
+    uint64_t fd_cycles          # between two looks at file descriptors while there is work
+    st_atomic_u64 stalls        # counted by the watchdog
+
+
+cdef int reactor_detached(reactor_s *r) noexcept nogil
+cdef void reactor_collect_fds(reactor_s *r) noexcept nogil
+cdef bint reactor_quiet(reactor_s *r) noexcept nogil
+cdef bint quiet_thread(thread_s *thread) noexcept nogil
+cdef int reactor_measure_cycles(reactor_s *r) except -1
+
+
+# Accounting. Stamps are taken where busy and idle change, not at every poll.
+
+cdef inline void account_flush(reactor_s *r, uint64_t now) noexcept nogil:
+    cdef uint64_t passed = now - r.busy_since
+    st_store_relaxed(&r.busy, st_load_relaxed(&r.busy) + passed)
+    if r.busy_owner.clock == NULL:
+        st_store_relaxed(&r.busy_owner.busy, st_load_relaxed(&r.busy_owner.busy) + passed)
+    r.busy_since = now
+
+
+cdef inline void account_idle(reactor_s *r) noexcept nogil:
+    if r.busy_owner != NULL:
+        account_flush(r, st_cycles())
+        r.busy_owner = NULL
+
+
+# One poll of one thread, begun and ended.
+
+cdef inline bint reactor_begin(reactor_s *r, thread_s *thread) noexcept nogil:
+    """Begin a poll if there is anything to do."""
+    cdef uint64_t now = 0
+    cdef bint given = False
+    if thread.timers.count:
+        now = clock_read(thread.clock)
+        given = True
+        if not poll_work_ready(thread) and now < thread.timers.next_check:
+            thread.polls += 1
+            return False
+    elif not poll_work_ready(thread):
+        thread.polls += 1
+        return False
+    if r.busy_owner != thread:
+        if r.busy_owner != NULL:
+            account_flush(r, st_cycles())
+            r.busy_owner = NULL
+        else:
+            r.busy_since = st_cycles()
+    if thread.clock != NULL:
+        r.manual_since = clock_read(thread.clock)
+    thread.polling = True
+    poll_begin(thread, BATCH_SIZE, now, given)
+    r.in_poll = True
+    return True
+
+
+cdef inline void reactor_finish(reactor_s *r, thread_s *thread) noexcept nogil:
+    poll_end(thread)
+    thread.polling = False
+    r.in_poll = False
+    if thread.rc > 0:
+        r.turn_worked = True
+        r.busy_owner = thread
+        if thread.clock != NULL:
+            st_store_relaxed(
+                &thread.busy, st_load_relaxed(&thread.busy) + clock_read(thread.clock) - r.manual_since
+            )
+        if thread.rc > r.turn_rc:
+            r.turn_rc = thread.rc
+
+
+cdef inline void account_attach(reactor_s *r) noexcept nogil:
+    """Right after attaching: how long that took."""
+    cdef uint64_t waited = st_cycles() - r.attach_started
+    if waited > r.wait_cycles:
+        r.gil_waits += 1
+        r.gil_wait += waited

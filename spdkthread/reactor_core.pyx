@@ -1,0 +1,181 @@
+"""What a reactor does without the GIL: turn after turn, and sleep."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from spdkthread.atomics cimport (
+    st_fence_seq_cst,
+    st_load32_acquire,
+    st_load32_relaxed,
+    st_loadp_relaxed,
+    st_store32_relaxed,
+)
+from spdkthread.clock cimport account_ticks, clock_read, st_cycles, st_ticks
+from spdkthread.fds cimport FD_BATCH, fd_event, fd_set_wait
+from spdkthread.idle cimport IDLE_CALL, IDLE_OBJECT, IDLE_PARK, idle_reset, idle_sleep, idle_step
+from spdkthread.ring cimport ring_pending
+from spdkthread.thread_core cimport (
+    ATTENTION_FDS,
+    STEP_PYTHON,
+    THREAD_EXITED,
+    attention_set,
+    poll_detached,
+    poll_work_ready,
+    thread_s,
+)
+from spdkthread.timers cimport TIMER_NEVER, timer_next_deadline
+from spdkthread.wake cimport wake_clear
+
+# The longest sleep beside a manual clock: nobody tells us when that is moved.
+cdef int64_t SHORT_SLEEP_NS = 1_000_000
+# Between two looks at file descriptors while there is work: so many turns, or so long.
+cdef uint32_t FD_TURNS = 64
+cdef uint64_t FD_TICKS = 20_000
+# A wait below this is the price of an uncontended lock.
+cdef uint64_t WAIT_TICKS = 2_000
+
+
+cdef int reactor_measure_cycles(reactor_s *r) except -1:
+    """The limits that are compared with stamps, on the processor's own counter."""
+    cdef int64_t ticks = account_ticks(NULL, 1_000_000)
+    if ticks > 0:
+        r.wait_cycles = <uint64_t>(WAIT_TICKS * 1_000_000.0 / ticks)
+        r.fd_cycles = <uint64_t>(FD_TICKS * 1_000_000.0 / ticks)
+    return 0
+
+
+cdef int reactor_detached(reactor_s *r) noexcept nogil:
+    """Turn after turn, until something needs the GIL."""
+    cdef thread_s *thread
+    cdef int action
+    while True:
+        while r.cursor < r.count:
+            thread = r.threads[r.cursor]
+            if not r.in_poll and not reactor_begin(r, thread):
+                r.cursor += 1
+                continue
+            if poll_detached(thread) == STEP_PYTHON:
+                return NEED_PYTHON
+            reactor_finish(r, thread)
+            r.cursor += 1
+        # The turn is over.
+        r.cursor = 0
+        r.turns += 1
+        if st_load32_relaxed(&r.requests) or r.stopping:
+            return NEED_REQUESTS
+        if r.single_turn:
+            return NEED_NOTHING
+        if r.watches_signals and r.turns & 63 == 0 and st_ticks() >= r.signals_due:
+            r.turn_worked = False
+            return NEED_SIGNALS
+        if r.fd >= 0:
+            if r.fd_countdown == 0 or st_cycles() - r.fd_looked > r.fd_cycles:
+                r.fd_countdown = FD_TURNS
+                r.fd_looked = st_cycles()
+                reactor_collect_fds(r)
+            r.fd_countdown -= 1
+        if r.turn_worked:
+            if r.turns & FLUSH_TURNS == 0 and r.busy_owner != NULL:
+                account_flush(r, st_cycles())
+            # The user's object is told once that work has come.
+            if r.idle.mode == IDLE_OBJECT and r.idle.idle_turns:
+                return NEED_IDLE_OBJECT
+            r.turn_worked = False
+            idle_reset(&r.idle)
+            continue
+        account_idle(r)
+        action = idle_step(&r.idle, r.count)
+        if action == IDLE_CALL:
+            return NEED_IDLE_OBJECT
+        if action == IDLE_PARK and park(r) < 0 and r.watches_signals:
+            return NEED_SIGNALS
+
+
+cdef void reactor_collect_fds(reactor_s *r) noexcept nogil:
+    """Tell the threads whose descriptors are ready."""
+    cdef fd_event ready[64]
+    cdef int index
+    for index in range(fd_set_wait(r.fd, ready, FD_BATCH)):
+        attention_set(<thread_s *>ready[index].tag, ATTENTION_FDS)
+
+
+cdef inline int stay_awake(reactor_s *r) noexcept nogil:
+    """Not to sleep after all. Who has seen the flag meanwhile rings, and is heard before the next sleep."""
+    st_store32_relaxed(&r.gate.sleeping, 0)
+    return 0
+
+
+cdef int park(reactor_s *r) noexcept nogil:
+    """Sleep until something happens. -1: a signal broke the sleep. The protocol stands in wake.pxd."""
+    cdef uint32_t index
+    cdef thread_s *thread
+    cdef uint64_t deadline
+    cdef uint64_t now = 0
+    cdef uint64_t earliest = TIMER_NEVER
+    cdef int64_t timeout = -1
+    cdef int woken
+    # What rang before the flag is up is looked for below.
+    wake_clear(r.gate)
+    st_store32_relaxed(&r.gate.sleeping, 1)
+    st_fence_seq_cst()
+    for index in range(r.count):
+        thread = r.threads[index]
+        if poll_work_ready(thread):
+            return stay_awake(r)
+        if thread.timers.count:
+            if thread.clock != NULL:
+                # Nobody tells us when a manual clock is moved.
+                timeout = SHORT_SLEEP_NS
+                if clock_read(thread.clock) >= thread.timers.next_check:
+                    return stay_awake(r)
+            else:
+                deadline = timer_next_deadline(&thread.timers)
+                if deadline < earliest:
+                    earliest = deadline
+    if st_load32_relaxed(&r.requests):
+        return stay_awake(r)
+    if earliest != TIMER_NEVER or r.adopted_until:
+        now = st_ticks()
+        if earliest <= now:
+            return stay_awake(r)
+        if now >= r.adopted_until:
+            r.adopted_until = 0
+        elif r.adopted_until < earliest:
+            earliest = r.adopted_until
+        if earliest != TIMER_NEVER and (timeout < 0 or earliest - now < <uint64_t>timeout):
+            timeout = <int64_t>(earliest - now)
+    # The sleep is certain: only now is anything armed, by the very call that sleeps.
+    r.parks += 1
+    woken = idle_sleep(r.gate, r.fd, r.signal_ear, timeout)
+    st_store32_relaxed(&r.gate.sleeping, 0)
+    if woken > 0:
+        r.wakes += 1
+        if woken & 2:
+            reactor_collect_fds(r)
+            r.fd_countdown = FD_TURNS
+    # If there turns out to be no work, back to sleep at once instead of looking around again.
+    r.idle.idle_turns = 31
+    return -1 if woken < 0 or woken & 4 else 0
+
+
+cdef bint quiet_thread(thread_s *thread) noexcept nogil:
+    """Whether a thread has run what it accepted and has nothing of its own under way."""
+    cdef void *critical
+    if st_load32_acquire(&thread.state) == THREAD_EXITED:
+        return True
+    critical = st_loadp_relaxed(&thread.critical)
+    return (
+        not thread.polling
+        and ring_pending(thread.ring) == 0
+        and thread.batch_next == thread.batch_count
+        and thread.holds == 0
+        and <size_t>critical <= 1
+    )
+
+
+cdef bint reactor_quiet(reactor_s *r) noexcept nogil:
+    """While stopping: whether every thread is quiet."""
+    cdef uint32_t index
+    for index in range(r.count):
+        if not quiet_thread(r.threads[index]):
+            return False
+    return True
