@@ -96,6 +96,9 @@ cdef extern from *:
     static inline void st_fence_seq_cst(void) { atomic_thread_fence(memory_order_seq_cst); }
     #endif
 
+    /* Keeps the compiler from moving anything across; the processor may. */
+    static inline void st_compiler_barrier(void) { atomic_signal_fence(memory_order_seq_cst); }
+
     static inline void st_pause(void) {
     #if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();
@@ -148,6 +151,7 @@ cdef extern from *:
     void *st_exchangep(st_atomic_ptr *p, void *v) noexcept nogil
 
     void st_fence_seq_cst() noexcept nogil
+    void st_compiler_barrier() noexcept nogil
     void st_pause() noexcept nogil
     void st_lock(st_atomic_u32 *lock) noexcept nogil
     void st_unlock(st_atomic_u32 *lock) noexcept nogil

@@ -113,6 +113,9 @@ cdef int park(reactor_s *r) noexcept nogil:
     cdef uint64_t earliest = TIMER_NEVER
     cdef int64_t timeout = -1
     cdef int woken
+    # Before anything is looked at: the last look at a new thread comes after its window, however long this call takes.
+    if r.adopted_until and st_ticks() >= r.adopted_until:
+        r.adopted_until = 0
     # What rang before the flag is up is looked for below.
     wake_clear(r.gate)
     st_store32_relaxed(&r.gate.sleeping, 1)
@@ -137,10 +140,8 @@ cdef int park(reactor_s *r) noexcept nogil:
         now = st_ticks()
         if earliest <= now:
             return stay_awake(r)
-        if now >= r.adopted_until:
-            r.adopted_until = 0
-        elif r.adopted_until < earliest:
-            earliest = r.adopted_until
+        if r.adopted_until and r.adopted_until < earliest:
+            earliest = r.adopted_until if r.adopted_until > now else now
         if earliest != TIMER_NEVER and (timeout < 0 or earliest - now < <uint64_t>timeout):
             timeout = <int64_t>(earliest - now)
     # The sleep is certain: only now is anything armed, by the very call that sleeps.

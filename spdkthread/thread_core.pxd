@@ -14,10 +14,11 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from spdkthread.atomics cimport (
+    st_add_relaxed,
     st_atomic_ptr,
     st_atomic_u32,
     st_atomic_u64,
-    st_add_relaxed,
+    st_compiler_barrier,
     st_load32_relaxed,
     st_loadp_relaxed,
 )
@@ -141,7 +142,10 @@ cdef void attention_set(thread_s *thread, uint32_t flags) noexcept nogil
 
 cdef inline void thread_wake(thread_s *thread) noexcept nogil:
     """After publishing: wake the reactor if it can sleep and does."""
-    cdef wake_gate *gate = <wake_gate *>st_loadp_relaxed(&thread.wake)
+    cdef wake_gate *gate
+    # The message is under way before the gate is read: see wake.pxd about a thread that changes its reactor.
+    st_compiler_barrier()
+    gate = <wake_gate *>st_loadp_relaxed(&thread.wake)
     if gate != NULL:
         wake_notify(gate)
 

@@ -12,6 +12,11 @@ senders pay one load. Sender and sleeper each write first and read second, with 
 Of the two reads at least one sees the other side's write: either the sender rings or the sleeper stays. Only the
 sender that takes the flag from 1 to 0 rings, so a burst costs one system call.
 
+A thread that comes to another reactor brings senders that may have read its old gate, or that it has none, and whose
+message is on its way to memory. They ring for somebody else, or not at all. So for a millisecond after a thread has
+come its reactor sleeps until the end of that time at most, and looks once more after it; a store is on its way for
+nanoseconds. ``verify/wake.pml`` is a model of all this, with the stores on their way.
+
 A gate is never freed, only reused: a sender may still hold the pointer of a reactor that has ended, and the worst that
 it can do is wake the next owner once for nothing.
 """

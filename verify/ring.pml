@@ -1,0 +1,248 @@
+/* The flags of the message ring: a model of ring.pxd and ring.pyx.
+ *
+ * One sender from outside, which may be refused, one of the library's own, which spills when the ring is full, one
+ * receiver that ends when it finds nothing, and somebody who gates the ring at any time. Memory is sequentially
+ * consistent here: what the release and acquire orders are for is shown by ThreadSanitizer, on the code itself.
+ *
+ * What is proved, in every interleaving:
+ *   taken or refused   at the end every accepted message has been received, and nothing is accepted after the closing
+ *   order              of each sender, also across the spill list
+ *   no slot reused     a sender never writes into a slot that the receiver has not taken
+ *   no deadlock        the search has no invalid end state
+ *
+ * Each of these words, as -DNAME, breaks it, and the proof must then fail:
+ *   CLOSE_BLINDLY  SPILL_UNFROZEN  SPILL_UNLOOKED  LATE_ATTENTION
+ */
+#ifndef OUTSIDE_MSGS
+#define OUTSIDE_MSGS 2
+#endif
+#ifndef LIBRARY_MSGS
+#define LIBRARY_MSGS 3
+#endif
+#ifndef CAPACITY
+#define CAPACITY 2
+#endif
+#define LIMIT 2                 /* a batch */
+
+#define CLOSED 1
+#define GATED 2
+#define SPILLED 4
+
+#define FULL 1
+#define OFF 2
+#define OVER 3
+
+/* One word in truth. */
+byte tail;
+byte flags;
+byte head;
+byte head_seen;
+
+byte stamp[CAPACITY];
+byte slot_sender[CAPACITY];
+byte slot_number[CAPACITY];
+chan spill = [LIBRARY_MSGS] of { byte };
+byte spilled;
+bool lock;
+bool attention;
+
+byte accepted;
+byte received;
+byte last[2];
+bool closed;
+
+inline take_lock() { atomic { !lock -> lock = 1 } }
+
+/* ring_claim and ring_claim_slow; `passes` is GATED or 0. */
+inline claim(passes) {
+    atomic { position = tail; seen = flags }
+    do
+    :: true ->
+        verdict = 0;
+        if
+        :: seen || position < head_seen || position - head_seen + 1 > CAPACITY ->
+            do
+            :: seen & CLOSED -> verdict = OVER; break
+            :: else ->
+                if
+                :: (seen & GATED) && !passes -> verdict = OFF; break
+                :: else
+                fi;
+                if
+                :: seen & SPILLED -> verdict = FULL; break
+                :: else
+                fi;
+                at = head;
+                if
+                :: position < at -> atomic { position = tail; seen = flags }
+                :: position >= at && position - at + 1 > CAPACITY -> verdict = FULL; break
+                :: else -> head_seen = at; break
+                fi
+            od
+        :: else
+        fi;
+        if
+        :: verdict -> break
+        :: else ->
+            atomic {
+                if
+                :: tail == position && flags == seen ->
+                    tail++; accepted++;
+                    assert(!closed);
+                    break
+                :: else -> position = tail; seen = flags
+                fi
+            }
+        fi
+    od;
+    at = 0
+}
+
+inline publish(who, n) {
+    atomic {
+        assert(stamp[position % CAPACITY] + CAPACITY == position + 1 || stamp[position % CAPACITY] == 0);
+        assert(position < head + CAPACITY);
+        slot_sender[position % CAPACITY] = who;
+        slot_number[position % CAPACITY] = n
+    }
+    stamp[position % CAPACITY] = position + 1;
+    atomic { position = 0; seen = 0 }
+}
+
+inline run_one(who, n) {
+    assert(n > last[who]);
+    last[who] = n;
+    received++
+}
+
+active proctype Outside() {
+    byte n, position, seen, at, verdict;
+    do
+    :: n < OUTSIDE_MSGS ->
+        n++;
+        claim(0);
+        if
+        :: verdict == 0 -> publish(0, n)
+        :: verdict == FULL                      /* told so, and nothing has happened */
+        :: verdict == OFF || verdict == OVER -> break
+        fi
+    :: else -> break
+    od
+}
+
+active proctype Library() {
+    byte n, position, seen, at, verdict;
+    do
+    :: n < LIBRARY_MSGS ->
+        n++;
+        claim(GATED);
+        if
+        :: verdict == 0 -> publish(1, n)
+        :: verdict == FULL ->
+            take_lock();
+            if
+            :: flags & CLOSED -> lock = 0; break
+            :: else ->
+                atomic { spill!n; accepted++; assert(!closed) }
+#ifndef SPILL_UNFROZEN
+                flags = flags | SPILLED;
+#endif
+                spilled++;
+                lock = 0;
+                attention = 1
+            fi
+        :: verdict == OVER -> break
+        fi
+    :: else -> break
+    od
+}
+
+active proctype Gater() {
+    flags = flags | GATED
+}
+
+active proctype Receiver() {
+    byte n, number, at, seen;
+end_receiver:
+    do
+    :: stamp[head % CAPACITY] == head + 1 || attention ->
+        /* poll_begin: ring_take, then ring_take_spilled */
+        n = 0;
+        do
+        :: n < LIMIT && stamp[(head + n) % CAPACITY] == head + n + 1 ->
+            atomic { run_one(slot_sender[(head + n) % CAPACITY], slot_number[(head + n) % CAPACITY]); n++ }
+        :: else -> break
+        od;
+        head = head + n;
+        if
+        :: attention && n < LIMIT ->
+#ifndef LATE_ATTENTION
+            attention = 0;
+#endif
+#ifdef SPILL_UNLOOKED
+            at = tail;
+            take_lock();
+            if
+            :: at != head
+#else
+            take_lock();
+            if
+            :: tail != head
+#endif
+            :: else ->
+                do
+                :: n < LIMIT && nempty(spill) ->
+                    atomic { spill?number -> run_one(1, number); n++; spilled-- }
+                :: n >= LIMIT || empty(spill) -> break
+                od;
+                if
+                :: empty(spill) -> flags = flags & (CLOSED | GATED)
+                :: nempty(spill)
+                fi
+            fi;
+            lock = 0;
+#ifdef LATE_ATTENTION
+            attention = 0
+#else
+            if
+            :: spilled -> attention = 1
+            :: else
+            fi
+#endif
+        :: else
+        fi;
+        atomic { n = 0; number = 0; at = 0 }
+
+    /* The thread may exit: ring_close. Tried when it may succeed, so that a receiver which never may does stand still. */
+    :: tail == head && !(flags & SPILLED) ->
+        take_lock();
+        atomic { at = tail; seen = flags }
+        do
+        :: !(seen & SPILLED) && at == head ->
+#ifdef CLOSE_BLINDLY
+            flags = flags | CLOSED;
+            closed = 1;
+            break
+#else
+            atomic {
+                if
+                :: tail == at && flags == seen -> flags = flags | CLOSED; closed = 1; break
+                :: else -> at = tail; seen = flags
+                fi
+            }
+#endif
+        :: else -> break
+        od;
+        lock = 0;
+        if
+        :: closed -> break
+        :: else -> atomic { at = 0; seen = 0 }
+        fi
+    od
+}
+
+active proctype Judge() {
+    timeout;
+    assert(received == accepted);
+    assert(closed || (stamp[head % CAPACITY] != head + 1 && empty(spill)))
+}
