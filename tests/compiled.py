@@ -1,4 +1,4 @@
-"""Cython modules of `tests/cython`, compiled for the running Python into a directory of their own."""
+"""Cython modules, commonly of `tests/cython`, compiled for the running Python into a directory of their own."""
 
 import importlib.util
 import shutil
@@ -11,9 +11,9 @@ HERE = Path(__file__).parent
 DIRECTIVES = ("language_level=3", "freethreading_compatible=True")
 
 
-def compiled(name, into):
-    """Translate, compile and import `tests/cython/<name>.pyx`."""
-    source = shutil.copy(HERE / "cython" / f"{name}.pyx", into)
+def compiled(name, into, directory=HERE / "cython"):
+    """Translate, compile and import `<directory>/<name>.pyx`."""
+    source = shutil.copy(directory / f"{name}.pyx", into)
     flags = [part for directive in DIRECTIVES for part in ("-X", directive)]
     result = subprocess.run(
         [sys.executable, "-m", "Cython.Build.Cythonize", "--inplace", *flags, str(source)],

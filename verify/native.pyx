@@ -1,10 +1,11 @@
 """Senders and receivers without the GIL, that check the order and the count of every sender."""
 
-from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 from spdkthread cimport RING_FULL, RING_OK, SpdkThread, thread_send_native
-from spdkthread.atomics cimport st_atomic_u32, st_load32_acquire, st_store32_release
+from spdkthread.atomics cimport st_atomic_u32, st_load32_acquire, st_pause, st_store32_release
+from spdkthread.clock cimport st_ticks
 from spdkthread.ring cimport (
     MSG_NATIVE,
     message_ring,
@@ -16,10 +17,14 @@ from spdkthread.ring cimport (
     ring_slot_at,
     ring_take,
 )
+from spdkthread.thread_core cimport thread_s
 
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
+
+cdef extern from "<unistd.h>" nogil:
+    int usleep(unsigned int us)
 
 cdef enum:
     SENDERS = 64
@@ -135,3 +140,92 @@ cdef class Ring:
                         self.tally.wrong += 1
                     note(self.tally, <uint64_t><uintptr_t>batch[index].args[0], number)
         return self.tally.received, self.tally.wrong
+
+
+# Sleep and wake: the pauses below make the senders meet the sleepers at every stage of falling asleep.
+
+cdef inline void pause_a_while(uint64_t *random) noexcept nogil:
+    cdef uint64_t loops
+    random[0] ^= random[0] << 13
+    random[0] ^= random[0] >> 7
+    random[0] ^= random[0] << 17
+    loops = random[0] >> 40 & 63
+    if random[0] & 15 == 0:
+        loops <<= 6
+    if random[0] & 1023 == 0:
+        sched_yield()
+    while loops:
+        st_pause()
+        loops -= 1
+
+
+cdef struct relay_s:
+    thread_s *sides[2]
+    int side
+    uint64_t left
+    uint64_t random
+    bint refused
+    st_atomic_u32 over
+
+
+cdef void hop(void *ctx) noexcept nogil:
+    """Nothing of `ctx` is touched after the send: by then it belongs to the other side."""
+    cdef relay_s *relay = <relay_s *>ctx
+    pause_a_while(&relay.random)
+    if relay.left:
+        relay.left -= 1
+        relay.side = 1 - relay.side
+        if thread_send_native(relay.sides[relay.side], hop, ctx, 0) == RING_OK:
+            return
+        relay.refused = True
+    st_store32_release(&relay.over, 1)
+
+
+def relay(SpdkThread here, SpdkThread there, uint64_t count, uint64_t seed, double patience_s):
+    """One message that wakes two threads in turn, `count` times. Returns the hops that are left; -1: one was refused."""
+    cdef relay_s *one = <relay_s *>calloc(1, sizeof(relay_s))
+    cdef uint64_t give_up = st_ticks() + <uint64_t>(patience_s * 1e9)
+    cdef int64_t left
+    one.sides[0], one.sides[1] = &here.c, &there.c
+    one.left = count
+    one.random = seed * 2654435761 + 1
+    with nogil:
+        hop(one)
+        while not st_load32_acquire(&one.over) and st_ticks() < give_up:
+            usleep(500)
+    left = -1 if one.refused else <int64_t>one.left
+    if st_load32_acquire(&one.over):
+        free(one)           # otherwise it may still come
+    return left
+
+
+cdef void answer(void *ctx) noexcept nogil:
+    st_store32_release(<st_atomic_u32 *>ctx, 1)
+
+
+def ask(SpdkThread thread, uint64_t count, uint64_t seed, double patience_s):
+    """Messages one by one, each answered before the next leaves. Returns how many were."""
+    cdef st_atomic_u32 *answered = <st_atomic_u32 *>calloc(1, sizeof(st_atomic_u32))
+    cdef uint64_t random = seed * 2654435761 + 1
+    cdef uint64_t done = 0, give_up, looks
+    cdef bint lost = False
+    with nogil:
+        while done < count and not lost:
+            pause_a_while(&random)
+            st_store32_release(answered, 0)
+            while thread_send_native(&thread.c, answer, <void *>answered, 0) == RING_FULL:
+                sched_yield()
+            give_up = st_ticks() + <uint64_t>(patience_s * 1e9)
+            looks = 0
+            while not st_load32_acquire(answered):
+                looks += 1
+                if looks & 63 == 0:
+                    sched_yield()
+                    if st_ticks() > give_up:
+                        lost = True
+                        break
+            else:
+                done += 1
+    if not lost:
+        free(answered)      # otherwise it may still be answered
+    return done
