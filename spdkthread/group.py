@@ -13,7 +13,7 @@ from spdkthread.ending import Ending
 from spdkthread.errors import ReactorError
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.placement import allowed_reactors, move_inside_mask
-from spdkthread.reactor import Reactor, get_reactor, on_any_reactor
+from spdkthread.reactor import Reactor, check_number, check_timeout, get_reactor, on_any_reactor
 from spdkthread.report import ShutdownReport
 from spdkthread.roster import available_cores
 from spdkthread.scheduler import CoreLoad, Snapshot, ThreadLoad, make_scheduler
@@ -65,6 +65,7 @@ class ReactorGroup:
     ):
         if lib is not None and not isinstance(lib, ThreadLib):
             raise TypeError(f"lib must be a ThreadLib or None, got {type(lib).__name__}")
+        check_number("period_us", period_us, "microseconds")
         if not period_us >= 0:
             raise ValueError(f"period_us must not be negative, got {period_us!r}")
         numbers = _core_numbers(cores)
@@ -132,6 +133,7 @@ class ReactorGroup:
         No thread exits before all have run what they accepted: what is under way between two of them arrives.
         Parameters, returns and safety as for `Reactor.stop`.
         """
+        check_timeout(timeout_s)
         give_up = None if timeout_s is None else time.monotonic() + timeout_s
         if self._balancer is not None:
             self._balancer.stop()
@@ -146,6 +148,7 @@ class ReactorGroup:
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait until every reactor has ended. False: not within `timeout_s` seconds. As `Reactor.join`."""
+        check_timeout(timeout_s)
         give_up = None if timeout_s is None else time.monotonic() + timeout_s
         return all(
             [reactor.join(None if give_up is None else max(0.0, give_up - time.monotonic())) for reactor in self]

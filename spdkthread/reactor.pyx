@@ -187,10 +187,13 @@ cdef class Reactor:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, got {type(name).__name__}")
         self.r.idle.mode = idle_mode_of(idle)
+        check_number("spin_us", spin_us, "microseconds")
         if not 0 <= spin_us <= 1e9:
             raise ValueError(f"spin_us must be between 0 and 1e9, got {spin_us!r}")
-        if stall_ms is not None and not stall_ms > 0:
-            raise ValueError(f"stall_ms must be above 0, got {stall_ms!r}")
+        if stall_ms is not None:
+            check_number("stall_ms", stall_ms, "milliseconds or None")
+            if not stall_ms > 0:
+                raise ValueError(f"stall_ms must be above 0, got {stall_ms!r}")
         self.r.idle.spin_ticks = <uint64_t>(spin_us * 1000)
         self.idle = idle
         self.spin_us = spin_us
@@ -1171,7 +1174,15 @@ def get_reactor() -> Reactor | None:
     return None if one == NULL else <object>one
 
 
-cdef int check_timeout(object timeout_s) except -1:
-    if timeout_s is not None and not timeout_s >= 0:
+def check_number(name, value, unit):
+    """Raise `TypeError` for what cannot be compared with a number."""
+    if not hasattr(type(value), "__float__"):
+        raise TypeError(f"{name} must be a number of {unit}, got {type(value).__name__}")
+
+
+def check_timeout(timeout_s):
+    if timeout_s is None:
+        return
+    check_number("timeout_s", timeout_s, "seconds or None")
+    if not timeout_s >= 0:
         raise ValueError(f"timeout_s must be None or not negative, got {timeout_s!r}")
-    return 0

@@ -1,6 +1,7 @@
 """Fixtures of the whole suite: a simulated clock, a library of one's own, and no test that leaks."""
 
 import gc
+import signal
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,12 @@ settings.register_profile("search", deadline=None, max_examples=2000)
 settings.load_profile("suite")
 
 FAILED = pytest.StashKey[str]()
+
+
+def pytest_configure(config):
+    """A shell starts what runs in the background with Ctrl-C ignored, and so are the signals of these tests then."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish(session):

@@ -140,9 +140,18 @@ def test_a_bad_timeout_is_refused(reactor, timeout_s):
     for wait in (reactor.stop, reactor.join):
         with pytest.raises(ValueError, match="timeout_s"):
             wait(timeout_s)
-    with pytest.raises(TypeError):
-        reactor.stop("soon")
+        with pytest.raises(TypeError, match="timeout_s must be a number of seconds or None, got str"):
+            wait("soon")
     assert reactor.state == "running"
+
+
+@pytest.mark.parametrize(("timeout_s", "kind"), [(math.nan, ValueError), (-1, ValueError), ("soon", TypeError)])
+def test_a_bad_timeout_of_a_group_is_refused(make_group, timeout_s, kind):
+    group = make_group(1).start()
+    for wait in (group.stop, group.join):
+        with pytest.raises(kind, match="timeout_s"):
+            wait(timeout_s)
+    assert [reactor.state for reactor in group] == ["running"]
 
 
 # From anywhere

@@ -71,10 +71,13 @@ def test_cores_that_this_process_may_not_use(live_lib, cores):
         ({"idle": "sleepy"}, ValueError),
         ({"isolated": [60_000]}, ReactorError),
         ({"stall_ms": 0}, ValueError),
+        ({"period_us": "long"}, TypeError),
+        ({"spin_us": "long"}, TypeError),
+        ({"stall_ms": "long"}, TypeError),
     ],
 )
 def test_bad_options(options, kind):
-    with pytest.raises(kind):
+    with pytest.raises(kind, match="isolated" if "isolated" in options else next(iter(options))):
         ReactorGroup([FIRST], **options)
 
 

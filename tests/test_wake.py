@@ -313,6 +313,39 @@ def test_an_idle_object_that_raises_is_reported_and_asked_again(make_reactor, er
     assert errors.types == [ZeroDivisionError] * 2
 
 
+def test_an_idle_object_may_stop_its_reactor_and_send_to_its_threads(make_reactor):
+    class Busy(Idle):
+        def idle(self, work_count):
+            super().idle(work_count)
+            if self.idled > 100:
+                get_reactor().stop()
+            else:
+                ran.append(thread.try_send_msg(noop))
+
+    ran = []
+    reactor = make_reactor(idle=Busy())
+    thread = reactor.create_thread()
+    reactor.start()
+    assert reactor.join(PATIENCE_S)
+    assert ran == [True] * 100
+    assert thread.is_exited
+    assert thread.stats.msgs_run >= 100
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_idle_object_may_end_the_program(make_reactor, kind):
+    class Ending(Idle):
+        def idle(self, work_count):
+            raise kind
+
+    reactor = make_reactor(idle=Ending())
+    thread = reactor.create_thread()
+    with pytest.raises(kind):
+        reactor.run()
+    assert reactor.state == "stopped"
+    assert thread.is_exited
+
+
 @pytest.mark.parametrize("bad", [object(), 1, None, "", "sleepy", type("Half", (), {"idle": noop})()])
 def test_what_is_no_idle_strategy_is_refused(live_lib, bad):
     with pytest.raises((TypeError, ValueError), match="idle must be"):
