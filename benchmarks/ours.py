@@ -7,12 +7,21 @@ from collections.abc import Callable
 from time import perf_counter_ns
 
 import spdkthread
+from spdkthread import aio
 
 from .build import native_side
 from .environment import cores
 from .harness import Side, Unavailable, pinned, wait_for
+from .peers.loops import LOOPS, LoopPingPong, LoopReceiver
 
 NAME = "spdkthread"
+
+
+def new_event_loop() -> aio.EventLoop:
+    return aio.EventLoop()
+
+
+EVENT_LOOPS = {**LOOPS, "aio.EventLoop": new_event_loop}
 
 
 def require(*names: str) -> None:
@@ -112,6 +121,14 @@ class PingPong:
         for each in self._reactors:
             each.stop()
         self.lib.close()
+
+
+class EventLoopReceiver(LoopReceiver):
+    new_loop = staticmethod(new_event_loop)
+
+
+class EventLoopPingPong(LoopPingPong):
+    new_loop = staticmethod(new_event_loop)
 
 
 def reactors_apart(on: list[int], measure: Callable[[list[spdkthread.SpdkThread], int], float]) -> Side:

@@ -58,6 +58,7 @@ cdef class LoopCore:
     cdef fd_event events[64]
     cdef int events_count
 
+    cdef int drain_thread(self) except -1
     cdef int catch_up(self) except -1
     cdef int take_handles(self) except -1
     cdef int poll_thread(self) except -1
@@ -65,8 +66,11 @@ cdef class LoopCore:
     cdef int take_events(self) except -1
     cdef int expire_timers(self) except -1
     cdef int wait(self) except -1
+    cdef int wait_in_selector(self) except -1
+    cdef int take_seen(self, object seen) except -1
     cdef int look_around(self) noexcept nogil
     cdef int park(self) noexcept nogil
+    cdef int64_t nap_ns(self) noexcept nogil
     cdef int run_ready(self) except -1
     cdef int run_plain(self, list batch) except -1
     cdef int run_watched(self, list batch) except -1

@@ -284,12 +284,19 @@ cdef class LoopCore:
             with self.thread:
                 self.thread.exit()
                 # What was sent to it runs; pollers and channels of the user's keep it.
-                for _ in range(1_000_000):
-                    if self.thread.is_exited:
-                        break
-                    if self.thread.poll() == 0 and self.thread.pending_msgs == 0 and not self.thread.is_exited:
-                        logger.warning("%r is closed, %r is left with pollers or channels", self, self.thread)
-                        break
+                self.drain_thread()
+                if not self.thread.is_exited and self.thread._coroutines is not None:
+                    # Nobody will ever run them on, and somebody may wait for them.
+                    self.thread._coroutines.abandon()
+                    self.drain_thread()
+                if not self.thread.is_exited:
+                    logger.warning("%r is closed, %r is left with pollers or channels", self, self.thread)
+
+    cdef int drain_thread(self) except -1:
+        for _ in range(1_000_000):
+            if self.thread.is_exited or (self.thread.poll() == 0 and self.thread.pending_msgs == 0):
+                break
+        return 0
 
     def _enter(self):
         """At the start of run_forever, on the OS thread that runs the loop."""
@@ -518,8 +525,7 @@ cdef class LoopCore:
         if self.thread.c.fd_count:
             self.watch_thread_fds()
         if not self.direct:
-            self._process_events(self.selector.select(0))
-            return 0
+            return self.take_seen(self.selector.select(0))
         with nogil:
             gil_gate_leave()
             self.events_count = fd_set_wait(self.poll_fd, self.events, FD_BATCH)
@@ -528,7 +534,14 @@ cdef class LoopCore:
 
     cdef int watch_thread_fds(self) except -1:
         """The thread has file descriptors of its own: have their set among the selector's."""
-        if self.thread.c.fd_set and self.thread_fds != self.thread.c.fd_set and self.poll_fd >= 0:
+        if not self.thread.c.fd_set or self.thread_fds == self.thread.c.fd_set:
+            return 0
+        if self.poll_fd < 0:
+            if self.thread_fds >= 0 and self.selector.get_map().get(self.thread_fds) is not None:
+                self.selector.unregister(self.thread_fds)       # an older set, closed by now
+            self.selector.register(self.thread.c.fd_set, selectors.EVENT_READ, (None, None))
+            self.thread_fds = self.thread.c.fd_set
+        else:
             fd_set_add(self.poll_fd, self.thread.c.fd_set, FD_READABLE, self.thread.c.fd_set)
             self.thread_fds = self.thread.c.fd_set
         return 0
@@ -597,9 +610,7 @@ cdef class LoopCore:
         if self.thread.c.fd_count:
             self.watch_thread_fds()
         if self.poll_fd < 0:
-            # A selector without a descriptor of its own: it waits by itself, briefly.
-            self._process_events(self.selector.select(0.001))
-            return 0
+            return self.wait_in_selector()
         with nogil:
             gil_gate_leave()
             woken = self.look_around()
@@ -609,8 +620,7 @@ cdef class LoopCore:
             PyErr_CheckSignals()
         if self.direct:
             return self.take_events()
-        self._process_events(self.selector.select(0))
-        return 0
+        return self.take_seen(self.selector.select(0))
 
     cdef int look_around(self) noexcept nogil:
         """Without the GIL, until something has come. -1: a signal, perhaps."""
@@ -646,11 +656,35 @@ cdef class LoopCore:
             looks += 1
             st_pause()
 
+    cdef int wait_in_selector(self) except -1:
+        """With a selector that has no descriptor of its own, such as `select.select`'s: the bell is one of its files."""
+        cdef object timeout = 0
+        if self.selector.get_map().get(self.gate.ear) is None:
+            self.selector.register(self.gate.ear, selectors.EVENT_READ, (None, None))
+        wake_clear(self.gate)
+        st_store32_relaxed(&self.gate.sleeping, 1)
+        st_fence_seq_cst()
+        if self.idle_mode == IDLE_ADAPTIVE and not poll_work_ready(&self.thread.c):
+            timeout = self.nap_ns() * 1e-9
+        gil_gate_leave()
+        try:
+            seen = self.selector.select(timeout)
+        finally:
+            st_store32_relaxed(&self.gate.sleeping, 0)
+            gil_gate_enter()
+        return self.take_seen(seen)
+
+    cdef int take_seen(self, object seen) except -1:
+        """What a selector said, the bell and the descriptors of the thread apart."""
+        if self.poll_fd < 0 and self.thread_fds >= 0:
+            for key, _ in seen:
+                if key.fd == self.thread_fds:
+                    attention_set(&self.thread.c, ATTENTION_FDS)
+        self._process_events(seen)
+        return 0
+
     cdef int park(self) noexcept nogil:
         """Sleep. The protocol stands in wake.pxd."""
-        cdef uint64_t earliest = TIMER_NEVER
-        cdef uint64_t deadline, now
-        cdef int64_t timeout = LONGEST_NAP_NS
         cdef int woken
         wake_clear(self.gate)
         st_store32_relaxed(&self.gate.sleeping, 1)
@@ -658,6 +692,17 @@ cdef class LoopCore:
         if poll_work_ready(&self.thread.c):
             st_store32_relaxed(&self.gate.sleeping, 0)
             return 0
+        woken = idle_sleep(self.gate, self.poll_fd, -1, self.nap_ns())
+        st_store32_relaxed(&self.gate.sleeping, 0)
+        if woken > 0 and woken & 2 and self.direct:
+            self.events_count = fd_set_wait(self.poll_fd, self.events, FD_BATCH)
+        return -1 if woken < 0 else 0
+
+    cdef int64_t nap_ns(self) noexcept nogil:
+        """Until the earliest timer is due, of the loop or of its thread."""
+        cdef uint64_t earliest = TIMER_NEVER
+        cdef uint64_t deadline, now
+        cdef int64_t timeout = LONGEST_NAP_NS
         if self.thread.c.timers.count:
             earliest = timer_next_deadline(&self.thread.c.timers)
         if self.timers.count:
@@ -674,11 +719,7 @@ cdef class LoopCore:
                 timeout = 0
             elif self.thread.c.clock == NULL and earliest - now < <uint64_t>timeout:
                 timeout = <int64_t>(earliest - now)
-        woken = idle_sleep(self.gate, self.poll_fd, -1, timeout)
-        st_store32_relaxed(&self.gate.sleeping, 0)
-        if woken > 0 and woken & 2 and self.direct:
-            self.events_count = fd_set_wait(self.poll_fd, self.events, FD_BATCH)
-        return -1 if woken < 0 else 0
+        return timeout
 
     # The ready callbacks
 

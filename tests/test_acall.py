@@ -10,7 +10,7 @@ import weakref
 import pytest
 from support import PATIENCE_S, OtherThread, drain, eventually
 
-from spdkthread import RingFullError, ThreadExitedError, get_thread
+from spdkthread import RingFullError, ThreadExitedError, aio, get_thread
 from spdkthread.testing import poll_until_idle
 
 VARIABLE = contextvars.ContextVar("variable", default="unset")
@@ -26,6 +26,7 @@ def fail(error):
 
 LOOPS = {
     "asyncio": lambda: asyncio.SelectorEventLoop(),
+    "aio.EventLoop": aio.EventLoop,
     **({"uvloop": lambda: __import__("uvloop").new_event_loop()} if importlib.util.find_spec("uvloop") else {}),
 }
 
@@ -224,6 +225,24 @@ def test_a_timeout_is_asyncios(run, net):
         return await net.acall(add, 1, 1)
 
     assert run(main()) == 2
+
+
+def test_an_exception_of_a_call_that_nobody_awaits_goes_to_the_loops_handler(run, net):
+    contexts = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: contexts.append(context))
+        net.acall(fail, ValueError("nobody asks"))
+        await net.acall(int)
+        while not contexts:
+            await asyncio.sleep(0.001)
+            gc.collect()
+
+    run(main())
+    (context,) = contexts
+    assert str(context["exception"]) == "nobody asks"
+    assert "never retrieved" in context["message"]
 
 
 # One wake-up per batch

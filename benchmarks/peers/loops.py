@@ -123,8 +123,10 @@ class UvloopPingPong(LoopPingPong):
 
 def one_thread(name: str, fn, batch: int) -> Side:
     """Return a side that schedules `batch` calls at a time on a loop of the calling thread, and runs them."""
-    loop = LOOPS[name]()
+    return on_one_loop(LOOPS[name](), fn, batch)
 
+
+def on_one_loop(loop: asyncio.AbstractEventLoop, fn, batch: int) -> Side:
     def side(count: int) -> float:
         left = count // batch
         call_soon = loop.call_soon

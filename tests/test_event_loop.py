@@ -5,6 +5,7 @@ import concurrent.futures
 import gc
 import logging
 import os
+import selectors
 import signal
 import socket
 import sys
@@ -14,9 +15,9 @@ import warnings
 import weakref
 
 import pytest
-from support import PATIENCE_S, OtherThread, finish, run_python
+from support import PATIENCE_S, OtherThread, eventually, finish, run_python
 
-from spdkthread import SpdkThread, ThreadLib, WrongThreadError, aio, default_lib, get_thread
+from spdkthread import SpdkThread, ThreadExitedError, ThreadLib, WrongThreadError, aio, default_lib, get_thread
 from spdkthread.testing import ManualClock
 
 
@@ -151,6 +152,57 @@ def test_every_idle_strategy_wakes_for_timers_messages_and_descriptors(idle):
 
     assert loop.run_until_complete(main()) == (b"x", 0)
     loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+class Selecting(selectors.SelectSelector):
+    """select.select's, which has no descriptor of its own that something else could wait for."""
+
+    selects = 0
+
+    def select(self, timeout=None):
+        self.selects += 1
+        return super().select(timeout)
+
+
+@pytest.mark.parametrize("selector", [Selecting, selectors.PollSelector, selectors.DefaultSelector])
+@pytest.mark.parametrize("idle", ["adaptive", "poll", "yield"])
+def test_with_every_selector_it_wakes_for_whatever_comes(selector, idle):
+    loop = aio.EventLoop(selector=selector(), idle=idle)
+
+    async def main():
+        reader, writer = socket.socketpair()
+        mine, yours = os.pipe()
+        with reader, writer:
+            reader.setblocking(False)
+            sender = OtherThread(lambda: (time.sleep(0.002), writer.send(b"x")))
+            received = await loop.sock_recv(reader, 1)
+            sender.outcome()
+        await asyncio.sleep(0.001)
+        there = await asyncio.to_thread(pow, 2, 10)
+        results = []
+        for _ in range(2):
+            # Of the thread, not of the loop.
+            came = loop.create_future()
+            handler = loop.thread.register_fd(mine, lambda came=came: came.done() or came.set_result(os.read(mine, 1)))
+            sender = OtherThread(lambda: (time.sleep(0.002), os.write(yours, b"y")))
+            results.append(await came)
+            sender.outcome()
+            handler.unregister()
+        os.close(mine)
+        os.close(yours)
+        return received, there, results
+
+    assert loop.run_until_complete(asyncio.wait_for(main(), PATIENCE_S)) == (b"x", 1024, [b"y", b"y"])
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+def test_with_a_selector_without_a_descriptor_it_sleeps_too():
+    selector = Selecting()
+    loop = aio.EventLoop(selector=selector)
+    loop.run_until_complete(asyncio.sleep(0.2))
+    assert selector.selects <= 10
     loop.close()
 
 
@@ -511,6 +563,35 @@ def test_a_subprocess_runs(run):
         assert run(main()) == (b"cba\n", 0)
 
 
+def test_a_subprocess_that_is_killed_is_seen_to_end(run):
+    async def main():
+        process = await asyncio.create_subprocess_shell("read line", stdin=asyncio.subprocess.PIPE)
+        process.kill()
+        return await process.wait()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        assert run(main()) == -signal.SIGKILL
+
+
+def test_a_unix_socket_server_answers(run, tmp_path):
+    async def answer(reader, writer):
+        writer.write((await reader.readline()).upper())
+        writer.close()
+        await writer.wait_closed()
+
+    async def main():
+        async with await asyncio.start_unix_server(answer, tmp_path / "socket"):
+            reader, writer = await asyncio.open_unix_connection(tmp_path / "socket")
+            writer.write(b"who\n")
+            received = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+            return received
+
+    assert run(main()) == b"WHO\n"
+
+
 def test_signals_reach_their_handlers(run):
     async def main():
         loop = asyncio.get_running_loop()
@@ -535,7 +616,7 @@ def test_executors_work(run):
     assert run(main()) == [2**number for number in range(20)]
 
 
-def test_async_generators_are_shut_down():
+def test_async_generators_are_shut_down(run):
     closed = []
 
     async def numbers():
@@ -543,6 +624,7 @@ def test_async_generators_are_shut_down():
             yield 1
             yield 2
         finally:
+            await asyncio.sleep(0)
             closed.append("closed")
 
     async def main():
@@ -550,10 +632,39 @@ def test_async_generators_are_shut_down():
         await anext(generator)
         return generator
 
-    with asyncio.Runner(loop_factory=aio.EventLoop) as runner:
-        generator = runner.run(main())
+    generator = run(main())
     assert closed == ["closed"]
     del generator
+
+
+def test_tasks_groups_timeouts_and_queues_work(run):
+    async def main():
+        queue = asyncio.Queue(maxsize=10)
+        got = []
+
+        async def produce():
+            for number in range(100):
+                await queue.put(number)
+            await queue.put(None)
+
+        async def consume():
+            while (number := await queue.get()) is not None:
+                got.append(number)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(produce())
+            group.create_task(consume())
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await asyncio.sleep(3600)
+        with pytest.raises(ExceptionGroup) as raised:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(3600))
+                group.create_task(asyncio.to_thread(int, "no number"))
+        assert [type(error) for error in raised.value.exceptions] == [ValueError]
+        return got
+
+    assert run(main()) == list(range(100))
 
 
 def test_debug_mode_warns_of_slow_callbacks(loop, caplog):
@@ -564,6 +675,30 @@ def test_debug_mode_warns_of_slow_callbacks(loop, caplog):
     with caplog.at_level(logging.WARNING, "asyncio"):
         loop.run_forever()
     assert any("Executing" in record.message and "sleep" in record.message for record in caplog.records)
+
+
+def test_without_debug_mode_nobody_looks_how_long_a_callback_takes(loop, caplog):
+    loop.slow_callback_duration = 0.001
+    loop.call_soon(time.sleep, 0.01)
+    loop.call_soon(loop.stop)
+    with caplog.at_level(logging.WARNING, "asyncio"):
+        loop.run_forever()
+    assert not caplog.records
+
+
+def test_debug_mode_can_be_switched_while_it_runs(caplog):
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.slow_callback_duration = 0.001
+        for debug in (True, False, True):
+            loop.set_debug(debug)
+            handle = loop.call_soon(time.sleep, 0.005)
+            assert bool(handle._source_traceback) is debug
+            await asyncio.sleep(0.001)
+
+    with caplog.at_level(logging.WARNING, "asyncio"), asyncio.Runner(loop_factory=aio.EventLoop) as runner:
+        runner.run(main())
+    assert sum("sleep(0.005)" in record.message for record in caplog.records) == 2
 
 
 def test_debug_mode_says_where_a_callback_was_scheduled(loop):
@@ -683,6 +818,101 @@ def test_closing_with_work_pending_forgets_it_and_keeps_nothing(loop):
     del things
     gc.collect()
     assert [reference() for reference in references] == [None] * 4
+
+
+def test_closing_it_ends_the_coroutines_of_its_own_thread_and_their_futures_say_so(caplog):
+    log = []
+
+    async def for_ever():
+        try:
+            while True:
+                await aio.sleep_us(1_000_000_000)
+        finally:
+            log.append("cleaned up")
+
+    loop = aio.EventLoop()
+    begun = loop.thread.spawn(for_ever())
+    loop.run_until_complete(asyncio.sleep(0.001))
+    waiting = loop.thread.spawn(for_ever())
+    thread = loop.thread
+    loop.close()
+    assert log == ["cleaned up", "cleaned up"]
+    for future in (begun, waiting):
+        with pytest.raises(ThreadExitedError, match="for_ever"):
+            future.result(timeout=0)
+    assert thread.is_exited
+    assert not caplog.records
+
+
+def test_closing_it_leaves_the_coroutines_of_a_thread_of_the_users_alone(live_lib):
+    thread = live_lib.create_thread("mine")
+
+    async def later():
+        await aio.sleep_us(2000)
+        return "still there"
+
+    loop = aio.EventLoop(thread)
+    future = thread.spawn(later())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    eventually(lambda: thread.poll() and future.done())
+    assert future.result(timeout=0) == "still there"
+
+
+def test_closing_it_says_what_keeps_its_thread(caplog):
+    loop = aio.EventLoop()
+    thread = loop.thread
+
+    async def main():
+        return thread.register_poller(int, 1_000_000, name="forgotten")
+
+    poller = loop.run_until_complete(main())
+    loop.close()
+    assert "is left with pollers or channels" in caplog.text
+    assert thread.state == "exiting"
+    with thread:
+        poller.unregister()
+    finish(thread)
+
+
+def test_calls_of_its_own_thread_that_wait_when_it_is_closed_still_run():
+    loop = aio.EventLoop()
+    future = loop.thread.call(pow, 2, 3)
+    cancelled = loop.thread.call(pow, 2, 4)
+    cancelled.cancel()
+    loop.close()
+    assert future.result(timeout=0) == 8
+    assert cancelled.cancelled()
+
+
+def test_an_acall_that_comes_back_after_it_was_closed_hangs_nobody_and_loses_no_exception(reactor, errors):
+    net = reactor.create_thread("net")
+    gate = threading.Event()
+
+    async def main():
+        net.acall(gate.wait, PATIENCE_S)
+        net.acall(int, "no number")
+        net.acall(int)
+
+    loop = aio.EventLoop()
+    loop.run_until_complete(main())
+    loop.close()
+    gate.set()
+    net.call(int).result(PATIENCE_S)
+    assert errors.types == [ValueError]
+
+
+def test_a_coroutine_that_is_never_awaited_is_pythons_own_warning(loop):
+    async def never():
+        pass
+
+    async def main():
+        loop.thread.send_msg(never)     # makes a coroutine, which nobody awaits
+        await asyncio.sleep(0.001)
+        gc.collect()
+
+    with pytest.warns(RuntimeWarning, match="never.* was never awaited"):
+        loop.run_until_complete(main())
 
 
 def test_closing_a_running_loop_is_the_standard_error(loop):
