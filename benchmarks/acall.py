@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from queue import SimpleQueue
 from time import perf_counter_ns
 
@@ -42,8 +43,12 @@ def run(budget: Budget) -> list[Row]:
             worker = f"worker thread, {peer_loop}"
             peers, absent = available({worker: lambda on=peer_loop: Worker(on, second, one_by_one).run}, name)
             rows += compare(name, mine[ours.NAME], peers, budget, targets={worker: HALF}) + absent
+        many = 100 if budget.is_smoke else MANY
+        if budget.mode == "quick":
+            budget = replace(budget, repeats=3)  # each takes its time
+        at_once = gathered(many)
         for loop_name in ("asyncio", "uvloop"):
-            name = f"{MANY:,} at once, {loop_name}"
+            name = f"{many:,} at once, {loop_name}"
             mine, absent = available({ours.NAME: lambda on=loop_name: Acalls(on, second, at_once).run}, name)
             rows += absent
             if not mine:
@@ -58,7 +63,7 @@ def run(budget: Budget) -> list[Row]:
                 name,
             )
             targets = dict.fromkeys(peers, HALF)
-            rows += compare(name, mine[ours.NAME], peers, budget, multiple=MANY, targets=targets) + absent
+            rows += compare(name, mine[ours.NAME], peers, budget, multiple=many, targets=targets) + absent
     return rows
 
 
@@ -69,11 +74,14 @@ async def one_by_one(ask, count: int) -> float:
     return perf_counter_ns() - begin
 
 
-async def at_once(ask, count: int) -> float:
-    begin = perf_counter_ns()
-    for _ in range(count // MANY):
-        await asyncio.gather(*[ask(arg) for arg in range(MANY)])
-    return perf_counter_ns() - begin
+def gathered(many: int):
+    async def at_once(ask, count: int) -> float:
+        begin = perf_counter_ns()
+        for _ in range(count // many):
+            await asyncio.gather(*[ask(arg) for arg in range(many)])
+        return perf_counter_ns() - begin
+
+    return at_once
 
 
 class Acalls:

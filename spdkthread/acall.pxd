@@ -10,7 +10,8 @@ loop, once, with ``call_soon_threadsafe``; what follows until the loop takes the
 A call of a few microseconds is back before the kernel could have put a thread to sleep and woken it. So after sending,
 `acall` itself watches the stack for a moment, without the GIL (`Port.watch`), and a call that is back by then is a
 future that is done: awaiting it costs no turn of the loop. Every so often it takes the long way all the same, so that
-the loop's other callbacks have their turn; and where calls take longer, `acall` soon stops watching. While it watches,
+the loop's other callbacks have their turn; and where calls take longer, `acall` soon stops watching. Nor does it watch
+for those who send many calls at once: they are answered while the next ones are sent. While it watches,
 `watching` is set and nobody wakes the loop. It writes `watching` = 0 first and looks at `top` second, the pusher the
 other way round, with a full fence in between on both sides: so one of them sees the other.
 """
@@ -44,17 +45,19 @@ cdef class Port:
     cdef uint32_t misses
     cdef uint32_t skipped
     cdef uint32_t in_a_row
+    cdef object last                # weak: the future of the last call, and of the one before
+    cdef object before_last
     cdef object __weakref__
     cdef object loop                # weak
     cdef object drain_it
-    cdef object cores               # those of the loop's OS thread; None: it never watches
-    cdef int one_core               # the only one of them, or -1
+    cdef int one_core               # the only one that the loop's OS thread may use, or -1
 
     cdef int push(self, Call call) except -1
     cdef PyObject *take(self) noexcept
     cdef int drain(self) except -1
     cdef int put_back(self, PyObject *each) except -1
     cdef int abandon(self) except -1
+    cdef bint note(self, object future) except -1
     cdef bint worth_watching(self, SpdkThread thread) noexcept
     cdef void watch(self) noexcept
     cdef int look(self) except -1

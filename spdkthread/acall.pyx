@@ -5,6 +5,7 @@ import weakref
 
 from cpython.object cimport PyCallable_Check, PyObject
 from cpython.ref cimport Py_INCREF
+from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.atomics cimport (
@@ -97,7 +98,7 @@ def acall(SpdkThread thread not None, fn, tuple args):
     call.port = port
     call.thread = thread
     future = call.future
-    if port.worth_watching(thread):
+    if port.note(future) and port.worth_watching(thread):
         st_store32_relaxed(&port.watching, 1)
         # We let go of the GIL in a moment: whoever gets the message should not queue for it.
         gil_gate_enter()
@@ -251,10 +252,8 @@ cdef class Port:
     def __init__(self, loop):
         self.loop = weakref.ref(loop)
         self.drain_it = Drain(self)
-        # One of ours sleeps by itself, and sees what comes without being woken.
-        if not getattr(loop, "_watches_ring", False):
-            self.cores = usable_cores()
-            self.one_core = next(iter(self.cores)) if len(self.cores) == 1 else -1
+        cores = usable_cores()
+        self.one_core = next(iter(cores)) if len(cores) == 1 else -1
 
     def __del__(self):
         # The loop is gone. Answers that it never took: their futures are gone with it, exceptions are not.
@@ -339,12 +338,25 @@ cdef class Port:
 
     # Watching
 
+    cdef bint note(self, object future) except -1:
+        """On the loop: a call is about to be sent. Whether its caller seems to wait for one answer at a time.
+
+        Whoever still holds the future of the call before last has sent several at once, and wants the next one sent.
+        """
+        cdef bint one_by_one = self.before_last is None or self.before_last() is None
+        self.before_last = self.last
+        try:
+            self.last = PyWeakref_NewRef(future, None)
+        except TypeError:
+            self.last = None        # a loop with futures of its own
+        return one_by_one
+
     cdef bint worth_watching(self, SpdkThread thread) noexcept:
         """On the loop: whether the answer to a call that is about to be sent may be back in a moment."""
         cdef wake_gate *gate
         # One that the caller drives cannot answer; one that sleeps takes longer to wake than we watch.
         reactor = thread._reactor
-        if reactor is None or self.cores is None:
+        if reactor is None:
             return False
         # Nor can one whose core we are sitting on.
         if self.one_core == (<Reactor>reactor).core:

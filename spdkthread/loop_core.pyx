@@ -744,6 +744,7 @@ cdef class LoopCore:
         # Nothing else holds this list, but a debugger may look: its length is asked again each time.
         while index < PyList_GET_SIZE(batch):
             handle = <object>PyList_GET_ITEM(batch, index)
+            batch[index] = None         # what it holds goes when it has run, not at the end of the turn
             index += 1
             if not plain_slots or (type(handle) is not Handle and type(handle) is not Timer):
                 if not handle._cancelled:
@@ -772,6 +773,7 @@ cdef class LoopCore:
         cdef Py_ssize_t index = 0
         while index < PyList_GET_SIZE(batch):
             handle = <object>PyList_GET_ITEM(batch, index)
+            batch[index] = None
             index += 1
             if handle._cancelled:
                 continue

@@ -406,6 +406,24 @@ def test_a_context_is_entered_for_each_callback(loop):
     assert variable.get() == "unset"
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_what_a_callback_holds_goes_before_the_next_one_runs(loop, debug):
+    class Thing:
+        def __call__(self):
+            pass
+
+    thing = Thing()
+    reference = weakref.ref(thing)
+    seen = []
+    loop.set_debug(debug)
+    loop.call_soon(thing)
+    loop.call_soon(lambda: seen.append(reference()))
+    loop.call_soon(loop.stop)
+    del thing
+    loop.run_forever()
+    assert seen == [None]
+
+
 # Timers
 
 

@@ -1,6 +1,6 @@
 """Run modules of CPython's own test.test_asyncio with `aio.EventLoop` in place of the selector event loop.
 
-    python tests/asyncio_suite/run.py test_events test_streams ...
+    python tests/long/asyncio_suite/run.py test_events test_streams ...
 
 Every place where the standard library makes a selector loop makes ours instead. What fails is printed, one
 ``FAILED <id>`` a line, before a line with the totals.
@@ -28,6 +28,8 @@ Loop.__name__ = Loop.__qualname__ = "_UnixSelectorEventLoop"
 
 def put_in_place():
     asyncio.SelectorEventLoop = unix_events.SelectorEventLoop = Loop
+    if hasattr(asyncio, "EventLoop"):
+        asyncio.EventLoop = unix_events.EventLoop = Loop
     unix_events._UnixDefaultEventLoopPolicy._loop_factory = Loop
 
 
