@@ -90,9 +90,9 @@ class Acalls:
         self.core, self.pattern = core, pattern
 
     def run(self, count: int) -> float:
-        # A reactor that never sleeps, and only while we are measured: it would take the core from the peers.
+        # Only while we are measured: it looks around before it sleeps, and the peers need the core.
         lib = spdkthread.ThreadLib()
-        reactor = ours.reactor(lib, self.core)
+        reactor = ours.reactor(lib, self.core, "adaptive")
         thread = reactor.create_thread("asked")
         ours.touch(thread)
         try:

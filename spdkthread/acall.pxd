@@ -45,6 +45,7 @@ cdef class Port:
     cdef uint32_t misses
     cdef uint32_t skipped
     cdef uint32_t in_a_row
+    cdef uint32_t burst
     cdef object last                # weak: the future of the last call, and of the one before
     cdef object before_last
     cdef object __weakref__

@@ -60,6 +60,8 @@ cdef uint64_t WATCH_TICKS = 15_000
 cdef uint32_t MOST_MISSES = 10
 # Of so many answers in a row one takes the long way, through the loop.
 cdef uint32_t IN_A_ROW = 8
+# After several at once so many more go without being asked about.
+cdef uint32_t BURST = 32
 
 cdef object running_loop = None         # asyncio's function
 
@@ -343,7 +345,13 @@ cdef class Port:
 
         Whoever still holds the future of the call before last has sent several at once, and wants the next one sent.
         """
-        cdef bint one_by_one = self.before_last is None or self.before_last() is None
+        cdef bint one_by_one
+        if self.burst:
+            self.burst -= 1
+            return False
+        one_by_one = self.before_last is None or self.before_last() is None
+        if not one_by_one:
+            self.burst = BURST
         self.before_last = self.last
         try:
             self.last = PyWeakref_NewRef(future, None)

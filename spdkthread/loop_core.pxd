@@ -51,6 +51,8 @@ cdef class LoopCore:
     cdef dict keys                  # the selector's: fd -> SelectorKey
     cdef object selector
     cdef uint64_t spin_ticks
+    cdef uint32_t misses            # how often in a row looking around was for nothing
+    cdef uint32_t skipped
     cdef int sender_core            # where the last call_soon_threadsafe came from; -1: none yet
     cdef int idle_mode
     cdef uint32_t turns
@@ -69,6 +71,7 @@ cdef class LoopCore:
     cdef int wait_in_selector(self) except -1
     cdef int take_seen(self, object seen) except -1
     cdef int look_around(self) noexcept nogil
+    cdef int found(self, uint64_t spin) noexcept nogil
     cdef int park(self) noexcept nogil
     cdef int64_t nap_ns(self) noexcept nogil
     cdef int run_ready(self) except -1

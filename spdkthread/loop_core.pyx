@@ -120,6 +120,10 @@ logger = logging.getLogger("asyncio")
 cdef uint32_t FD_TURNS = 8
 # While spinning: how many looks at the ring between two at the file descriptors.
 cdef uint32_t FD_LOOKS = 16
+# Where looking around finds nothing, "adaptive" does so ever more rarely before it sleeps: every 2**n-th time.
+cdef uint32_t MOST_MISSES = 6
+# Who did not get to look for so long shares its core, perhaps with whom it waits for.
+cdef uint64_t AWAY_TICKS = 40_000
 # Polls of the thread in one turn, at most, so that a flood of messages does not keep everything else waiting.
 cdef int POLLS_PER_TURN = 128
 # On the main thread a sleep ends now and then: a signal may come right before it begins.
@@ -627,27 +631,35 @@ cdef class LoopCore:
         cdef uint64_t begun = st_ticks()
         cdef uint64_t now = begun
         cdef uint64_t due = TIMER_NEVER
+        cdef uint64_t before
         cdef uint32_t looks = 0
         cdef uint64_t spin = self.spin_ticks
         self.events_count = 0
+        if self.misses and self.idle_mode == IDLE_ADAPTIVE:
+            self.skipped += 1
+            if self.skipped < <uint32_t>1 << self.misses:
+                spin = 0
+            else:
+                self.skipped = 0
         if self.sender_core >= 0 and self.sender_core == st_this_core():
             spin = 0        # whoever sends would have to wait until we stop looking
         if self.timers.count:
             due = timer_next_deadline(&self.timers)
         while True:
             if poll_work_ready(&self.thread.c):
-                return 0
+                return self.found(spin)
             if looks % FD_LOOKS == 0:
                 self.events_count = fd_set_wait(self.poll_fd, self.events, FD_BATCH) if self.direct else 0
-                if self.events_count:
-                    return 0
-                if poll_needed(&self.thread.c):
-                    return 0
+                if self.events_count or poll_needed(&self.thread.c):
+                    return self.found(spin)
+                before = now
                 now = st_ticks()
                 if due != TIMER_NEVER and clock_read(self.thread.c.clock) >= due:
                     return 0
                 if self.idle_mode == IDLE_ADAPTIVE:
-                    if now - begun >= spin:
+                    if now - begun >= spin or now - before >= AWAY_TICKS:
+                        if spin and self.misses < MOST_MISSES:
+                            self.misses += 1
                         return self.park()
                 elif self.idle_mode == IDLE_YIELD:
                     sched_yield()
@@ -655,6 +667,12 @@ cdef class LoopCore:
                     return -1       # signals
             looks += 1
             st_pause()
+
+    cdef int found(self, uint64_t spin) noexcept nogil:
+        """Looking around was worth it."""
+        if spin:
+            self.misses = 0
+        return 0
 
     cdef int wait_in_selector(self) except -1:
         """With a selector that has no descriptor of its own, such as `select.select`'s: the bell is one of its files."""
