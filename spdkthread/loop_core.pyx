@@ -98,6 +98,9 @@ cdef extern from *:
     static inline PyObject *st_slot(PyObject *object, Py_ssize_t offset) {
         return *(PyObject **)((char *)object + offset);
     }
+    static inline int st_slot_is_true(PyObject *object, Py_ssize_t offset) {
+        return *(PyObject **)((char *)object + offset) == Py_True;
+    }
     """
     const bint ST_LOOP_HAS_GIL
     int st_this_core() noexcept nogil
@@ -106,6 +109,7 @@ cdef extern from *:
     void st_fill_slot(object instance, Py_ssize_t offset, object value)
     void st_set_slot(object instance, Py_ssize_t offset, object value)
     PyObject *st_slot(object instance, Py_ssize_t offset)
+    bint st_slot_is_true(object instance, Py_ssize_t offset)
     int sched_yield() noexcept nogil
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
@@ -601,7 +605,7 @@ cdef class LoopCore:
             Py_DECREF_raw(<PyObject *>timer)
             if plain_slots:
                 st_set_slot(handle, at_scheduled, False)
-                if st_slot(handle, at_cancelled) != <PyObject *>True:
+                if not st_slot_is_true(handle, at_cancelled):
                     self.ready.append(handle)
             else:
                 handle._scheduled = False
@@ -775,15 +779,19 @@ cdef class LoopCore:
             callback = st_slot(handle, at_callback)
             args = st_slot(handle, at_args)
             context = st_slot(handle, at_context)
-            if st_slot(handle, at_cancelled) == <PyObject *>True or callback == NULL or args == NULL:
+            if st_slot_is_true(handle, at_cancelled) or callback == NULL or args == NULL:
                 continue
+            # Held here: the callback may cancel its own handle, which lets go of them.
+            fn = <object>callback
+            its_args = <object>args
             try:
-                run_in(<object>callback, <object>args, <object>context)
+                run_in(fn, its_args, <object>context)
             except (SystemExit, KeyboardInterrupt):
                 self.put_back(batch, index)
                 raise
             except BaseException as error:
                 report_failure(self, handle, error)
+            fn = its_args = None
         return 0
 
     cdef int run_watched(self, list batch) except -1:

@@ -232,7 +232,7 @@ def test_what_a_callback_schedules_runs_in_the_next_turn(loop):
     assert order == ["first", "second", "third"]
 
 
-def test_a_handle_is_asyncios_and_can_be_cancelled(loop):
+def test_a_handle_is_asyncios_and_can_be_cancelled(loop, caplog):
     ran = []
     soon = loop.call_soon(ran.append, 1)
     later = loop.call_later(0, ran.append, 2)
@@ -248,6 +248,39 @@ def test_a_handle_is_asyncios_and_can_be_cancelled(loop):
     loop.call_later(0.001, loop.stop)
     loop.run_forever()
     assert ran == []
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_what_is_cancelled_in_the_turn_in_which_it_was_to_run_does_not_run(loop, caplog, debug):
+    loop.set_debug(debug)
+    ran = []
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        handles = []
+        loop.call_soon(lambda: [handle.cancel() for handle in handles] and loop.remove_writer(writer))
+        handles.append(loop.call_soon(ran.append, "soon"))
+        handles.append(loop.call_later(0, ran.append, "later"))
+        loop.add_writer(writer, ran.append, "writer")
+        loop.call_later(0.001, loop.stop)
+        loop.run_forever()
+    assert set(ran) <= {"writer"}
+    assert not caplog.records
+
+
+def test_a_callback_that_cancels_its_own_handle_keeps_what_it_was_called_with(loop, caplog):
+    class Thing:
+        def method(self, other):
+            handle.cancel()
+            gc.collect()
+            seen.append((type(self), type(other)))
+
+    seen = []
+    handle = loop.call_soon(Thing().method, Thing())
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert seen == [(Thing, Thing)]
+    assert not caplog.records
 
 
 def test_threadsafe_calls_and_others_keep_their_order(loop):
