@@ -51,6 +51,11 @@ def fail_allocation(nth: int) -> None:
     st_store_relaxed(&countdown, <uint64_t>nth)
 
 
+def failure_pending() -> bool:
+    """Whether what `fail_allocation` asked for has not happened yet. **Thread safety:** any OS thread."""
+    return st_load_relaxed(&countdown) != 0
+
+
 def live_blocks() -> int:
     """Native blocks that are allocated at present. **Thread safety:** any OS thread."""
     return st_load_relaxed(&blocks)

@@ -7,7 +7,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport uint32_t, uint64_t
 
-from spdkthread.atomics cimport st_load32_acquire
+from spdkthread.atomics cimport st_load32_acquire, st_store32_relaxed
 from spdkthread.clock cimport clock_read, period_to_ticks
 from spdkthread.future cimport (
     FUTURE_FINISHED,
@@ -620,7 +620,7 @@ cdef class CoroutineHome:
         timer_queue_init(&thread.c.timers)
         timer_insert(&thread.c.timers, &self.alarm.c.timer, deadline, now)
         thread.c.timed_count += 1
-        self.alarm.c.state = POLLER_WAITING     # not RUNNING: so the poll leaves it as it is armed here
+        st_store32_relaxed(&self.alarm.c.state, POLLER_WAITING)     # not RUNNING: so the poll leaves it as it is armed here
         return 0
 
     def wake_sleepers(self):
@@ -629,7 +629,7 @@ cdef class CoroutineHome:
         cdef timer_node *node
         cdef Sleep sleep
         cdef int woken = 0
-        self.alarm.c.state = POLLER_WAITING
+        st_store32_relaxed(&self.alarm.c.state, POLLER_WAITING)
         try:
             while woken < SLEEPERS_AT_ONCE:
                 node = timer_pop(&self.timers, now)

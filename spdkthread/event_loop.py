@@ -64,9 +64,15 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
             selector = selectors.DefaultSelector()
         owned = thread is None
         try:
-            self._set_up(SpdkThread("asyncio") if thread is None else thread, owned, selector, idle, spin_us)
+            if owned:
+                thread = SpdkThread("asyncio")
+            self._set_up(thread, owned, selector, idle, spin_us)
         except BaseException:
             selector.close()
+            if owned and thread is not None:
+                with thread:
+                    thread.exit()
+                    thread.poll()
             raise
         super().__init__(selector)
 

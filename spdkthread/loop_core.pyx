@@ -264,9 +264,9 @@ cdef class LoopCore:
         epoll = getattr(selectors, "EpollSelector", None)
         self.direct = epoll is not None and type(selector) is epoll and type(selector._fd_to_key) is dict
         self.keys = selector._fd_to_key if self.direct else None
+        timer_queue_init(&self.timers)
         self.gate = wake_gate_take()
         st_storep_release(&self.thread.c.wake, self.gate)
-        timer_queue_init(&self.timers)
         # It stays as long as the loop is not closed.
         self.thread.c.registered += 1
         self.held = True

@@ -3,6 +3,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
+from spdkthread.atomics cimport st_atomic_u32
 from spdkthread.native cimport NativeCall, poller_fn
 from spdkthread.timers cimport timer_node
 
@@ -29,7 +30,7 @@ cdef struct poller_s:
     poller_s *next                  # among the active pollers
     poller_s *prev
     bint listed                     # on the list of active pollers
-    int state
+    st_atomic_u32 state             # written by its thread, looked at by anybody
     uint64_t period                 # ticks; 0: active
     uint64_t serial                 # the poll in which it came onto the list
     poller_fn native_fn             # NULL: py_fn is called

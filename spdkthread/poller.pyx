@@ -1,6 +1,6 @@
 """Poller: a function that its thread calls again and again, or at every period."""
 
-from spdkthread.atomics cimport st_add_relaxed, st_atomic_u64, st_load_relaxed, st_sub_relaxed
+from spdkthread.atomics cimport st_add_relaxed, st_atomic_u64, st_load32_relaxed, st_load_relaxed, st_sub_relaxed
 
 from spdkthread.error_log import describe
 from spdkthread.errors import SpdkThreadError
@@ -71,7 +71,7 @@ cdef class Poller:
     @property
     def state(self) -> str:
         """``"waiting"``, ``"running"``, ``"paused"`` or ``"unregistered"``."""
-        return STATES[self.c.state]
+        return STATES[st_load32_relaxed(&self.c.state)]
 
     @property
     def period_us(self) -> float:

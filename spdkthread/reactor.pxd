@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t
 
 from spdkthread.atomics cimport st_atomic_u32, st_atomic_u64
 from spdkthread.reactor_core cimport reactor_s
+from spdkthread.thread_core cimport thread_s
 
 cdef enum reactor_phase:
     PHASE_NEW
@@ -46,6 +47,8 @@ cdef class Reactor:
     cdef bint _looping              # between start() or run() and the end of that
     cdef int _phase_before
     cdef uint32_t _capacity
+    cdef thread_s **_spare          # a larger table, for the loop to take; NULL: none
+    cdef uint32_t _spare_capacity
     cdef public object _group
     cdef public object _watchdog
     cdef object __weakref__
@@ -53,6 +56,7 @@ cdef class Reactor:
     cdef int _attached(self, int reason) except -1
     cdef int _python_turn(self) except -1
     cdef int _serve(self) except -1
+    cdef int _make_room(self, count) except -1
     cdef int _rebuild(self) except -1
     cdef int _caught(self) except -1
     cdef int _check_alive(self) except -1

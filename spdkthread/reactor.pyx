@@ -215,6 +215,7 @@ cdef class Reactor:
         if self.r.fd >= 0:
             close(self.r.fd)
         core_free(self.r.threads)
+        core_free(self._spare)
 
     def __repr__(self):
         return f"<Reactor {self.name!r} core={self.core} {self.state}>"
@@ -556,6 +557,7 @@ cdef class Reactor:
         with self._lock:
             if self._phase_now() not in (PHASE_NEW, PHASE_RUNNING, PHASE_STOPPED):
                 raise ReactorError(f"{self!r} takes no threads any more")
+            self._make_room(len(self._members) + 1)
             self._members[thread] = None
             thread._place(self)
             if not thread._polled:
@@ -601,9 +603,23 @@ cdef class Reactor:
                 self._be_gone(outer)
                 st_store_release(&self._owner, 0)
 
+    cdef int _make_room(self, count) except -1:
+        """Under the lock, before a thread comes: a table for so many, so that the loop itself needs no memory."""
+        cdef thread_s **threads
+        cdef uint32_t capacity
+        if count <= max(self._capacity, self._spare_capacity):
+            return 0
+        capacity = max(16, 2 * count)
+        threads = <thread_s **>core_calloc(capacity, sizeof(thread_s *))
+        if threads == NULL:
+            raise MemoryError(f"no memory for {count} threads on {self!r}")
+        core_free(self._spare)
+        self._spare = threads
+        self._spare_capacity = capacity
+        return 0
+
     cdef int _rebuild(self) except -1:
         """On the loop, between turns: poll exactly the members."""
-        cdef thread_s **threads
         cdef uint32_t count = 0
         cdef SpdkThread thread
         account_idle(&self.r)
@@ -614,14 +630,10 @@ cdef class Reactor:
                 del self._members[thread]
                 thread._place(None)
                 st_storep_release(&thread.c.wake, NULL)
-            if len(self._members) > self._capacity:
-                capacity = max(16, 2 * len(self._members))
-                threads = <thread_s **>core_calloc(capacity, sizeof(thread_s *))
-                if threads == NULL:
-                    raise MemoryError(f"no memory for {len(self._members)} threads on {self!r}")
+            if self._spare != NULL:
                 core_free(self.r.threads)
-                self.r.threads = threads
-                self._capacity = capacity
+                self.r.threads, self._capacity = self._spare, self._spare_capacity
+                self._spare, self._spare_capacity = NULL, 0
             for thread in self._members:
                 self.r.threads[count] = &thread.c
                 count += 1

@@ -1,5 +1,7 @@
 """The message ring: many senders, one receiver, slots that hold the message itself. See ``ring.pxd``."""
 
+import os
+
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -8,12 +10,14 @@ from spdkthread.alloc cimport core_calloc, core_free, core_map, core_unmap
 from spdkthread.atomics cimport (
     st_add_relaxed,
     st_and_acq_rel,
+    st_atomic_u32,
     st_atomic_u64,
     st_cas_acq_rel,
     st_load_acquire,
     st_load_relaxed,
     st_lock,
     st_or_acq_rel,
+    st_store32_relaxed,
     st_store_release,
     st_sub_relaxed,
     st_unlock,
@@ -92,19 +96,65 @@ cdef int ring_claim_slow(message_ring *ring, uint64_t *tail, uint64_t count, uin
         return RING_OK
 
 
+# An iteration or a device's end whose next message cannot be sent would never come back to whoever waits for it. So a
+# message that finds neither room in the ring nor memory has a node here; pages that are never used cost nothing.
+cdef enum:
+    RESERVED = 4096
+
+cdef ring_spill reserve[RESERVED]
+cdef ring_spill *reserve_first = NULL   # those given back
+cdef uint32_t reserve_used = 0          # those ever taken
+cdef st_atomic_u32 reserve_lock
+
+
+cdef ring_spill *spill_node() noexcept nogil:
+    global reserve_first, reserve_used
+    cdef ring_spill *node = <ring_spill *>core_calloc(1, sizeof(ring_spill))
+    if node == NULL:
+        st_lock(&reserve_lock)
+        if reserve_first != NULL:
+            node = reserve_first
+            reserve_first = node.next
+        elif reserve_used < RESERVED:
+            node = &reserve[reserve_used]
+            reserve_used += 1
+        if node != NULL:
+            node.next = NULL
+        st_unlock(&reserve_lock)
+    return node
+
+
+cdef void spill_free(ring_spill *node) noexcept nogil:
+    global reserve_first
+    if &reserve[0] <= node and node < &reserve[RESERVED]:
+        st_lock(&reserve_lock)
+        node.next = reserve_first
+        reserve_first = node
+        st_unlock(&reserve_lock)
+    else:
+        core_free(node)
+
+
+def _forget_reserve_lock():
+    st_store32_relaxed(&reserve_lock, 0)
+
+
+os.register_at_fork(after_in_child=_forget_reserve_lock)
+
+
 cdef int ring_spill_message(message_ring *ring, const ring_slot *message) noexcept nogil:
     """Accept one of the library's own messages although the ring is full.
 
     SPILLED freezes `tail`: from here until the receiver has emptied the list, no sender can overtake.
     """
-    cdef ring_spill *node = <ring_spill *>core_calloc(1, sizeof(ring_spill))
+    cdef ring_spill *node = spill_node()
     if node == NULL:
         return RING_NO_MEMORY
     ring_copy_message(&node.slot, message)
     st_lock(&ring.spill_lock)
     if st_load_relaxed(&ring.tail) & RING_CLOSED:
         st_unlock(&ring.spill_lock)
-        core_free(node)
+        spill_free(node)
         return RING_IS_CLOSED
     if ring.spill_last == NULL:
         ring.spill_first = node
@@ -131,7 +181,7 @@ cdef uint32_t ring_take_spilled(message_ring *ring, ring_slot *out, uint32_t lim
         node = ring.spill_first
         ring.spill_first = node.next
         ring_copy_message(&out[taken], &node.slot)
-        core_free(node)
+        spill_free(node)
         taken += 1
     st_sub_relaxed(&ring.spilled, taken)
     if ring.spill_first == NULL:

@@ -25,6 +25,7 @@ from spdkthread.atomics cimport (
     st_loadp_acquire,
     st_loadp_relaxed,
     st_lock,
+    st_store32_relaxed,
     st_store32_release,
     st_store_relaxed,
     st_store_release,
@@ -1028,7 +1029,7 @@ cdef class SpdkThread:
     cdef int _add(self, Poller poller) except -1:
         if st_load32_relaxed(&self.c.state) == THREAD_EXITED:
             raise ThreadExitedError(f"{self!r} takes no pollers any more")
-        if poller.c.state == POLLER_UNREGISTERED:
+        if st_load32_relaxed(&poller.c.state) == POLLER_UNREGISTERED:
             return 0
         if poller.c.period:
             timer_queue_init(&self.c.timers)
@@ -1037,7 +1038,7 @@ cdef class SpdkThread:
         self._pollers[poller] = None
         poller.in_books = True
         self.c.registered += 1
-        if poller.c.state == POLLER_PAUSED:
+        if st_load32_relaxed(&poller.c.state) == POLLER_PAUSED:
             return 0
         if poller.c.period:
             poller_arm(&self.c, &poller.c, clock_read(self.c.clock))
@@ -1049,7 +1050,7 @@ cdef class SpdkThread:
         """pause, resume or unregister: at once here, by a message from elsewhere."""
         if self._is_here():
             self._act(what, poller)
-        elif poller.c.state != POLLER_UNREGISTERED:
+        elif st_load32_relaxed(&poller.c.state) != POLLER_UNREGISTERED:
             try:
                 if self._post_tuple(self._poller_act, (what, poller), RING_GATED) != RING_OK:
                     st_sub_relaxed(&self.c.ring.refused, 1)     # nothing is refused here
@@ -1092,27 +1093,27 @@ cdef class SpdkThread:
         return self._unregister(poller)
 
     cdef int _pause(self, Poller poller) except -1:
-        if poller.c.state == POLLER_WAITING:
+        if st_load32_relaxed(&poller.c.state) == POLLER_WAITING:
             if poller.c.timer.queued:
                 timer_cancel(&self.c.timers, &poller.c.timer)       # the deadline stays in the node
                 self.c.timed_count -= 1
             elif poller.c.listed:
                 self.c.active_count -= 1                            # leaves the list when its turn comes
-            poller.c.state = POLLER_PAUSED
-        elif poller.c.state == POLLER_RUNNING:
-            poller.c.state = POLLER_PAUSED
+            st_store32_relaxed(&poller.c.state, POLLER_PAUSED)
+        elif st_load32_relaxed(&poller.c.state) == POLLER_RUNNING:
+            st_store32_relaxed(&poller.c.state, POLLER_PAUSED)
             self._count_running(poller, False)
         return 0
 
     cdef int _resume(self, Poller poller) except -1:
         cdef uint64_t now
-        if poller.c.state != POLLER_PAUSED:
+        if st_load32_relaxed(&poller.c.state) != POLLER_PAUSED:
             return 0
         if self.c.running == &poller.c:
-            poller.c.state = POLLER_RUNNING
+            st_store32_relaxed(&poller.c.state, POLLER_RUNNING)
             self._count_running(poller, True)
             return 0
-        poller.c.state = POLLER_WAITING
+        st_store32_relaxed(&poller.c.state, POLLER_WAITING)
         if not poller.in_books:
             return 0        # its registration is still under way
         if poller.c.period == 0:
@@ -1130,10 +1131,10 @@ cdef class SpdkThread:
         return 0
 
     cdef int _unregister(self, Poller poller) except -1:
-        cdef int before = poller.c.state
+        cdef int before = st_load32_relaxed(&poller.c.state)
         if before == POLLER_UNREGISTERED:
             return 0
-        poller.c.state = POLLER_UNREGISTERED
+        st_store32_relaxed(&poller.c.state, POLLER_UNREGISTERED)
         if before == POLLER_RUNNING:
             self._count_running(poller, False)
         if poller.c.listed:

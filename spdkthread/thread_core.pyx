@@ -15,6 +15,7 @@ from spdkthread.atomics cimport (
     st_load_relaxed,
     st_loadp_relaxed,
     st_or32_release,
+    st_store32_relaxed,
 )
 from spdkthread.clock cimport clock_read
 from spdkthread.fds cimport fd_set_ready
@@ -202,13 +203,13 @@ cdef inline poller_s *pick_active(thread_s *thread) noexcept nogil:
                 poller = NULL
                 break
             thread.active_next = poller.next
-            if poller.state != POLLER_PAUSED:
+            if st_load32_relaxed(&poller.state) != POLLER_PAUSED:
                 break
             active_unlink(thread, poller)
             poller = thread.active_next
         if poller != NULL:
             thread.active_runs = True
-            poller.state = POLLER_RUNNING
+            st_store32_relaxed(&poller.state, POLLER_RUNNING)
         else:
             thread.active_next = NULL
         return poller
@@ -218,9 +219,9 @@ cdef inline poller_s *pick_active(thread_s *thread) noexcept nogil:
     while thread.active_first != NULL:
         poller = thread.active_first
         active_unlink(thread, poller)
-        if poller.state != POLLER_PAUSED:
+        if st_load32_relaxed(&poller.state) != POLLER_PAUSED:
             thread.active_runs = True
-            poller.state = POLLER_RUNNING
+            st_store32_relaxed(&poller.state, POLLER_RUNNING)
             return poller
     return NULL
 
@@ -228,8 +229,8 @@ cdef inline poller_s *pick_active(thread_s *thread) noexcept nogil:
 cdef inline void after_active(thread_s *thread, poller_s *poller) noexcept nogil:
     """Back to its place, unless it was paused or unregistered inside its function."""
     thread.active_runs = False
-    if poller.state == POLLER_RUNNING:
-        poller.state = POLLER_WAITING
+    if st_load32_relaxed(&poller.state) == POLLER_RUNNING:
+        st_store32_relaxed(&poller.state, POLLER_WAITING)
         if not poller.listed:                       # policy "all" leaves it where it is
             active_link(thread, poller)
 
@@ -244,13 +245,13 @@ cdef inline bint run_native_round(thread_s *thread) noexcept nogil:
     thread.active_done = True
     while poller != NULL and poller.serial != thread.serial:
         thread.active_next = poller.next
-        if poller.state == POLLER_PAUSED:
+        if st_load32_relaxed(&poller.state) == POLLER_PAUSED:
             active_unlink(thread, poller)
             poller = thread.active_next
             continue
         thread.running = poller
         thread.active_runs = True
-        poller.state = POLLER_RUNNING
+        st_store32_relaxed(&poller.state, POLLER_RUNNING)
         if poller.native_fn == NULL:
             break
         rc = poller.native_fn(poller.native_ctx)
@@ -260,10 +261,10 @@ cdef inline bint run_native_round(thread_s *thread) noexcept nogil:
             poller.busy_count += 1
             if rc > thread.rc:
                 thread.rc = rc
-        if poller.state == POLLER_UNREGISTERED:
+        if st_load32_relaxed(&poller.state) == POLLER_UNREGISTERED:
             break                                   # to be taken out of the thread's books
-        if poller.state == POLLER_RUNNING:
-            poller.state = POLLER_WAITING
+        if st_load32_relaxed(&poller.state) == POLLER_RUNNING:
+            st_store32_relaxed(&poller.state, POLLER_WAITING)
         thread.running = NULL
         poller = thread.active_next                 # whom the function may have changed
     thread.pollers_run += ran
@@ -287,14 +288,14 @@ cdef inline poller_s *pick_timed(thread_s *thread) noexcept nogil:
     poller = <poller_s *>timer_pop(&thread.timers, thread.now)
     if poller != NULL:
         thread.timed_count -= 1
-        poller.state = POLLER_RUNNING
+        st_store32_relaxed(&poller.state, POLLER_RUNNING)
         poller.overrun_count += (thread.now - poller.timer.deadline) // poller.period
     return poller
 
 
 cdef inline void after_timed(thread_s *thread, poller_s *poller) noexcept nogil:
-    if poller.state == POLLER_RUNNING:
-        poller.state = POLLER_WAITING
+    if st_load32_relaxed(&poller.state) == POLLER_RUNNING:
+        st_store32_relaxed(&poller.state, POLLER_WAITING)
         poller_arm(thread, poller, thread.now)
 
 
@@ -376,7 +377,7 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
         if poller.native_fn == NULL:
             return STEP_PYTHON
         count_run(thread, poller, poller.native_fn(poller.native_ctx))
-        if poller.state == POLLER_UNREGISTERED:
+        if st_load32_relaxed(&poller.state) == POLLER_UNREGISTERED:
             return STEP_PYTHON                      # to be taken out of the thread's books
         after_poller(thread, poller)
     if st_load32_relaxed(&thread.state) == THREAD_EXITING and thread_quiescent(thread):
@@ -428,7 +429,7 @@ cdef int poll_attached(thread_s *thread) noexcept:
         if poller == NULL:
             break
         if poller.native_fn != NULL:
-            if poller.state == POLLER_UNREGISTERED:
+            if st_load32_relaxed(&poller.state) == POLLER_UNREGISTERED:
                 retire(thread, poller)
                 continue
             return STEP_NATIVE
@@ -524,7 +525,7 @@ cdef int run_poller(thread_s *thread, poller_s *poller) noexcept:
     cdef int overflow = 0
     # It may unregister itself, and the caller's reference may be the last one.
     Py_INCREF_raw(owner)
-    if poller.state == POLLER_UNREGISTERED:
+    if st_load32_relaxed(&poller.state) == POLLER_UNREGISTERED:
         retire(thread, poller)
         Py_DECREF_raw(owner)
         return 0
@@ -547,7 +548,7 @@ cdef int run_poller(thread_s *thread, poller_s *poller) noexcept:
             status = poller_returned_nonsense(thread, poller, <object>result)
             Py_DECREF_raw(result)
     count_run(thread, poller, rc)
-    if poller.state == POLLER_UNREGISTERED:
+    if st_load32_relaxed(&poller.state) == POLLER_UNREGISTERED:
         retire(thread, poller)
     else:
         after_poller(thread, poller)

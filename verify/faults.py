@@ -1,0 +1,452 @@
+"""Allocation failures: for each scenario the first allocation of the native core fails, then the second, and so on.
+
+    python -m verify.faults --seed 1 [--scenario NAME]        in a build with SPDKTHREAD_FAULTS=1
+
+A failure may come out as `MemoryError` from the call, in a future or at the exception handler, as nothing else. After
+it everything that was accepted runs, every future is resolved, the thread or reactor works, nothing has leaked.
+"""
+
+import argparse
+import asyncio
+import faulthandler
+import gc
+import json
+import os
+import random
+import re
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+from spdkthread import IoDevice, Reactor, SpdkThreadError, ThreadLib, alloc
+from spdkthread.aio import EventLoop, sleep_us, switch_to
+from spdkthread.ring import MessageRing
+from spdkthread.testing import ManualClock, leak_counters
+from spdkthread.timers import TimerQueue
+
+PATIENCE_S = 120
+
+# Where the native core allocates, and a scenario that goes there. A new place needs a scenario.
+SITES = {
+    ("io_device.pyx", "device_add"): "channels",
+    ("pointer_map.pyx", "grow"): "channels",
+    ("reactor.pyx", "_make_room"): "a reactor",
+    ("ring.pyx", "ring_create"): "threads",
+    ("ring.pyx", "spill_node"): "for_each_thread with full rings",
+    ("timers.pyx", "timer_queue_init"): "timers",
+    ("wake.pyx", "wake_gate_take"): "the first gates",
+}
+
+
+def noop(*args):
+    return None
+
+
+def allowed(error):
+    return isinstance(error, MemoryError) and "no memory" in str(error)
+
+
+class World:
+    """A library whose threads are polled here, and what a scenario started."""
+
+    def __init__(self):
+        self.clock = ManualClock()
+        self.reported = []
+        self.lib = ThreadLib(clock=self.clock, exception_handler=self.reported.append)
+        self.live = ThreadLib(exception_handler=self.reported.append)
+        self.futures, self.reactors, self.devices, self.loops = [], [], [], []
+        self.ran = []
+        self.expected = 0
+
+    def thread(self, **options):
+        return self.lib.create_thread(**{"ring_size": 1} | options)
+
+    def send(self, thread):
+        """A message that must run once it was taken."""
+        thread.send_msg(self.ran.append, 1)
+        self.expected += 1
+
+    def full(self, count=3):
+        """Threads whose ring has no room left."""
+        threads = [self.thread() for _ in range(count)]
+        for thread in threads:
+            self.send(thread)
+        return threads
+
+    def device(self, **options):
+        device = IoDevice(lib=self.lib, **options).register()
+        self.devices.append(device)
+        return device
+
+    def reactor(self, **options):
+        reactor = Reactor(lib=self.live, pin=False, **options)
+        self.reactors.append(reactor)
+        return reactor
+
+    def poll(self, rounds=50):
+        for _ in range(rounds):
+            self.clock.advance(us=10)
+            for thread in self.lib.threads:
+                thread.poll()
+
+    def settle(self):
+        """All is over: what was accepted has run, and nobody waits for anything."""
+        self.poll()
+        for future in self.futures:
+            error = future.exception(0 if not self.reactors else PATIENCE_S)
+            assert error is None or allowed(error), repr(error)
+        self.prove_that_it_works()
+        for reactor in self.reactors:
+            report = reactor.stop(PATIENCE_S)
+            assert report.ok, report
+        for loop in self.loops:
+            loop.close()
+        for thread in self.lib.threads:
+            with thread:
+                for channel in thread.io_channels:
+                    for _ in range(channel.ref_count):
+                        channel.put()
+                for poller in thread.pollers:
+                    poller.unregister()
+        self.poll()
+        with self.lib.create_thread("janitor"):
+            for device in self.devices:
+                if device.is_registered:
+                    device.unregister()
+        self.poll()
+        for thread in self.lib.threads:
+            with thread:
+                thread.exit()
+        self.poll()
+        assert self.lib.threads == (), [thread.exit_blockers for thread in self.lib.threads]
+        assert all(allowed(context["exception"]) for context in self.reported), self.reported
+        assert len(self.ran) == self.expected, (len(self.ran), self.expected)
+        self.lib.close()
+        self.live.close()
+
+    def prove_that_it_works(self):
+        thread = self.lib.create_thread("proof")
+        seen = []
+        thread.send_msg(seen.append, "message")
+        with thread:
+            poller = thread.register_poller(lambda: seen.append("timer"), 1)
+            channel = thread.get_io_channel(self.device())
+            self.lib.for_each_thread(lambda: seen.append("visit"))
+        self.poll(10)
+        assert {"message", "timer", "visit"} == set(seen), seen
+        with thread:
+            poller.unregister()
+            channel.put()
+        for reactor in self.reactors:
+            if reactor.state == "running":
+                assert reactor.create_thread("proof").call(int, "7").result(PATIENCE_S) == 7
+
+
+# Scenarios
+
+
+def threads(world):
+    for _ in range(3):
+        world.send(world.thread(ring_size=8))
+
+
+def timers(world):
+    for policy in ("one", "all"):
+        thread = world.thread(poller_policy=policy)
+        with thread:
+            thread.register_poller(noop, 5)
+        other = world.thread()
+        other.register_poller(noop, 5)
+
+
+def native_pollers(world):
+    import ctypes
+
+    fn = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(("PyGILState_Check", ctypes.CDLL(None)))
+    thread = world.thread()
+    with thread:
+        thread.register_native_poller(fn, None, 5).unregister()
+
+
+def channels(world):
+    threads = [world.thread(ring_size=64) for _ in range(20)]
+    for device in [world.device() for _ in range(5)]:
+        for thread in threads:
+            with thread:
+                thread.get_io_channel(device)
+
+
+def channels_of_full_threads(world):
+    """The message that ends a channel finds no room."""
+    device = world.device()
+    for thread in [world.thread() for _ in range(3)]:
+        with thread:
+            channel = thread.get_io_channel(device)
+            world.send(thread)
+            channel.put()
+
+
+def for_each_thread_with_full_rings(world):
+    first, *_ = world.full()
+    with first:
+        for _ in range(3):
+            world.futures.append(world.lib.for_each_thread(noop, noop))
+
+
+def for_each_channel_with_full_rings(world):
+    device = world.device()
+    threads = [world.thread() for _ in range(3)]
+    for thread in threads:
+        with thread:
+            thread.get_io_channel(device)
+        world.send(thread)
+    with threads[0]:
+        for status in (0, 1):
+            world.futures.append(device.for_each_channel(lambda it, status=status: status, None, noop))
+
+
+def device_ends_with_full_rings(world):
+    threads = world.full()
+    for other in threads[1:]:
+        device = world.device()
+        with other:
+            channel = other.get_io_channel(device)
+        with threads[0]:
+            world.futures.append(device.unregister(noop))
+        with other:
+            channel.put()
+    with threads[0]:
+        world.futures.append(world.device().unregister(noop))
+
+
+def requests_from_elsewhere_to_full_rings(world):
+    thread = world.thread(ring_size=2)
+    with thread:
+        poller = thread.register_poller(noop)
+    world.send(thread)
+    world.send(thread)
+    reading, writing = os.pipe()
+    try:
+        poller.pause()
+        poller.resume()
+        thread.register_poller(noop, 3)
+        handler = thread.register_fd(reading, noop)
+        handler.unregister()
+        thread.exit()
+    finally:
+        world.poll()
+        os.close(reading)
+        os.close(writing)
+
+
+def futures_and_messages(world):
+    thread = world.thread(ring_size=4)
+    for _ in range(3):
+        world.futures.append(thread.call(int, "1"))
+    thread.send_critical_msg(noop)
+
+
+def first_gates(world):
+    """More reactors than there ever were, so that their gates are made now."""
+    spare = []
+    try:
+        while True:
+            spare.append(world.reactor())
+            if alloc.failure_pending() is False or len(spare) > 8:
+                break
+    finally:
+        for reactor in spare:
+            reactor.create_thread().send_msg(noop)
+
+
+def a_reactor(world):
+    """More threads than its table has room for."""
+    reactor = world.reactor(idle="yield")
+    for _ in range(40):
+        reactor.create_thread(ring_size=8).send_msg(world.ran.append, 1)
+        world.expected += 1
+        reactor.poll()
+
+
+def a_running_reactor(world):
+    reactor = world.reactor(spin_us=0).start()
+    for _ in range(40):
+        world.futures.append(reactor.create_thread(ring_size=2).call(int, "1"))
+
+
+def moves(world):
+    first, second = world.reactor(idle="yield"), world.reactor(idle="yield")
+    threads = [first.create_thread(ring_size=2) for _ in range(40)]
+    for thread in threads:
+        thread.send_msg(world.ran.append, 1)
+        world.expected += 1
+        world.futures.append(first.move_thread(thread, second))
+    second.poll()
+
+
+def moves_between_running_ones(world):
+    first, second = world.reactor(spin_us=0).start(), world.reactor(spin_us=0).start()
+    for thread in [first.create_thread(ring_size=2) for _ in range(40)]:
+        world.futures.append(thread.call(int, "1"))
+        world.futures.append(first.move_thread(thread, second))
+
+
+def coroutines(world):
+    first, second = world.full(2)
+
+    async def travel():
+        await switch_to(second)
+        await sleep_us(5)
+        await switch_to(first)
+
+    try:
+        coroutine = travel()
+        world.futures.append(first.spawn(coroutine))
+    except SpdkThreadError:
+        coroutine.close()
+    world.poll(5)
+    coroutine = travel()
+    world.futures.append(first.spawn(coroutine))
+    world.send(second)
+
+
+def an_event_loop(world):
+    loop = EventLoop()
+    world.loops.append(loop)
+
+    async def main():
+        sender = threading.Thread(target=lambda: [loop.call_soon_threadsafe(noop) for _ in range(10)])
+        sender.start()
+        await asyncio.gather(*[asyncio.sleep(0.0001 * n) for n in range(5)])
+        await asyncio.to_thread(sender.join)
+        return await loop.run_in_executor(None, int, "7")
+
+    threading.excepthook = lambda arguments: None
+    try:
+        assert loop.run_until_complete(main()) == 7
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        threading.excepthook = threading.__excepthook__
+
+
+def an_executor(world):
+    thread = world.thread()
+    executor = thread.executor()
+    for _ in range(5):
+        world.futures.append(executor.submit(int, "7"))
+
+
+def the_structures_by_themselves(world):
+    assert MessageRing(8).push(noop, 1)
+    queue = TimerQueue()
+    queue.add(5, "five")
+    assert queue.pop_expired(6) == "five"
+
+
+SCENARIOS = {
+    "threads": threads,
+    "timers": timers,
+    "native pollers": native_pollers,
+    "channels": channels,
+    "channels of full threads": channels_of_full_threads,
+    "for_each_thread with full rings": for_each_thread_with_full_rings,
+    "for_each_channel with full rings": for_each_channel_with_full_rings,
+    "device ends with full rings": device_ends_with_full_rings,
+    "requests from elsewhere to full rings": requests_from_elsewhere_to_full_rings,
+    "futures and messages": futures_and_messages,
+    "the first gates": first_gates,
+    "a reactor": a_reactor,
+    "a running reactor": a_running_reactor,
+    "moves": moves,
+    "moves between running reactors": moves_between_running_ones,
+    "coroutines": coroutines,
+    "an event loop": an_event_loop,
+    "an executor": an_executor,
+    "the structures by themselves": the_structures_by_themselves,
+}
+
+
+def check_sites():
+    """Every place in the sources that allocates has a scenario."""
+    found = set()
+    for source in (Path(__file__).parent.parent / "spdkthread").glob("*.p[yx][xd]"):
+        function = ""
+        for line in source.read_text().splitlines():
+            if start := re.match(r"\s*(?:def|cdef|cpdef)\b.*?(\w+)\(.*:$", line):
+                function = start[1]
+            elif re.search(r"\bcore_(calloc|map)\(", line) and not line.lstrip().startswith("cdef void *core"):
+                found.add((source.name, function))
+    assert found == set(SITES), f"places that allocate without a scenario, or gone: {found ^ set(SITES)}"
+
+
+def resolve(futures):
+    for future in futures:
+        try:
+            future.exception(PATIENCE_S)
+        except Exception as failure:
+            raise AssertionError(f"a future is never resolved: {failure!r}") from None
+
+
+def once(scenario, nth):
+    """One run in which the nth allocation fails; whether there were so many."""
+    gc.collect()
+    before = leak_counters()
+    world = World()
+    error = None
+    alloc.fail_allocation(nth)
+    try:
+        scenario(world)
+        world.poll(20)
+    except MemoryError as failure:
+        assert allowed(failure), repr(failure)
+        error = str(failure)
+    finally:
+        if world.reactors:
+            # A live reactor may not have come to its allocation yet.
+            resolve(world.futures)
+        happened = not alloc.failure_pending()
+        alloc.fail_allocation(0)
+    world.settle()
+    seen = bool(error or world.reported or any(future.exception(0) for future in world.futures))
+    del world
+    gc.collect()
+    after = leak_counters()
+    assert after == before, {name: (before[name], after[name]) for name in after if after[name] != before[name]}
+    return happened, seen
+
+
+def main():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--scenario", choices=list(SCENARIOS), action="append")
+    arguments.add_argument("--seed", type=int, default=1)
+    options = arguments.parse_args()
+    faulthandler.dump_traceback_later(600, exit=True)
+    check_sites()
+    names = options.scenario or list(SCENARIOS)
+    random.Random(options.seed).shuffle(names)
+    total, failed = {}, []
+    for name in names:
+        nth, failures, visible = 0, 0, 0
+        while True:
+            nth += 1
+            try:
+                happened, seen = once(SCENARIOS[name], nth)
+            except Exception as error:
+                failed.append(f"{name}, allocation {nth}: {type(error).__name__}: {error}")
+                traceback.print_exc()
+                break
+            if not happened:
+                break
+            failures += 1
+            visible += seen
+        total[name] = failures
+    idle = [name for name in SITES.values() if name in names and not total[name]]
+    failed += [f"{name}: no allocation failed" for name in idle]
+    print("\n".join(failed), file=sys.stderr)
+    print(json.dumps({"allocations failed": sum(total.values()), "scenarios": len(names), "by scenario": total}))
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
