@@ -1,6 +1,7 @@
 """Fixtures of the whole suite: a simulated clock, a library of one's own, and no test that leaks."""
 
 import gc
+import os
 import signal
 
 import pytest
@@ -11,7 +12,7 @@ from spdkthread import Reactor, ReactorGroup, ThreadLib
 from spdkthread.testing import ManualClock, leak_counters
 
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)
-settings.register_profile("search", deadline=None, max_examples=2000)
+settings.register_profile("search", deadline=None, max_examples=int(os.environ.get("SPDKTHREAD_EXAMPLES", "2000")))
 settings.load_profile("suite")
 
 FAILED = pytest.StashKey[str]()
