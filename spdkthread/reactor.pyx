@@ -1104,7 +1104,11 @@ cdef class Reactor:
             if not self.r.in_poll or self.r.cursor >= self.r.count:
                 return None
             thread = self.r.threads[self.r.cursor]
-            return self.r.turns, self.r.cursor, thread.polls, thread.msgs_run, thread.pollers_run
+            # Native work is counted when a stretch of it is over: in between it shows by where it has come to.
+            return (
+                self.r.turns, self.r.cursor, thread.polls, thread.msgs_run, thread.pollers_run,
+                thread.batch_next, <size_t>thread.running,
+            )
 
     def _stalled(self):
         """For the watchdog: what runs now, by name, and on which OS thread. Counts the stall."""

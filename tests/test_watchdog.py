@@ -1,5 +1,6 @@
 """The stall watchdog: reports a callback that runs too long, once, with its name and stack."""
 
+import ctypes
 import os
 import threading
 import time
@@ -177,3 +178,24 @@ def test_a_bad_limit_is_refused(live_lib, stall_ms):
         Reactor(stall_ms=stall_ms, lib=live_lib)
     with pytest.raises(ValueError, match="stall_ms"):
         ReactorGroup(1, stall_ms=stall_ms, lib=live_lib)
+
+
+def test_many_native_callbacks_in_a_row_are_no_stall(make_reactor, caplog):
+    reactor = make_reactor(stall_ms=600).start()
+    thread = reactor.create_thread(poller_policy="all")
+    libc = ctypes.CDLL(None)
+    message = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(("usleep", libc))
+    poller = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(("usleep", libc))
+
+    def one_batch():  # taken at once, because it is sent by one message
+        for _ in range(8):
+            thread.send_native(message, 100_000)
+
+    thread.call(one_batch).result(PATIENCE_S)
+    thread.call(noop).result(PATIENCE_S)
+    pollers = thread.call(lambda: [thread.register_native_poller(poller, 100_000) for _ in range(8)]).result(PATIENCE_S)
+    eventually(lambda: pollers[-1].run_count > 0)
+    for each in pollers:
+        each.unregister()
+    thread.call(noop).result(PATIENCE_S)
+    assert reports(caplog) == []
