@@ -25,9 +25,10 @@ HERE = Path(__file__).parent
 # fmt: off
 ORDER = (
     "native_message", "native_across", "native_senders", "native_pingpong",
-    "python_message", "python_across", "python_senders", "send_many", "python_pingpong", "message_latency",
+    "python_message", "python_across", "python_senders", "send_many", "python_pingpong", "adaptive_pingpong",
+    "message_latency",
     "poll_empty", "poller_run", "timers", "timer_jitter",
-    "channel", "for_each_thread", "for_each_channel", "reactor_turn", "wakeup", "idle_cost",
+    "channel", "for_each_thread", "for_each_channel", "reactor_turn", "wakeup", "idle_cost", "gil_sharing",
     "future", "acall", "coroutine_switch",
     "loop_callbacks", "loop_pingpong", "loop_timers", "loop_echo", "loop_idle",
     "event_perf", "reactor_perf", "poller_perf", "memory", "import_time",

@@ -31,12 +31,12 @@ def require(*names: str) -> None:
         raise Unavailable(f"this spdkthread has no {', '.join(absent)}")
 
 
-def reactor(lib: spdkthread.ThreadLib, core: int, idle: str = "poll") -> spdkthread.Reactor:
+def reactor(lib: spdkthread.ThreadLib, core: int, idle: str = "poll", spin_us: float = 50) -> spdkthread.Reactor:
     """Return a started reactor; one that never sleeps, unless the question is about sleeping."""
     try:
         # A pinned caller may use one core only, and so may what it starts.
         with pinned(*cores()):
-            return spdkthread.Reactor(core, idle=idle, lib=lib).start()
+            return spdkthread.Reactor(core, idle=idle, spin_us=spin_us, lib=lib).start()
     except (ValueError, NotImplementedError) as reason:
         raise Unavailable(f"no reactor with idle={idle!r}: {reason}") from None
 
@@ -79,9 +79,12 @@ class Receiver:
 class PingPong:
     """Two reactors on two cores; a message runs the function that sends the answer."""
 
+    def __init__(self, idle: str = "poll", spin_us: float = 50):
+        self._idle, self._spin_us = idle, spin_us
+
     def start(self, first: int, second: int) -> None:
         self.lib = spdkthread.ThreadLib()
-        self._reactors = [reactor(self.lib, core) for core in (first, second)]
+        self._reactors = [reactor(self.lib, core, self._idle, self._spin_us) for core in (first, second)]
         self.here, self.there = (each.create_thread() for each in self._reactors)
         touch(self.here)
         touch(self.there)
@@ -131,12 +134,17 @@ class EventLoopPingPong(LoopPingPong):
     new_loop = staticmethod(new_event_loop)
 
 
-def reactors_apart(on: list[int], measure: Callable[[list[spdkthread.SpdkThread], int], float]) -> Side:
+def reactors_apart(
+    on: list[int],
+    measure: Callable[[list[spdkthread.SpdkThread], int], float],
+    idle: str = "poll",
+    spin_us: float = 50,
+) -> Side:
     """Return a side that measures on reactors, one thread each, that exist only while it runs."""
 
     def side(count: int) -> float:
         lib = spdkthread.ThreadLib()
-        reactors = [reactor(lib, core) for core in on]
+        reactors = [reactor(lib, core, idle, spin_us) for core in on]
         threads = [each.create_thread() for each in reactors]
         for thread in threads:
             touch(thread)
