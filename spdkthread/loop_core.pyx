@@ -122,8 +122,9 @@ logger = logging.getLogger("asyncio")
 
 # While there is ready work: how many turns between two looks at the file descriptors.
 cdef uint32_t FD_TURNS = 8
-# While spinning: how many looks at the ring between two at the file descriptors.
-cdef uint32_t FD_LOOKS = 16
+# While spinning: how many looks at the ring between two at the file descriptors. That is a system call, and whoever
+# shares the core, or is its other half, is slowed down by it.
+cdef uint32_t FD_LOOKS = 64
 # Where looking around finds nothing, "adaptive" does so ever more rarely before it sleeps: every 2**n-th time.
 cdef uint32_t MOST_MISSES = 6
 # Who did not get to look for so long shares its core, perhaps with whom it waits for.
