@@ -5,8 +5,8 @@
 #   make demo                          build, make and check a checksum manifest of Python's own library
 #   make test PYTHON=python3.13        the same on another Python, in a virtual environment of its own
 #
-#   build  examples  lint  format  stubs  hints  package  bench  bench-quick  bench-smoke  test-free-threaded  ci  clean
-#   distclean
+#   build  examples  lint  format  stubs  hints  package  bench  bench-quick  bench-smoke  test-long  test-free-threaded
+#   ci  clean  distclean
 
 PYTHON ?= python3
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
@@ -24,7 +24,7 @@ BUILD_FLAGS := $(foreach name,SANITIZE COVERAGE FAULTS BREAK_ORDERING ANNOTATE C
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: build test demo examples lint format stubs hints package bench bench-quick bench-smoke test-free-threaded ci clean distclean FORCE
+.PHONY: build test test-long demo examples lint format stubs hints package bench bench-quick bench-smoke test-free-threaded ci clean distclean FORCE
 .DEFAULT_GOAL := test
 
 # ---- set-up --------------------------------------------------------------------------------------------------------
@@ -64,6 +64,10 @@ build: $(VENV)/.built
 
 test: build
 	$(PY) -m pytest $(ARGS)
+
+# What takes minutes: models, and CPython's own tests of asyncio on our loop.
+test-long: build
+	$(PY) -m pytest $(or $(ARGS),tests/long)
 
 # Bytecode is not written meanwhile, so that the tree stays as it was when the manifest was made.
 demo: export PYTHONDONTWRITEBYTECODE = 1

@@ -44,6 +44,7 @@ cdef class Port:
     cdef st_atomic_u32 watching
     cdef uint64_t asked             # when, for the last time
     cdef uint64_t patience
+    cdef bint long_way              # the last answer came, or comes, by waking the loop
     cdef uint32_t misses
     cdef uint32_t skipped
     cdef uint32_t in_a_row

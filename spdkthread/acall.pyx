@@ -57,7 +57,8 @@ cdef extern from *:
 # How long acall watches for an answer. Without a GIL nothing is won by stopping others, and less by waiting.
 cdef uint64_t WATCH_TICKS = 15_000
 # And for one of a reactor that has to be woken first, from those who asked for something a moment ago: while they go on
-# asking it stays awake.
+# asking it stays awake. The same when the last answer came by waking the loop: asyncio lets go of the GIL for that, so
+# the reactor may just be asleep at the lock.
 cdef uint64_t WAKE_TICKS = 60_000
 cdef uint64_t MOMENT_TICKS = 1_000_000
 # Where answers take longer, it watches ever more rarely: every 2**n-th time.
@@ -65,7 +66,7 @@ cdef uint32_t MOST_MISSES = 5
 # Of so many answers in a row one takes the long way, through the loop.
 cdef uint32_t IN_A_ROW = 8
 # After several at once so many more go without being asked about.
-cdef uint32_t BURST = 32
+cdef uint32_t BURST = 8
 
 cdef object running_loop = None         # asyncio's function
 
@@ -117,6 +118,7 @@ def acall(SpdkThread thread not None, fn, tuple args):
         st_fence_seq_cst()
         port.look()
     else:
+        port.long_way = True
         verdict = thread._send_one(run, call)
     if verdict != RING_OK:
         future.cancel()
@@ -347,13 +349,17 @@ cdef class Port:
     cdef bint note(self, object future) except -1:
         """On the loop: a call is about to be sent. Whether its caller seems to wait for one answer at a time.
 
-        Whoever still holds the future of the call before last has sent several at once, and wants the next one sent.
+        Whoever still holds the futures of the last two calls has sent several at once, and wants the next one sent. Not
+        of the last only: it may have a name. Nor of the one before: a task that had to wait for it may still be running
+        in the callback that has it as its argument.
         """
         cdef bint one_by_one
         if self.burst:
             self.burst -= 1
             return False
-        one_by_one = self.before_last is None or self.before_last() is None
+        one_by_one = (
+            self.before_last is None or self.last is None or self.last() is None or self.before_last() is None
+        )
         if not one_by_one:
             self.burst = BURST
         self.before_last = self.last
@@ -376,7 +382,7 @@ cdef class Port:
         if self.one_core == (<Reactor>reactor).core:
             return False
         gate = <wake_gate *>st_loadp_relaxed(&thread.c.wake)
-        self.patience = WATCH_TICKS
+        self.patience = WAKE_TICKS if self.long_way else WATCH_TICKS
         if gate != NULL and st_load32_relaxed(&gate.sleeping):
             if self.asked - before > MOMENT_TICKS:
                 return False
@@ -399,6 +405,7 @@ cdef class Port:
             gil_gate_wait()
         if st_loadp_relaxed(&self.top) != NULL:
             self.misses = 0
+            self.long_way = False
         elif self.misses < MOST_MISSES:
             self.misses += 1
 
