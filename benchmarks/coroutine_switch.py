@@ -25,7 +25,11 @@ def run(budget: Budget) -> list[Row]:
         for many in budget.sizes((1, 100, 10_000)):
             name = f"switch, {many:,} coroutine{'s' if many > 1 else ''}"
             peers, absent = available(
-                {loop: lambda loop=loop: on_loop(loop, many) for loop in ("asyncio", "uvloop", "aio.EventLoop")}, name
+                {
+                    loop: lambda loop=loop, many=many: on_loop(loop, many)
+                    for loop in ("asyncio", "uvloop", "aio.EventLoop")
+                },
+                name,
             )
             targets = dict.fromkeys(("asyncio", "uvloop"), CHEAPER)
             rows += compare(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 
 from . import ours
@@ -19,6 +18,7 @@ NOTHING = Target("< 0.5 % of a core", value=0.5)
 def run(budget: Budget) -> list[Row]:
     rows: list[Row] = []
     for name, period_s in (("nothing to do", None), ("a timer every 10 ms", 0.010)):
+
         def side(loop: str):
             ours.EVENT_LOOPS[loop]().close()  # is it there?
             return lambda: share(loop, period_s, SECONDS[budget.mode])  # noqa: B023 - called in this turn
@@ -29,8 +29,7 @@ def run(budget: Budget) -> list[Row]:
         for peer, theirs in figures.items():
             row = ratio_row(name, mine, theirs, peer, "% of a core")
             if period_s is None:
-                row.ratio = row.spread = None  # of next to nothing and next to nothing
-                row.ours = statistics.median(mine)
+                row.ratio = row.spread = None  # next to nothing of next to nothing
                 row.aim(NOTHING)
             rows.append(row)
         rows += absent

@@ -1,7 +1,7 @@
 """Two event loops on two cores that answer each other with `call_soon_threadsafe`.
 
-asyncio and uvloop write to a pipe and wake up in the kernel for each answer. Ours looks at its ring for `spin_us` before
-it sleeps.
+asyncio and uvloop write to a pipe and wake up in the kernel for each answer. Ours looks at its ring for `spin_us`
+before it sleeps.
 """
 
 from __future__ import annotations

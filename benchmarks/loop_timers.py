@@ -30,7 +30,8 @@ def run(budget: Budget) -> list[Row]:
             for name, make in (("call_later and cancel", cancelled), ("call_later and run", expiring)):
                 name = f"{name}, {pending:,} pending"
                 peers, absent = available(
-                    {loop: lambda loop=loop, make=make: make(loop, pending) for loop in loops.LOOPS}, name
+                    {loop: lambda loop=loop, make=make, pending=pending: make(loop, pending) for loop in loops.LOOPS},
+                    name,
                 )
                 rows += compare(
                     name,

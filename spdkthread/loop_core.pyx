@@ -680,7 +680,7 @@ cdef class LoopCore:
         return 0
 
     cdef int wait_in_selector(self) except -1:
-        """With a selector that has no descriptor of its own, such as `select.select`'s: the bell is one of its files."""
+        """With a selector that has no descriptor, such as that of `select.select`: the bell is one of its files."""
         cdef object timeout = 0
         if self.selector.get_map().get(self.gate.ear) is None:
             self.selector.register(self.gate.ear, selectors.EVENT_READ, (None, None))

@@ -655,14 +655,14 @@ def test_acall_where_nothing_can_be_awaited_is_the_standard_error(thread):
 def test_a_coroutine_that_is_never_awaited_is_pythons_own_warning(thread):
     async def forgetful():
         returning(1)
-        aio.sleep_us(5)     # nothing was begun, so nothing is lost
+        aio.sleep_us(5)  # nothing was begun, so nothing is lost
 
+    future = thread.spawn(forgetful())
     with pytest.warns(RuntimeWarning, match="returning.* was never awaited"):
-        future = thread.spawn(forgetful())
         drain(thread)
     assert future.result() is None
+    thread.send_msg(returning, 1)
     with pytest.warns(RuntimeWarning, match="returning.* was never awaited"):
-        thread.send_msg(returning, 1)
         drain(thread)
 
 
