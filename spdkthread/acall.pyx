@@ -3,6 +3,7 @@
 import os
 import weakref
 
+cimport cython
 from cpython.object cimport PyCallable_Check, PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.weakref cimport PyWeakref_NewRef
@@ -424,6 +425,9 @@ cdef class Port:
 # The stack is C memory. What is on it leads back to the loop, and the loop to its port: the garbage collector has to be
 # shown that.
 
+# The collector calls this: no tracer may.
+@cython.profile(False)
+@cython.linetrace(False)
 cdef int traverse(PyObject *port, st_visitproc visit, void *arg) noexcept:
     cdef PyObject *call = <PyObject *>st_loadp_relaxed(&(<Port>port).top)
     cdef int stop = st_call_base_traverse(port, visit, arg)

@@ -49,6 +49,7 @@ cdef class Reactor:
     cdef uint32_t _capacity
     cdef thread_s **_spare          # a larger table, for the loop to take; NULL: none
     cdef uint32_t _spare_capacity
+    cdef int _spare_fd              # an fd set, for the loop to take; -1: none
     cdef public object _group
     cdef public object _watchdog
     cdef object __weakref__
@@ -56,7 +57,9 @@ cdef class Reactor:
     cdef int _attached(self, int reason) except -1
     cdef int _python_turn(self) except -1
     cdef int _serve(self) except -1
+    cdef int _make_ready(self, object one) except -1
     cdef int _make_room(self, count) except -1
+    cdef int _make_fd_set(self) except -1
     cdef int _rebuild(self) except -1
     cdef int _caught(self) except -1
     cdef int _check_alive(self) except -1

@@ -168,7 +168,7 @@ cdef class Reactor:
     """
 
     def __cinit__(self):
-        self.r.fd = -1
+        self.r.fd = self._spare_fd = -1
         self._members = {}
         self._calls = deque()
         # Reentrant: a signal handler, or a destructor, may come in between.
@@ -214,6 +214,8 @@ cdef class Reactor:
             wake_gate_give_back(self.r.gate)
         if self.r.fd >= 0:
             close(self.r.fd)
+        if self._spare_fd >= 0:
+            close(self._spare_fd)
         core_free(self.r.threads)
         core_free(self._spare)
 
@@ -557,7 +559,7 @@ cdef class Reactor:
         with self._lock:
             if self._phase_now() not in (PHASE_NEW, PHASE_RUNNING, PHASE_STOPPED):
                 raise ReactorError(f"{self!r} takes no threads any more")
-            self._make_room(len(self._members) + 1)
+            self._make_ready(thread)
             self._members[thread] = None
             thread._place(self)
             if not thread._polled:
@@ -568,6 +570,7 @@ cdef class Reactor:
 
     def _hand_over(self, SpdkThread thread, Reactor to):
         """On the loop, between turns: give a thread to another reactor. It is never on none."""
+        to._make_ready(thread)
         with self._lock:
             if thread._reactor is not self or thread not in self._members:
                 raise ReactorError(f"{thread!r} is not on {self!r} any more")
@@ -603,8 +606,17 @@ cdef class Reactor:
                 self._be_gone(outer)
                 st_store_release(&self._owner, 0)
 
+    cdef int _make_ready(self, object one) except -1:
+        """Before a thread comes: what the loop will need for it, so that it can fail here and not there."""
+        cdef SpdkThread thread = one
+        with self._lock:
+            self._make_room(len(self._members) + 1)
+            if thread.c.fd_count:
+                self._make_fd_set()
+        return 0
+
     cdef int _make_room(self, count) except -1:
-        """Under the lock, before a thread comes: a table for so many, so that the loop itself needs no memory."""
+        """Under the lock: a table for so many threads."""
         cdef thread_s **threads
         cdef uint32_t capacity
         if count <= max(self._capacity, self._spare_capacity):
@@ -645,12 +657,20 @@ cdef class Reactor:
                     self._watch_fds(thread)
         return 0
 
+    cdef int _make_fd_set(self) except -1:
+        """Under the lock: a set of file descriptors."""
+        if self._spare_fd < 0:
+            self._spare_fd = fd_set_open()
+            if self._spare_fd < 0:
+                raise ReactorError(f"no file descriptor for the fd set of {self!r}")
+        return 0
+
     def _watch_fds(self, SpdkThread thread):
         """On the loop: a thread of this reactor has file descriptors."""
         if self.r.fd < 0:
-            self.r.fd = fd_set_open()
-            if self.r.fd < 0:
-                raise ReactorError(f"no file descriptor for the fd set of {self!r}")
+            with self._lock:
+                self._make_fd_set()
+                self.r.fd, self._spare_fd = self._spare_fd, -1
         fd_set_add(self.r.fd, thread.c.fd_set, FD_READABLE, <uint64_t>&thread.c)     # EEXIST is fine
 
     def _unwatch_fds(self, SpdkThread thread):
@@ -665,6 +685,10 @@ cdef class Reactor:
                     return
         close(self.r.fd)
         self.r.fd = -1
+        with self._lock:
+            if self._spare_fd >= 0:
+                close(self._spare_fd)
+                self._spare_fd = -1
 
     # Inside: requests
 

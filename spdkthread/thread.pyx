@@ -1184,11 +1184,15 @@ cdef class SpdkThread:
         failed = fd_set_add(self.c.fd_set, handler.fd, handler.mask, handler.fd)
         if failed:
             raise FdError(f"fd {handler.fd} cannot be waited for on {self!r}: {os.strerror(failed)}")
+        if self.c.fd_count == 0 and self._reactor is not None:
+            try:
+                self._placed_on()._watch_fds(self)
+            except BaseException:
+                fd_set_remove(self.c.fd_set, handler.fd, handler.mask)
+                raise
         handler.registered = True
         self._fd_handlers[handler.fd] = handler
         self.c.fd_count += 1
-        if self.c.fd_count == 1 and self._reactor is not None:
-            self._placed_on()._watch_fds(self)
 
     def _fd_modify(self, FdHandler handler, mask):
         cdef int failed
@@ -1838,6 +1842,9 @@ cdef int pass_on() except -1:
 # The ring is C memory, so the garbage collector has to be shown what it holds. Only of a thread that no reactor polls:
 # there the ring cannot move under its feet. What is not shown is merely not collected.
 
+# The collector calls this: no tracer may.
+@cython.profile(False)
+@cython.linetrace(False)
 cdef int visit_message(ring_slot *message, st_visitproc visit, void *arg) noexcept:
     cdef uint32_t index
     cdef int stop
@@ -1851,6 +1858,8 @@ cdef int visit_message(ring_slot *message, st_visitproc visit, void *arg) noexce
     return stop
 
 
+@cython.profile(False)
+@cython.linetrace(False)
 cdef int traverse(PyObject *owner, st_visitproc visit, void *arg) noexcept:
     cdef thread_s *thread = &(<SpdkThread>owner).c
     cdef int stop = st_call_base_traverse(owner, visit, arg)
