@@ -6,7 +6,9 @@
 #   make test PYTHON=python3.13        the same on another Python, in a virtual environment of its own
 #
 #   build  examples  lint  format  stubs  hints  package  bench  bench-quick  bench-smoke  test-long  test-free-threaded
-#   ci  clean  distclean
+#   verify  ci  clean  distclean
+#
+#   make verify VERIFY_MINUTES=30      the long form of the proofs; see docs/reliability.md
 
 PYTHON ?= python3
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
@@ -24,7 +26,8 @@ BUILD_FLAGS := $(foreach name,SANITIZE COVERAGE FAULTS BREAK_ORDERING ANNOTATE C
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: build test test-long demo examples lint format stubs hints package bench bench-quick bench-smoke test-free-threaded ci clean distclean FORCE
+.PHONY: build test test-long demo examples lint format stubs hints package bench bench-quick bench-smoke \
+	test-free-threaded verify verify-deps ci clean distclean FORCE
 .DEFAULT_GOAL := test
 
 # ---- set-up --------------------------------------------------------------------------------------------------------
@@ -125,6 +128,18 @@ bench-smoke: build $(VENV)/.bench-deps
 test-free-threaded:
 	python=$$(tools/free_threaded_python.sh | tail -n 1) && \
 	$(MAKE) test PYTHON="$$python" VENV=.venv-3.13t
+
+# Races, leaks, faults: every stage, then a table. From 15 minutes on also what takes minutes however little it does.
+VERIFY_MINUTES ?= 1
+verify: verify-deps
+	$(PY) -m verify --minutes $(VERIFY_MINUTES) $(ARGS)
+
+verify-deps: build $(VENV)/.verify-deps
+
+$(VENV)/.verify-deps: $(VENV)/.deps
+	@$(PY) tools/requirements.py verify >$(VENV)/requirements-verify.txt
+	@$(PIP_INSTALL) -r $(VENV)/requirements-verify.txt
+	@touch $@
 
 ci:
 	.ci/run

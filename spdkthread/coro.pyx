@@ -620,7 +620,8 @@ cdef class CoroutineHome:
         timer_queue_init(&thread.c.timers)
         timer_insert(&thread.c.timers, &self.alarm.c.timer, deadline, now)
         thread.c.timed_count += 1
-        st_store32_relaxed(&self.alarm.c.state, POLLER_WAITING)     # not RUNNING: so the poll leaves it as it is armed here
+        # Not RUNNING: so the poll leaves it as it is armed here.
+        st_store32_relaxed(&self.alarm.c.state, POLLER_WAITING)
         return 0
 
     def wake_sleepers(self):

@@ -140,7 +140,14 @@ print("failures", failures > 0)
 lib.close()
 """
 
-TASKS = ["a_reactor", "a_group", "a_descriptor_by_hand", "a_descriptor_on_a_reactor", "a_move_with_a_descriptor", "a_loop"]
+TASKS = [
+    "a_reactor",
+    "a_group",
+    "a_descriptor_by_hand",
+    "a_descriptor_on_a_reactor",
+    "a_move_with_a_descriptor",
+    "a_loop",
+]
 
 
 @pytest.mark.parametrize("task", TASKS)

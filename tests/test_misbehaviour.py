@@ -10,7 +10,15 @@ from concurrent.futures import Future
 import pytest
 from support import PATIENCE_S, OtherThread, eventually, noop, run_python
 
-from spdkthread import IoDevice, ReactorError, RingFullError, SpdkThreadError, ThreadExitedError, WrongThreadError, get_thread
+from spdkthread import (
+    IoDevice,
+    ReactorError,
+    RingFullError,
+    SpdkThreadError,
+    ThreadExitedError,
+    WrongThreadError,
+    get_thread,
+)
 
 # Where the library calls a function: each entry has the function called once on a running reactor's thread.
 
@@ -126,9 +134,7 @@ def as_coroutine(thread, fn, held):
     held.append(thread.spawn(run()))
 
 
-PLACES = {
-    name[3:].replace("_", " "): place for name, place in globals().copy().items() if name.startswith("as_")
-}
+PLACES = {name[3:].replace("_", " "): place for name, place in globals().copy().items() if name.startswith("as_")}
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +185,9 @@ def test_one_that_raises(reactor, place, errors):
 
 
 @everywhere
-@pytest.mark.parametrize("nonsense", ["nonsense", 2**80, -5, [], object()], ids=["text", "huge", "negative", "list", "object"])
+@pytest.mark.parametrize(
+    "nonsense", ["nonsense", 2**80, -5, [], object()], ids=["text", "huge", "negative", "list", "object"]
+)
 def test_one_that_returns_nonsense(reactor, place, errors, nonsense):
     thread, signal = reactor.create_thread("net"), Signal()
 
@@ -380,7 +388,7 @@ def test_many_misbehave_at_once(make_reactor, errors):
                             place(thread, fn, held)
                             break
                         except RingFullError:
-                            time.sleep(0)   # the critical slot is taken
+                            time.sleep(0)  # the critical slot is taken
                     steady.send_msg_wait(seen.append, 1, timeout_s=PATIENCE_S)
 
     others = [OtherThread(work, [fail, lambda: "nonsense"]), OtherThread(work, [lambda: time.sleep(0), gc.collect])]

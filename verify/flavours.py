@@ -1,5 +1,6 @@
 """Builds of the library with something switched on, each in a copy of the tree below ``build/verify``."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -23,16 +24,17 @@ COPIED = [
 ]
 
 FLAVOURS = {
-    "plain": {},
+    "plain": {"VERIFY_NATIVE_ONLY": "1"},  # in the tree itself, whose library `make build` has built
     "thread": {"SPDKTHREAD_SANITIZE": "thread"},
-    "broken": {"SPDKTHREAD_SANITIZE": "thread", "SPDKTHREAD_BREAK_ORDERING": "1"},
+    # Only the senders and receivers of `native.pyx`, which compile the ring into themselves, are broken.
+    "broken": {"SPDKTHREAD_SANITIZE": "thread", "SPDKTHREAD_BREAK_ORDERING": "1", "VERIFY_NATIVE_ONLY": "1"},
     "address": {"SPDKTHREAD_SANITIZE": "address,undefined", "SPDKTHREAD_FAULTS": "1"},
     "coverage": {"SPDKTHREAD_COVERAGE": "1", "SPDKTHREAD_CFLAGS": "-O0"},
 }
 
 # Compiled like setup.py compiles the library, into the copy's own tree.
 SETUP_NATIVE = """
-    import runpy, sys
+    import os, runpy, sys
     from Cython.Build import cythonize
     from setuptools import Extension
     import setuptools
@@ -42,7 +44,9 @@ SETUP_NATIVE = """
         for source in ("verify/native.pyx",):
             module = Extension("verify.native", [source], define_macros=one.define_macros,
                                extra_compile_args=one.extra_compile_args, extra_link_args=one.extra_link_args)
-            ext_modules += cythonize([module], language_level=3, compiler_directives={"freethreading_compatible": True})
+            directives = {"freethreading_compatible": True}
+            native = cythonize([module], language_level=3, compiler_directives=directives, quiet=True)
+        ext_modules = native if os.environ.get("VERIFY_NATIVE_ONLY") else ext_modules + native
         real(ext_modules=ext_modules, **kw)
     setuptools.setup = setup
     sys.argv[0] = "setup.py"
@@ -63,29 +67,48 @@ def _mirror(source: Path, target: Path) -> None:
         _mirror(entry, target / entry.name)
 
 
-def build(name: str, python: str = sys.executable, label: str = "") -> Path:
-    """Build the flavour `name`; returns its tree."""
-    target = ROOT / (name + (f"-{label}" if label else ""))
+def label_of(python: str = sys.executable) -> str:
+    """What tells builds for different interpreters apart, such as ``cpython-313t``."""
+    code = "import sys; print(sys.implementation.cache_tag + getattr(sys, 'abiflags', ''))"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def build(name: str, python: str = sys.executable) -> Path:
+    """Build the flavour `name` for the interpreter `python`; returns its tree."""
+    ROOT.mkdir(parents=True, exist_ok=True)
+    with (ROOT / "lock").open("w") as lock:
+        # Runs for several interpreters may go on side by side in one tree.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build(name, python, label_of(python))
+
+
+def _build(name: str, python: str, label: str) -> Path:
+    target = TREE if name == "plain" else ROOT / f"{name}-{label}"
     target.mkdir(parents=True, exist_ok=True)
-    for entry in COPIED:
+    if name == "broken":
+        # The library is the one of the flavour "thread".
+        for module in (ROOT / f"thread-{label}" / "spdkthread").glob("*.so"):
+            (target / "spdkthread").mkdir(exist_ok=True)
+            shutil.copy2(module, target / "spdkthread")
+    for entry in COPIED if name != "plain" else ():
         if (TREE / entry).exists():
             _mirror(TREE / entry, target / entry)
     if name == "coverage":
         for generated in (target / "spdkthread").glob("*.c"):
             generated.unlink()
-    script = target / "setup_native.py"
+    script = ROOT / f"setup_{name}-{label}.py"
     script.write_text(textwrap.dedent(SETUP_NATIVE))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SPDKTHREAD_")}
     environment |= FLAVOURS[name]
     done = subprocess.run(
         [
             python,
-            script.name,
+            str(script),
             "--quiet",
             "build_ext",
             "--inplace",
             "--build-temp",
-            f"build/temp-{label or 'default'}",
+            f"build/temp-verify-{label}",
             "--parallel",
             str(os.cpu_count() or 1),
         ],
@@ -95,7 +118,7 @@ def build(name: str, python: str = sys.executable, label: str = "") -> Path:
         text=True,
     )
     if done.returncode:
-        sys.exit(f"verify: the build {name} failed\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        raise RuntimeError(f"the build {name} failed\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     return target
 
 
@@ -114,7 +137,8 @@ def environment(name: str) -> dict[str, str]:
     if name in ("thread", "broken"):
         result["LD_PRELOAD"] = sanitizer_library("tsan")
         result["TSAN_OPTIONS"] = (
-            f"suppressions={here / 'thread.supp'} halt_on_error=0 exitcode=66 history_size=4 report_signal_unsafe=0"
+            f"suppressions={here / 'thread.supp'} log_path={ROOT / f'races-{name}-{label_of()}'} halt_on_error=0 exitcode=66 "
+            "history_size=4 report_signal_unsafe=0 die_after_fork=0"
         )
     elif name == "address":
         result["LD_PRELOAD"] = f"{sanitizer_library('asan')} {sanitizer_library('ubsan')}".strip()
@@ -122,3 +146,11 @@ def environment(name: str) -> dict[str, str]:
         result["UBSAN_OPTIONS"] = "halt_on_error=1 exitcode=66 print_stacktrace=1"
         result["PYTHONMALLOC"] = "malloc"
     return result
+
+
+def race_reports(environment: dict[str, str]) -> list[Path]:
+    """The files into which processes with this environment wrote what ThreadSanitizer found."""
+    (log,) = [
+        option.partition("=")[2] for option in environment["TSAN_OPTIONS"].split() if option.startswith("log_path")
+    ]
+    return sorted(ROOT.glob(Path(log).name + ".*"))

@@ -46,8 +46,9 @@ def ring(end, choose, figures):
     """The ring by itself: native senders that claim one or many slots, a receiver with batches of any size."""
     while time.monotonic() < end:
         senders = choose.choice([1, 2, 3, 8])
-        each = figures["each"]
         capacity = choose.choice([1, 2, 8, 64, 4096])
+        # A ring of one slot is a hundred times slower, and no less interesting.
+        each = figures["each"] * (10 if capacity > 8 else 1)
         one = native.Ring(capacity)
         at_once = [choose.choice([1, capacity, max(1, capacity // 3)]) for _ in range(senders)]
         threads = start(*[lambda n=n: one.send(n, each, at_once[n]) for n in range(senders)])
@@ -63,8 +64,9 @@ def natively(end, choose, figures):
     while time.monotonic() < end:
         lib = ThreadLib()
         reactors = two_reactors(lib, choose)
-        thread = reactors[0].create_thread(ring_size=choose.choice([1, 8, 256, 65_536]))
-        senders, each = choose.choice([1, 2, 4, 8]), figures["each"]
+        capacity = choose.choice([1, 8, 256, 65_536])
+        thread = reactors[0].create_thread(ring_size=capacity)
+        senders, each = choose.choice([1, 2, 4, 8]), figures["each"] * (10 if capacity > 8 else 1)
         tally = 1
         native.reset(tally)
         counts = [0] * senders
@@ -142,7 +144,7 @@ def python(end, choose, figures):
 
 def stop(end, choose, figures):
     """Stop under load: what was accepted has run or stands in the report."""
-    while time.monotonic() < end:
+    while time.monotonic() < end or figures["stops"] < figures["stops wanted"]:
         lib = ThreadLib()
         reactor = Reactor(idle=choose.choice(["adaptive", "yield"]), spin_us=choose.choice([0, 20]), lib=lib).start()
         targets = [reactor.create_thread(ring_size=choose.choice([2, 16, 1024])) for _ in range(choose.choice([1, 3]))]
@@ -213,14 +215,15 @@ def main():
     arguments.add_argument("--seconds", type=float, default=10)
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--each", type=int, default=100_000)
+    arguments.add_argument("--stops", type=int, default=0, help="so many stops, however long they take")
     arguments.add_argument("--part", choices=list(PARTS), action="append")
     options = arguments.parse_args()
     names = ["ring messages", "native messages", "python messages", "moves", "stops", "left and reported"]
-    figures = dict.fromkeys(names, 0) | {"each": options.each}
+    figures = dict.fromkeys(names, 0) | {"each": options.each, "stops wanted": options.stops}
     parts = options.part or list(PARTS)
     for name in parts:
         PARTS[name](time.monotonic() + options.seconds / len(parts), random.Random(options.seed), figures)
-    del figures["each"]
+    del figures["each"], figures["stops wanted"]
     print(json.dumps({name: figure for name, figure in figures.items() if figure} | {"seed": options.seed}))
 
 

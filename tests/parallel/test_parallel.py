@@ -65,7 +65,7 @@ def test_threads_move_while_others_send(shared):
                 error = source.move_thread(thread, to).exception(PATIENCE_S)
                 assert error is None or isinstance(error, ReactorError)
             except ReactorError:
-                pass    # another one has moved it
+                pass  # another one has moved it
 
 
 def test_threads_are_made_and_exit(shared):
@@ -108,7 +108,7 @@ def test_devices_and_channels(shared):
     assert len(visited) == 4
 
     def end():
-        for channel in list(visited):
+        for channel in visited:
             if channel.thread.is_bound or channel.ref_count:
                 channel.thread._send_library_msg(channel.put)
         device.unregister(lambda device: gone.set())
