@@ -35,6 +35,7 @@ cdef class FutureCore:
     cdef bint seen                  # somebody has had the outcome
     cdef object value               # the result, or the exception when `failed`
     cdef object condition           # threading.Condition, once somebody waits
+    cdef uint32_t made_after        # how many forks lay behind when `condition` was made
     cdef list waiters               # those of concurrent.futures.wait and as_completed
     cdef object callbacks           # None, one callable, or a list of them
     cdef object producer            # the SpdkThread that has to produce the result, or None
@@ -44,6 +45,7 @@ cdef class FutureCore:
     cdef bint try_cancel(self) except -1
     cdef bint shift(self, uint32_t before, uint32_t after) noexcept
     cdef object outcome(self)
+    cdef int after_fork(self) except -1
     cdef object make_condition(self)
     cdef int await_outcome(self, object timeout) except -1
     cdef int call_back(self, object callbacks) except -1

@@ -1,5 +1,7 @@
 """SpdkFuture: a `concurrent.futures.Future` that makes its lock when somebody waits. See ``future.pxd``."""
 
+import os
+
 from libc.stdint cimport uint32_t
 
 from spdkthread.atomics cimport (
@@ -35,6 +37,9 @@ cdef object the_class = None
 cdef object CancelledError = None
 cdef object InvalidStateError = None
 cdef object LOGGER = None
+
+# That lie between this process and the first one.
+cdef uint32_t forks = 0
 
 STATES = ("PENDING", "RUNNING", "CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED")
 WORDS = ("pending", "running", "cancelled", "cancelled", "finished")
@@ -190,6 +195,7 @@ cdef class FutureCore:
     cdef int settle(self, uint32_t state, object value, bint failed) except -1:
         """Reach a state in which it is done, and tell everybody."""
         cdef object callbacks
+        self.after_fork()
         guard(self)
         if self.condition is None:
             if self.is_done():
@@ -228,6 +234,7 @@ cdef class FutureCore:
 
     cdef bint start(self) except -1:
         cdef object condition
+        self.after_fork()
         if self.shift(FUTURE_PENDING, FUTURE_RUNNING):
             return True
         if st_load32_acquire(&self.state) == FUTURE_CANCELLED:
@@ -245,6 +252,7 @@ cdef class FutureCore:
 
     cdef bint try_cancel(self) except -1:
         cdef object callbacks = None
+        self.after_fork()
         guard(self)
         if self.condition is None:
             if st_load32_relaxed(&self.state) == FUTURE_PENDING:
@@ -291,13 +299,23 @@ cdef class FutureCore:
             raise self.value
         return self.value
 
+    cdef int after_fork(self) except -1:
+        """In the child: who waited in the parent does not exist here, and may have held the condition."""
+        if self.made_after != forks and self.condition is not None:
+            self.condition = None
+            self.waiters = None
+            st_store32_relaxed(&self.lock, 0)
+        return 0
+
     cdef object make_condition(self):
+        self.after_fork()
         if self.condition is None:
             import threading
 
             fresh = threading.Condition()
             guard(self)
             if self.condition is None:
+                self.made_after = forks
                 self.condition = fresh
             unguard(self)
         return self.condition
@@ -337,6 +355,14 @@ cdef class FutureCore:
         except Exception:
             LOGGER.exception("exception calling callback for %r", self)
         return 0
+
+
+def _count_fork():
+    global forks
+    forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
 
 
 cdef inline void guard(FutureCore future) noexcept:

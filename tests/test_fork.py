@@ -184,6 +184,31 @@ def test_a_callback_that_forks_and_returns_ends_the_child(idle):
     """)
 
 
+def test_a_callback_that_forks_while_its_future_is_waited_for_ends_the_child():
+    """Who waits holds the future's condition for moments. One who does so in the parent is not there in the child."""
+    program("""
+        reactor = spdkthread.Reactor().start()
+        thread = reactor.create_thread()
+        held, forked, pids = threading.Event(), threading.Event(), []
+
+        def fork():
+            assert held.wait(60)
+            pid = os.fork()
+            if pid:
+                pids.append(pid)
+                forked.set()
+            return pid
+
+        future = thread.call(fork)
+        with future._condition:
+            held.set()
+            assert forked.wait(60)
+        assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
+        assert future.result(60) == pids[0]
+        assert reactor.stop().ok
+    """)
+
+
 def test_a_callback_under_run_that_forks_and_returns_leaves_run_in_the_child():
     out = program("""
         reactor = spdkthread.Reactor()
