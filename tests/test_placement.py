@@ -85,15 +85,16 @@ def test_a_thread_under_load_from_several_senders_is_moved_without_loss(make_rea
         reactors.append(make_reactor(LAST, idle="yield").start())
     thread = reactors[0].create_thread(ring_size=64)
     senders, each = 3, 3_000
-    seen = [[] for _ in range(senders)]
+    seen, sent = [[] for _ in range(senders)], [0] * senders
+    moves, here = 0, reactors[0]
 
     def send(number):
-        for count in range(each):
-            thread.send_msg_wait(seen[number].append, count, timeout_s=PATIENCE_S)
+        while sent[number] < each or moves <= 10:
+            thread.send_msg_wait(seen[number].append, sent[number], timeout_s=PATIENCE_S)
+            sent[number] += 1
 
     working = [OtherThread(send, number) for number in range(senders)]
     dice = random.Random(1)
-    moves, here = 0, reactors[0]
     while any(sender.is_alive() for sender in working):
         there = dice.choice(reactors)
         here.move_thread(thread, there).result(PATIENCE_S)
@@ -102,7 +103,7 @@ def test_a_thread_under_load_from_several_senders_is_moved_without_loss(make_rea
     for sender in working:
         sender.outcome()
     thread.call(noop).result(PATIENCE_S)
-    assert seen == [list(range(each))] * senders
+    assert seen == [list(range(count)) for count in sent]
     assert moves > 10
 
 

@@ -665,7 +665,7 @@ def test_reactors_flood_each_other_and_lose_nothing(make_reactor):
         poller = get_thread().register_poller(fn)
 
     first.send_msg(flood, second)
-    second.send_msg(flood, first)
+    second.send_msg_wait(flood, first)  # the flood of the other one may be there first
     for event in over.values():
         assert event.wait(PATIENCE_S)
     assert seen[first] == seen[second] == list(range(total))

@@ -269,6 +269,21 @@ class Idle:
         self.resets += 1
 
 
+class Busy(Idle):
+    """Sends to a thread a hundred times, then stops its reactor."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent = []
+
+    def idle(self, work_count):
+        super().idle(work_count)
+        if self.idled > 100:
+            get_reactor().stop()
+        else:
+            self.sent.append(self.thread.try_send_msg(noop))
+
+
 def test_an_idle_object_has_its_say_after_turns_without_work(make_reactor):
     own = Idle()
     reactor = make_reactor(idle=own).start()
@@ -314,20 +329,12 @@ def test_an_idle_object_that_raises_is_reported_and_asked_again(make_reactor, er
 
 
 def test_an_idle_object_may_stop_its_reactor_and_send_to_its_threads(make_reactor):
-    class Busy(Idle):
-        def idle(self, work_count):
-            super().idle(work_count)
-            if self.idled > 100:
-                get_reactor().stop()
-            else:
-                ran.append(thread.try_send_msg(noop))
-
-    ran = []
-    reactor = make_reactor(idle=Busy())
-    thread = reactor.create_thread()
+    own = Busy()
+    reactor = make_reactor(idle=own)
+    thread = own.thread = reactor.create_thread()
     reactor.start()
     assert reactor.join(PATIENCE_S)
-    assert ran == [True] * 100
+    assert own.sent == [True] * 100
     assert thread.is_exited
     assert thread.stats.msgs_run >= 100
 
