@@ -2,8 +2,8 @@
 
 Each of the three does the same small pieces of Python work, as many as it can, for a fixed time, at several switch
 intervals. A share is its part of all pieces done. The peer is CPython alone: three plain threads in the same places.
-A wait is how long a reactor with Python work to do had to wait for the GIL, on average. On a build without the GIL there
-is nothing to share; the pieces show what that is worth.
+A wait is how long a reactor with Python work to do had to wait for the GIL, on average. On a build without the GIL
+there is nothing to share; the pieces show what that is worth.
 """
 
 from __future__ import annotations
