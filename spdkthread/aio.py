@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from spdkthread.coro import fd_ready, sleep_us, switch_to
 from spdkthread.error_log import describe
@@ -18,6 +18,9 @@ from spdkthread.thread import SpdkThread, special_message
 
 if TYPE_CHECKING:
     from spdkthread.event_loop import EventLoop as EventLoop
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 __all__ = ["EventLoop", "ThreadExecutor", "fd_ready", "sleep_us", "switch_to"]
 
@@ -71,7 +74,7 @@ class ThreadExecutor(Executor):
         state = "shut down" if self._shut else f"{len(self._unfinished)} calls under way"
         return f"<ThreadExecutor of {len(tuple(self._threads()))} threads, {state}>"
 
-    def submit(self, fn, /, *args, **kwargs) -> Future:
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Have ``fn(*args, **kwargs)`` run on the least loaded thread.
 
         Raises

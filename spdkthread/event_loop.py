@@ -78,8 +78,8 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
 
     def run_forever(self) -> None:
         """Run until `stop`."""
-        self._check_closed()
-        self._check_running()
+        self._check_closed()  # type: ignore[attr-defined]
+        self._check_running()  # type: ignore[attr-defined]
         self._enter()
         try:
             super().run_forever()
@@ -103,11 +103,11 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
 
     def _close_self_pipe(self) -> None:
         if self._csock is not None:
-            super()._close_self_pipe()
+            super()._close_self_pipe()  # type: ignore[misc]
         self._internal_fds -= 1
 
     def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:  # type: ignore[override]
         """As ``asyncio.loop.add_signal_handler``."""
         if self._csock is None and not self.is_closed():
-            super()._make_self_pipe()
+            super()._make_self_pipe()  # type: ignore[misc]
         super().add_signal_handler(sig, callback, *args)
