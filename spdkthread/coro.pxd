@@ -26,11 +26,13 @@ cdef class Coroutine:
     cdef SpdkThread home            # the thread it runs on, or is on its way to
     cdef Suspension waiting
     cdef object throwing            # to be raised where it waits, at its next step
+    cdef object leaving             # the Switch that it is about to leave with
     cdef bint running
     cdef bint settled               # counted among its home's coroutines
     cdef object __weakref__
 
     cdef int step(self) except -1
+    cdef int run_on(self) except -1
     cdef bint suspend_on(self, Suspension suspension) except -1
     cdef int interrupt(self, object error) except -1
     cdef int settle_in(self) except -1

@@ -253,6 +253,18 @@ cdef class Coroutine:
 
     cdef int step(self) except -1:
         """Run on, up to the next wait. On its thread."""
+        cdef Switch leaving
+        while True:
+            self.run_on()
+            leaving = <Switch>self.leaving
+            if leaving is None:
+                return 0
+            self.leaving = None
+            # Sent when nothing of it runs here any more: it may run there at once, and is not ours to look at then.
+            if leaving.depart(self):
+                return 0
+
+    cdef int run_on(self) except -1:
         cdef PyObject *raw
         cdef object handed_out
         cdef object error
@@ -429,17 +441,24 @@ cdef class Switch(Suspension):
     cdef SpdkThread target
 
     cdef bint begin(self, Coroutine coroutine) except -1:
-        cdef SpdkThread source = coroutine.home
-        if self.target is source:
+        if self.target is coroutine.home:
             return False
+        coroutine.leaving = self
+        return True
+
+    cdef bint depart(self, Coroutine coroutine) except -1:
+        """False: it stays, and hears why when it runs on."""
+        cdef SpdkThread source = coroutine.home
         coroutine.move_out()
         coroutine.home = self.target
         try:
             self.target._post(resume, self)
-        except BaseException:
+        except Exception as refused:
             coroutine.home = source
             coroutine.settle_in()
-            raise
+            coroutine.waiting = None
+            coroutine.throwing = refused
+            return False
         return True
 
 

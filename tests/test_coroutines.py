@@ -792,3 +792,19 @@ def test_coroutines_on_two_reactors_hand_work_to_each_other(make_reactor):
 
     futures = [one.spawn(main(number)) for number in range(200)]
     assert [future.result(PATIENCE_S) for future in futures] == [10 * number**2 for number in range(200)]
+
+
+def test_coroutines_that_move_between_two_reactors_are_in_one_place_at_a_time(make_reactor, errors):
+    one, other = (make_reactor().start().create_thread(name) for name in ("one", "other"))
+
+    async def commute(times):
+        for _ in range(times):
+            await aio.switch_to(other)
+            assert get_thread() is other
+            await aio.switch_to(one)
+            assert get_thread() is one
+        return times
+
+    futures = [one.spawn(commute(2_000)) for _ in range(3)]
+    assert [future.result(PATIENCE_S) for future in futures] == [2_000] * 3
+    assert not errors

@@ -209,6 +209,18 @@ def test_with_a_selector_without_a_descriptor_it_sleeps_too():
 # Scheduling
 
 
+class Cancelling:
+    """Only its callback knows it."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def cancel(self, argument, handles):
+        handles.pop().cancel()
+        assert sys.getrefcount(self) > 1
+        self.seen.append(argument)
+
+
 def test_callbacks_run_in_the_order_in_which_they_were_scheduled(loop):
     order = []
     for number in range(5):
@@ -269,17 +281,12 @@ def test_what_is_cancelled_in_the_turn_in_which_it_was_to_run_does_not_run(loop,
 
 
 def test_a_callback_that_cancels_its_own_handle_keeps_what_it_was_called_with(loop, caplog):
-    class Thing:
-        def method(self, other):
-            handle.cancel()
-            gc.collect()
-            seen.append((type(self), type(other)))
-
     seen = []
-    handle = loop.call_soon(Thing().method, Thing())
+    handles = [loop.call_soon(Cancelling(seen).cancel, ["argument"])]
+    handles[0]._args += (handles,)
     loop.call_soon(loop.stop)
     loop.run_forever()
-    assert seen == [(Thing, Thing)]
+    assert seen == [["argument"]]
     assert not caplog.records
 
 
@@ -399,7 +406,7 @@ def test_an_exception_in_a_callback_goes_to_the_loops_handler(loop):
     (context,) = contexts
     assert isinstance(context["exception"], ValueError)
     assert isinstance(context["handle"], asyncio.Handle)
-    assert "Exception in callback int('not a number')" in context["message"]
+    assert "Exception in callback int(" in context["message"]  # 3.13 hides the arguments outside debug mode
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
