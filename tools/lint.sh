@@ -22,7 +22,7 @@ check ruff check .
 check ruff format --check .
 
 shopt -s globstar nullglob
-cython=(spdkthread/*.p[yx][xd] tests/**/*.p[yx][xd] examples/**/*.p[yx][xd] benchmarks/**/*.p[yx][xd])
+cython=(spdkthread/*.p[yx][xd] tests/**/*.p[yx][xd] examples/**/*.p[yx][xd] benchmarks/**/*.p[yx][xd] verify/*.p[yx][xd])
 if ((${#cython[@]})); then
     check cython-lint "${cython[@]}"
     check double-quote-cython-strings "${cython[@]}"
@@ -30,7 +30,7 @@ fi
 
 # Directories that exist; codespell complains of none.
 texts=()
-for text in *.md *.toml *.py Makefile spdkthread tests examples benchmarks docs tools .ci; do
+for text in *.md *.toml *.py Makefile spdkthread tests examples benchmarks verify docs tools .ci; do
     [ -e "$text" ] && texts+=("$text")
 done
 check codespell "${texts[@]}"

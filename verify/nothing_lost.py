@@ -31,6 +31,11 @@ def join(threads):
         assert not thread.is_alive(), "a sender is stuck"
 
 
+def fitting(each, capacity):
+    """A ring of one slot is a thousand times slower than a large one, and no less interesting."""
+    return max(1000, each // 5 if capacity == 1 else each if capacity <= 8 else 40 * each)
+
+
 def two_reactors(lib, choose):
     """Two that sleep and wake; on the same core where there is one."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
@@ -47,8 +52,7 @@ def ring(end, choose, figures):
     while time.monotonic() < end:
         senders = choose.choice([1, 2, 3, 8])
         capacity = choose.choice([1, 2, 8, 64, 4096])
-        # A ring of one slot is a hundred times slower, and no less interesting.
-        each = figures["each"] * (10 if capacity > 8 else 1)
+        each = fitting(figures["each"], capacity)
         one = native.Ring(capacity)
         at_once = [choose.choice([1, capacity, max(1, capacity // 3)]) for _ in range(senders)]
         threads = start(*[lambda n=n: one.send(n, each, at_once[n]) for n in range(senders)])
@@ -66,7 +70,7 @@ def natively(end, choose, figures):
         reactors = two_reactors(lib, choose)
         capacity = choose.choice([1, 8, 256, 65_536])
         thread = reactors[0].create_thread(ring_size=capacity)
-        senders, each = choose.choice([1, 2, 4, 8]), figures["each"] * (10 if capacity > 8 else 1)
+        senders, each = choose.choice([1, 2, 4, 8]), fitting(figures["each"], capacity) // 4
         tally = 1
         native.reset(tally)
         counts = [0] * senders
@@ -101,8 +105,9 @@ def python(end, choose, figures):
     while time.monotonic() < end:
         lib = ThreadLib()
         reactors = two_reactors(lib, choose)
-        thread = reactors[0].create_thread(ring_size=choose.choice([1, 4, 64, 65_536]))
-        senders, each = choose.choice([1, 2, 4, 8]), max(200, figures["each"] // 20)
+        capacity = choose.choice([1, 4, 64, 65_536])
+        thread = reactors[0].create_thread(ring_size=capacity)
+        senders, each = choose.choice([1, 2, 4, 8]), max(200, fitting(figures["each"], capacity) // 200)
         seen = [[] for _ in range(senders)]
         waited = [0]
 

@@ -96,7 +96,7 @@ def nothing_lost(run: Run) -> dict:
     def once(seed, seconds):
         parts = [part for name in ("ring", "native", "python") for part in ("--part", name)]
         seconds = min(seconds, 60)
-        each = 500_000 if run.long else 100_000
+        each = 500_000 if run.long else 50_000
         return module(
             run, "nothing_lost", "--seconds", seconds, "--seed", seed, "--each", each, *parts, timeout_s=limit(seconds)
         )
