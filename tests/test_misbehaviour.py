@@ -124,7 +124,10 @@ def as_call(thread, fn, held):
 
 
 def as_done_callback(thread, fn, held):
-    thread.call(noop).add_done_callback(lambda future: fn())
+    added = threading.Event()
+    future = thread.call(added.wait)
+    future.add_done_callback(lambda future: fn())
+    added.set()
 
 
 def as_coroutine(thread, fn, held):
