@@ -275,13 +275,16 @@ def test_signals_all_the_time_and_polls_by_hand(thread, storm, clock):
 
 def test_a_handler_that_raises_in_any_place_of_a_poll_loses_nothing(lib):
     """The exception leaves poll(); the messages that have not run yet run in the next one, none of them twice."""
-    thread, ran, raised = lib.create_thread("net"), [], 0
+    thread, raised = lib.create_thread("net"), 0
+    armed = [False]
 
     class Alarm(KeyboardInterrupt):
         pass
 
     def handle(signum, frame):
-        raise Alarm
+        if armed[0]:
+            armed[0] = False
+            raise Alarm
 
     before = signal.signal(signal.SIGALRM, handle)
     begun = []
@@ -292,30 +295,21 @@ def test_a_handler_that_raises_in_any_place_of_a_poll_loses_nothing(lib):
     try:
         for number in range(3000):
             thread.send_msg(note, number)
-        give_up = time.monotonic() + PATIENCE_S
-        while thread.pending_msgs and time.monotonic() < give_up:
+        while thread.pending_msgs:
             try:
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, 0.00005)
-                    while thread.pending_msgs:
-                        thread.poll()
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
+                armed[0] = True
+                signal.setitimer(signal.ITIMER_REAL, 0.00005)
+                while thread.pending_msgs:
+                    thread.poll()
+                armed[0] = False
             except Alarm:
                 raised += 1
     finally:
-        while True:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                signal.signal(signal.SIGALRM, before)
-                break
-            except Alarm:
-                pass
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
     # A message that an exception broke off has been called: it may lack its entry, and never has two.
-    assert thread.pending_msgs == 0
     assert begun == sorted(set(begun))
     assert len(begun) >= 3000 - raised
-    assert ran == []
 
 
 # Clocks

@@ -32,7 +32,8 @@ def as_message_with_arguments(thread, fn, held):
 
 
 def as_one_of_many(thread, fn, held):
-    assert thread.send_many(lambda number: fn() if number == 3 else None, range(6)) == 6
+    # One that ends the reactor may do so before the last two are sent.
+    assert thread.send_many(lambda number: fn() if number == 3 else None, range(6)) >= 4
 
 
 def as_critical_message(thread, fn, held):
