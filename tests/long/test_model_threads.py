@@ -26,6 +26,7 @@ class ModelPoller:
         self.state = "waiting"
         self.deadline = 0
         self.registered = False
+        self.wanted = None
 
 
 class ModelThread:
@@ -35,6 +36,7 @@ class ModelThread:
         self.ring, self.spilled, self.batch, self.critical = [], [], [], None
         self.active, self.timers, self.pollers = [], [], []
         self.holds = 0
+        self.exit_asked = False
         self.running = None
         self.came = None  # active pollers that came onto the list during the stage
 
@@ -56,6 +58,22 @@ class ModelThread:
             return "exited"
         (self.spilled if self.spilled or len(self.ring) >= self.capacity else self.ring).append(call)
         return "sent"
+
+    def request(self, kind, poller):
+        """From elsewhere: beside a full ring there waits one request of each poller, the last one."""
+        if self.state == "exited":
+            return
+        if not self.spilled and len(self.ring) < self.capacity:
+            self.ring.append(lambda: getattr(self, kind)(poller))
+        elif poller.wanted is None:
+            poller.wanted = kind
+            self.spilled.append(lambda: self.do_wanted(poller))
+        elif poller.wanted != "unregister":
+            poller.wanted = kind
+
+    def do_wanted(self, poller):
+        kind, poller.wanted = poller.wanted, None
+        getattr(self, kind)(poller)
 
     # Pollers, on the thread
 
@@ -242,14 +260,15 @@ def model_act(action, world):
         if world.current is thread:
             getattr(thread, kind)(poller)
         elif poller.state != "unregistered":
-            thread.send_library(lambda: getattr(thread, kind)(poller))
+            thread.request(kind, poller)
         return
     thread = world.threads[number % THREADS]
     if kind == "exit":
         if world.current is thread:
             if thread.state == "running":
                 thread.state = "exiting"
-        elif thread.state == "running":
+        elif thread.state == "running" and not thread.exit_asked:
+            thread.exit_asked = True
             thread.send_library(lambda: model_exit(thread))
     elif kind in ("send", "critical"):
         key, inner = rest
