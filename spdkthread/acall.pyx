@@ -25,31 +25,16 @@ from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_wait
 from spdkthread.reactor cimport Reactor
 from spdkthread.ring cimport RING_OK
 from spdkthread.thread cimport SpdkThread
+from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 from spdkthread.wake cimport wake_gate
 
 from spdkthread.error_log import describe
 from spdkthread.errors import ThreadExitedError
-from spdkthread.thread import special_message
+from spdkthread.messages import special_message
 
 __all__ = ["acall"]
 
 cdef extern from *:
-    """
-    typedef int (*st_visitproc)(PyObject *, void *);
-    typedef int (*st_traverseproc)(PyObject *, st_visitproc, void *);
-    static st_traverseproc st_port_traverse = NULL;
-    static inline void st_replace_traverse(PyObject *type, st_traverseproc with) {
-        st_port_traverse = ((PyTypeObject *)type)->tp_traverse;
-        ((PyTypeObject *)type)->tp_traverse = with;
-    }
-    static inline int st_call_base_traverse(PyObject *self, st_visitproc visit, void *arg) {
-        return st_port_traverse(self, visit, arg);
-    }
-    """
-    ctypedef int (*st_visitproc)(PyObject *, void *) noexcept
-    ctypedef int (*st_traverseproc)(PyObject *, st_visitproc, void *) noexcept
-    void st_replace_traverse(PyObject *type, st_traverseproc replacement)
-    int st_call_base_traverse(PyObject *self, st_visitproc visit, void *arg) noexcept
     void Py_DECREF_raw "Py_DECREF"(PyObject *)
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1

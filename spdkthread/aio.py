@@ -14,7 +14,8 @@ from spdkthread.coro import fd_ready, sleep_us, switch_to
 from spdkthread.error_log import describe
 from spdkthread.errors import RingFullError, ThreadExitedError, WrongThreadError
 from spdkthread.future import FutureCore, make_future
-from spdkthread.thread import SpdkThread, special_message
+from spdkthread.messages import special_message
+from spdkthread.thread import SpdkThread
 
 if TYPE_CHECKING:
     from spdkthread.event_loop import EventLoop as EventLoop

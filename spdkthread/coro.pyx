@@ -32,7 +32,7 @@ from spdkthread.timers cimport (
 
 from spdkthread.errors import AwaitError, ThreadExitedError
 from spdkthread.future import mixed
-from spdkthread.thread import special_message
+from spdkthread.messages import special_message
 
 __all__ = ["fd_ready", "sleep_us", "spawn", "switch_to"]
 

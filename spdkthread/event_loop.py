@@ -63,16 +63,17 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
         if selector is None:
             selector = selectors.DefaultSelector()
         owned = thread is None
+        driven = thread
         try:
-            if owned:
-                thread = SpdkThread("asyncio")
-            self._set_up(thread, owned, selector, idle, spin_us)
+            if driven is None:
+                driven = SpdkThread("asyncio")
+            self._set_up(driven, owned, selector, idle, spin_us)
         except BaseException:
             selector.close()
-            if owned and thread is not None:
-                with thread:
-                    thread.exit()
-                    thread.poll()
+            if owned and driven is not None:
+                with driven:
+                    driven.exit()
+                    driven.poll()
             raise
         super().__init__(selector)
 

@@ -13,6 +13,10 @@ from spdkthread.atomics cimport (
     st_unlock,
 )
 
+from spdkthread.error_log import describe
+from spdkthread.errors import ThreadExitedError
+from spdkthread.messages import special_message
+
 __all__ = ["FutureCore", "future_class", "make_future", "run_call"]
 
 cdef extern from *:
@@ -447,3 +451,16 @@ def run_call(FutureCore future not None, fn, tuple args):
             raise
     else:
         future.settle(FUTURE_FINISHED, result, False)
+
+
+def name_of_call(args):
+    return describe(args[1])
+
+
+def drop_call(args, why):
+    """It never ran: its thread has ended."""
+    if args[0].set_running_or_notify_cancel():
+        args[0].set_exception(ThreadExitedError(why))
+
+
+special_message(run_call, name_of_call, drop_call)

@@ -18,11 +18,6 @@ PollerFn: TypeAlias = Callable[[], int | bool | None]
 
 def live_threads() -> int: ...
 def get_thread() -> SpdkThread | None: ...
-def special_message(
-    fn: Callable[..., object],
-    name: Callable[[tuple[Any, ...]], str],
-    drop: Callable[[tuple[Any, ...], str], object],
-) -> None: ...
 
 class SpdkThread:
     def __init__(

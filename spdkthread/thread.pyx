@@ -24,14 +24,12 @@ from spdkthread.atomics cimport (
     st_load_relaxed,
     st_loadp_acquire,
     st_loadp_relaxed,
-    st_lock,
     st_store32_relaxed,
     st_store32_release,
     st_store_relaxed,
     st_store_release,
     st_storep_release,
     st_sub_relaxed,
-    st_unlock,
 )
 from spdkthread.clock cimport account_read, account_ticks, clock_read, period_to_ticks
 from spdkthread.fd_handler cimport FdHandler
@@ -46,6 +44,7 @@ from spdkthread.fds cimport (
 )
 from spdkthread.future cimport FutureCore, new_future
 from spdkthread.lib cimport lib_or_default
+from spdkthread.messages cimport drop_message, message_name, visit_message, visit_waiting, waiting_names
 from spdkthread.native cimport NativeCall, native_message, native_poller, poller_fn
 from spdkthread.pointer_map cimport map_free
 from spdkthread.poller cimport (
@@ -68,7 +67,6 @@ from spdkthread.ring cimport (
     RING_GATED_OFF,
     RING_IS_CLOSED,
     RING_OK,
-    RING_POSITION,
     ring_capacity_for,
     ring_claim,
     ring_close,
@@ -80,7 +78,6 @@ from spdkthread.ring cimport (
     ring_shut,
     ring_slot,
     ring_slot_at,
-    ring_spill,
     ring_spill_message,
     ring_take,
     ring_take_spilled,
@@ -123,6 +120,7 @@ from spdkthread.timers cimport (
     timer_queue_free,
     timer_queue_init,
 )
+from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 
 from spdkthread.cores import parse_cores
 from spdkthread.error_log import describe
@@ -144,26 +142,12 @@ __all__ = ["SpdkThread", "get_thread"]
 
 cdef extern from *:
     """
-    typedef int (*st_visitproc)(PyObject *, void *);
-    typedef int (*st_traverseproc)(PyObject *, st_visitproc, void *);
-    static st_traverseproc st_base_traverse = NULL;
-    static inline void st_replace_traverse(PyObject *type, st_traverseproc with) {
-        st_base_traverse = ((PyTypeObject *)type)->tp_traverse;
-        ((PyTypeObject *)type)->tp_traverse = with;
-    }
     #ifdef Py_GIL_DISABLED
     #define ST_HAS_GIL 0
     #else
     #define ST_HAS_GIL 1
     #endif
-    static inline int st_call_base_traverse(PyObject *self, st_visitproc visit, void *arg) {
-        return st_base_traverse(self, visit, arg);
-    }
     """
-    ctypedef int (*st_visitproc)(PyObject *, void *) noexcept
-    ctypedef int (*st_traverseproc)(PyObject *, st_visitproc, void *) noexcept
-    void st_replace_traverse(PyObject *type, st_traverseproc replacement)
-    int st_call_base_traverse(PyObject *self, st_visitproc visit, void *arg) noexcept
     uint64_t PyThread_get_thread_ident() nogil
     const bint HAS_GIL "ST_HAS_GIL"
     int close(int fd) nogil
@@ -1332,9 +1316,7 @@ cdef class SpdkThread:
 
     def _waiting(self):
         """What was accepted and has not run, without taking it: for a report. Only while nothing polls."""
-        cdef uint64_t position, tail
         cdef uint32_t index
-        cdef ring_spill *node
         cdef void *critical
         names = []
         critical = st_loadp_relaxed(&self.c.critical)
@@ -1342,20 +1324,7 @@ cdef class SpdkThread:
             names.append(describe(<object>critical))
         for index in range(self.c.batch_next, self.c.batch_count):
             names.append(message_name(&self.c.batch[index]))
-        position = st_load_relaxed(&self.c.ring.head)
-        tail = st_load_acquire(&self.c.ring.tail) & RING_POSITION
-        while position < tail:
-            if st_load_acquire(&ring_slot_at(self.c.ring, position).stamp) == position + 1:
-                names.append(message_name(ring_slot_at(self.c.ring, position)))
-            else:
-                names.append("being sent")
-            position += 1
-        st_lock(&self.c.ring.spill_lock)
-        node = self.c.ring.spill_first
-        while node != NULL:
-            names.append(message_name(&node.slot))
-            node = node.next
-        st_unlock(&self.c.ring.spill_lock)
+        names += waiting_names(self.c.ring)
         return [LeftoverMessage(self.name, name) for name in names]
 
     def _die(self):
@@ -1759,7 +1728,7 @@ def _mark_reactor(on: bool):
     set_reactor_mark(on)
 
 
-# What the floors above add: acall and spawn, found when they are first used, and messages with a meaning of their own.
+# What the floors above add, found when it is first used.
 
 cdef object acall = None
 cdef object spawn = None
@@ -1775,63 +1744,8 @@ cdef int load_upper_floor() except -1:
     return 0
 
 
-cdef dict special_messages = {}
-
-
-def special_message(fn, name, drop):
-    """Messages that call `fn` carry something: ``name(args)`` says what, ``drop(args, why)`` settles it when they
-    never run."""
-    special_messages[id(fn)] = fn, name, drop
-
-
-def name_of_call(args):
-    return describe(args[1])
-
-
-def drop_call(args, why):
-    if args[0].set_running_or_notify_cancel():
-        args[0].set_exception(ThreadExitedError(why))
-
-
-special_message(run_call, name_of_call, drop_call)
-
-
-cdef tuple message_args(ring_slot *message):
-    cdef uint32_t index
-    if message.kind == MSG_PYTHON_TUPLE:
-        return <tuple><object>message.args[0]
-    return tuple([<object>message.args[index] for index in range(message.nargs)])
-
-
-cdef str message_name(ring_slot *message):
-    """Whose call a message is."""
-    if message.kind == MSG_NATIVE:
-        return "native" if message.args[1] == NULL else repr(<object>message.args[1])
-    special = special_messages.get(<size_t>message.fn)
-    if special is not None:
-        return special[1](message_args(message))
-    return describe(<object>message.fn)
-
-
 cdef str shorten(list names):
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-
-
-cdef str drop_message(ring_slot *message):
-    """Let go of a message that will never run; a future that waits for it hears so."""
-    cdef uint32_t index
-    cdef str name = message_name(message)
-    if message.kind == MSG_NATIVE:
-        if message.args[1] != NULL:
-            Py_DECREF_raw(<PyObject *>message.args[1])
-        return name
-    special = special_messages.get(<size_t>message.fn)
-    if special is not None:
-        special[2](message_args(message), f"{name} never ran: its thread has ended")
-    Py_DECREF_raw(<PyObject *>message.fn)
-    for index in range(message.nargs):
-        Py_DECREF_raw(<PyObject *>message.args[index])
-    return name
 
 
 cdef int pass_on() except -1:
@@ -1845,40 +1759,14 @@ cdef int pass_on() except -1:
 # The collector calls this: no tracer may.
 @cython.profile(False)
 @cython.linetrace(False)
-cdef int visit_message(ring_slot *message, st_visitproc visit, void *arg) noexcept:
-    cdef uint32_t index
-    cdef int stop
-    if message.kind == MSG_NATIVE:
-        return visit(<PyObject *>message.args[1], arg) if message.args[1] != NULL else 0
-    stop = visit(<PyObject *>message.fn, arg)
-    for index in range(message.nargs):
-        if stop:
-            break
-        stop = visit(<PyObject *>message.args[index], arg)
-    return stop
-
-
-@cython.profile(False)
-@cython.linetrace(False)
 cdef int traverse(PyObject *owner, st_visitproc visit, void *arg) noexcept:
     cdef thread_s *thread = &(<SpdkThread>owner).c
     cdef int stop = st_call_base_traverse(owner, visit, arg)
-    cdef uint64_t position, tail
     cdef uint32_t index
-    cdef ring_spill *node
     cdef void *critical
     if stop or thread.ring == NULL or (<SpdkThread>owner)._reactor is not None or thread.polling:
         return stop
-    position = st_load_relaxed(&thread.ring.head)
-    tail = st_load_acquire(&thread.ring.tail) & RING_POSITION
-    while position < tail and not stop:
-        if st_load_acquire(&ring_slot_at(thread.ring, position).stamp) == position + 1:
-            stop = visit_message(ring_slot_at(thread.ring, position), visit, arg)
-        position += 1
-    node = thread.ring.spill_first
-    while node != NULL and not stop:
-        stop = visit_message(&node.slot, visit, arg)
-        node = node.next
+    stop = visit_waiting(thread.ring, visit, arg)
     index = thread.batch_next
     while index < thread.batch_count and not stop:
         stop = visit_message(&thread.batch[index], visit, arg)

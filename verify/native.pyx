@@ -182,7 +182,7 @@ cdef void hop(void *ctx) noexcept nogil:
 
 
 def relay(SpdkThread here, SpdkThread there, uint64_t count, uint64_t seed, double patience_s):
-    """One message that wakes two threads in turn, `count` times. Returns the hops that are left; -1: one was refused."""
+    """One message that wakes two threads in turn, `count` times. The hops that are left; -1: one was refused."""
     cdef relay_s *one = <relay_s *>calloc(1, sizeof(relay_s))
     cdef uint64_t give_up = st_ticks() + <uint64_t>(patience_s * 1e9)
     cdef int64_t left
