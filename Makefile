@@ -5,8 +5,8 @@
 #   make demo                          build, make and check a checksum manifest of Python's own library
 #   make test PYTHON=python3.13        the same on another Python, in a virtual environment of its own
 #
-#   build  examples  lint  format  stubs  hints  package  bench  bench-quick  bench-smoke  test-long  test-free-threaded
-#   verify  ci  clean  distclean
+#   build  examples  lint  format  stubs  hints  package  bench  bench-quick  bench-smoke  instructions  test-long
+#   test-free-threaded  verify  ci  clean  distclean
 #
 #   make verify VERIFY_MINUTES=30      the long form of the proofs; see docs/reliability.md
 
@@ -26,7 +26,7 @@ BUILD_FLAGS := $(foreach name,SANITIZE COVERAGE FAULTS BREAK_ORDERING ANNOTATE C
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: build test test-long demo examples lint format stubs hints package bench bench-quick bench-smoke \
+.PHONY: build test test-long demo examples lint format stubs hints package bench bench-quick bench-smoke instructions \
 	test-free-threaded verify verify-deps ci clean distclean FORCE
 .DEFAULT_GOAL := test
 
@@ -123,6 +123,10 @@ bench-quick: build $(VENV)/.bench-deps
 
 bench-smoke: build $(VENV)/.bench-deps
 	$(PY) -m benchmarks --smoke $(ARGS)
+
+# Counted by valgrind, so a busy machine does not matter; ARGS=--update takes what is counted for what is right.
+instructions: build $(VENV)/.bench-deps
+	$(PY) -m benchmarks.instructions $(ARGS)
 
 # Builds that interpreter first, once, where there is none (tools/free_threaded_python.sh says where it is kept).
 test-free-threaded:

@@ -53,9 +53,14 @@ def stretches() -> None:
 
 
 def key() -> str:
-    """What a count depends on besides the code."""
+    """What a count depends on besides the code: the interpreter, the compiler, the processor's kind."""
+    from .build import compiler
+
     gil = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
-    return f"cpython-{sys.version_info.major}.{sys.version_info.minor}{gil}-{platform.machine()}"
+    version = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    name = "clang" if "clang" in version else "gcc"
+    major = re.search(r" (\d+)\.\d+", version)[1]
+    return f"cpython-{sys.version_info.major}.{sys.version_info.minor}{gil}-{name}-{major}-{platform.machine()}"
 
 
 def count() -> dict[str, float]:
@@ -99,6 +104,8 @@ def main() -> int:
         known[key()] = counted
         KNOWN.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
     before = known.get(key(), {})
+    if not before:
+        print(f"instructions: {KNOWN.name} knows nothing of {key()}: nothing is checked", file=sys.stderr)
     failed = False
     for name, instructions in counted.items():
         if name not in before:
