@@ -112,6 +112,10 @@ cdef extern from *:
     static inline void st_lock(st_atomic_u32 *lock) {
         int spins = 0;
         while (atomic_exchange_explicit(lock, 1, memory_order_acquire)) {
+    #if defined(CYTHON_TRACE_NOGIL) && CYTHON_TRACE_NOGIL
+            /* In a build for coverage every line calls the tracer, which may let the GIL go while the lock is held. */
+            if (PyGILState_Check()) { Py_BEGIN_ALLOW_THREADS sched_yield(); Py_END_ALLOW_THREADS continue; }
+    #endif
             if (++spins < 64) st_pause(); else sched_yield();
         }
     }

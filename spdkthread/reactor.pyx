@@ -1124,24 +1124,29 @@ cdef class Reactor:
     def _progress(self):
         """For the watchdog: changes with every callback; None while none is under way."""
         cdef thread_s *thread
+        cdef uint32_t cursor
         with self._lock:
-            if not self.r.in_poll or self.r.cursor >= self.r.count:
+            # Once: the loop moves it on meanwhile. The table and the count change under the lock only.
+            cursor = self.r.cursor
+            if not self.r.in_poll or cursor >= self.r.count:
                 return None
-            thread = self.r.threads[self.r.cursor]
+            thread = self.r.threads[cursor]
             # Native work is counted when a stretch of it is over: in between it shows by where it has come to.
             return (
-                self.r.turns, self.r.cursor, thread.polls, thread.msgs_run, thread.pollers_run,
+                self.r.turns, cursor, thread.polls, thread.msgs_run, thread.pollers_run,
                 thread.batch_next, <size_t>thread.running,
             )
 
     def _stalled(self):
         """For the watchdog: what runs now, by name, and on which OS thread. Counts the stall."""
         cdef SpdkThread owner
+        cdef uint32_t cursor
         st_add_relaxed(&self.r.stalls, 1)
         with self._lock:
-            if self.r.cursor >= self.r.count:
+            cursor = self.r.cursor
+            if cursor >= self.r.count:
                 return None, 0
-            owner = <SpdkThread>self.r.threads[self.r.cursor].owner
+            owner = <SpdkThread>self.r.threads[cursor].owner
         return f"{owner._running_name()} of thread {owner.name!r}", st_load_acquire(&self._owner)
 
     def _die(self):

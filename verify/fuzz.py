@@ -373,7 +373,12 @@ def main():
         if done.returncode:
             failed.append(f"program {seed} ended with {done.returncode}\n{done.stderr[-3000:]}")
         else:
-            calls += json.loads(done.stdout.splitlines()[-1])["calls"]
+            # `print` is among the functions that a program calls.
+            figures = [line for line in done.stdout.splitlines() if line.startswith('{"calls":')]
+            if figures:
+                calls += json.loads(figures[-1])["calls"]
+            else:
+                failed.append(f"program {seed} ended without its figures\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
     for failure in failed:
         print(failure, file=sys.stderr)
     print(json.dumps({"programs": programs, "calls": calls, "first seed": options.seed, "failed": len(failed)}))

@@ -33,7 +33,7 @@ def join(threads):
 
 def fitting(each, capacity):
     """A ring of one slot is a thousand times slower than a large one, and no less interesting."""
-    return max(1000, each // 5 if capacity == 1 else each if capacity <= 8 else 40 * each)
+    return max(1000, each // 50 if capacity == 1 else each // 5 if capacity <= 8 else 40 * each)
 
 
 def two_reactors(lib, choose):
