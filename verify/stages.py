@@ -26,7 +26,8 @@ SHORT_SUITE = ["tests/test_ring.py", "tests/test_wake.py", "tests/test_messages.
 # Compiles, installs or measures the library itself, or wants more memory than a sanitizer leaves.
 NOT_UNDER_SANITIZERS = ["test_packaging.py"]
 # The first compares with what find and sha256sum print, which cannot start with ThreadSanitizer loaded into them. The
-# second starts threads in forked children, which it does not support. For the others signals have to arrive, and it hands them on only at the next call that it knows, which may be the next signal.
+# second starts threads in forked children, which it does not support. For the others signals have to arrive, and it
+# hands them on only at the next call that it knows, which may never come.
 NOT_UNDER_THREAD_SANITIZER = ["test_checksum_tree.py", "test_fork.py", "test_signals.py", "test_limits.py"]
 # What claims thread safety in its docstring, run by several OS threads at once.
 PARALLEL = ["tests/parallel"]
