@@ -345,7 +345,7 @@ def run_program(seed):
         print("SystemError:", errors[:3], file=sys.stderr)
         sys.stderr.flush()
         os._exit(70)
-    print(json.dumps({"calls": calls, "raised": raised}))
+    print("\n" + json.dumps({"calls": calls, "raised": raised}))
 
 
 def main():
