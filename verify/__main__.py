@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import sysconfig
 import time
@@ -50,6 +51,8 @@ def main():
     arguments.add_argument("--stage", action="append", choices=[stage.name for stage in STAGES])
     arguments.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000)
     options = arguments.parse_args()
+    # A shell's background job ignores Ctrl-C, and what it starts does too: tests press it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     label = flavours.label_of()
     flavours.ROOT.mkdir(parents=True, exist_ok=True)
     run = Run(options.minutes, options.seed, flavours.ROOT / f"log-{label}.txt")
