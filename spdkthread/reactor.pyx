@@ -25,7 +25,6 @@ from spdkthread.alloc cimport core_calloc, core_free
 from spdkthread.atomics cimport (
     st_add_relaxed,
     st_and32_acq_rel,
-    st_atomic_u64,
     st_cas_acq_rel,
     st_exchange32,
     st_fence_seq_cst,

@@ -5,8 +5,16 @@ comes from libc and from the interpreter: `sem_post`, `atoi`, `PyGILState_Check`
 """
 
 import ctypes
+import sys
+import sysconfig
 
-import cffi
+try:
+    import cffi
+except ImportError:
+    # cffi has no form for the free-threaded 3.13 (tools/requirements.py): there, and only there, the tests are without.
+    if not sysconfig.get_config_var("Py_GIL_DISABLED") or sys.version_info >= (3, 14):
+        raise
+    cffi = None
 
 MESSAGE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 POLLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
@@ -17,8 +25,10 @@ PyCapsule_New = ctypes.pythonapi.PyCapsule_New
 PyCapsule_New.restype = ctypes.py_object
 PyCapsule_New.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 
-FFI = cffi.FFI()
-FFI.cdef("typedef struct { char bytes[64]; } semaphore; void sem_post(void *); int atoi(void *);")
+FFI = None
+if cffi is not None:
+    FFI = cffi.FFI()
+    FFI.cdef("typedef struct { char bytes[64]; } semaphore; void sem_post(void *); int atoi(void *);")
 
 
 def address_of(function):
@@ -85,10 +95,10 @@ SOURCES = {
     "ctypes": from_ctypes,
     "PyCapsule": from_capsule,
     "__pyx_capi__": from_pyx_capi,
-    "cffi callback": from_cffi,
-    "cffi cast": from_cffi_cast,
     "numba cfunc": from_numba,
 }
+if cffi is not None:
+    SOURCES |= {"cffi callback": from_cffi, "cffi cast": from_cffi_cast}
 
 LIBC = ctypes.CDLL(None)
 

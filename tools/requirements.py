@@ -17,7 +17,7 @@ groups = {
     "run": pyproject["project"]["dependencies"],
     **pyproject["project"]["optional-dependencies"],
 }
-# cffi refuses the free-threaded 3.13, which no environment marker can say; the tests that want it are skipped there.
+# cffi refuses the free-threaded 3.13, which no environment marker can say; the tests of it are not collected there.
 no_cffi = sysconfig.get_config_var("Py_GIL_DISABLED") and sys.version_info < (3, 14)
 for name in sys.argv[1:]:
     for line in groups[name]:
