@@ -5,16 +5,7 @@ comes from libc and from the interpreter: `sem_post`, `atoi`, `PyGILState_Check`
 """
 
 import ctypes
-import sys
-import sysconfig
-
-try:
-    import cffi
-except ImportError:
-    # cffi has no form for the free-threaded 3.13 (tools/requirements.py): there, and only there, the tests are without.
-    if not sysconfig.get_config_var("Py_GIL_DISABLED") or sys.version_info >= (3, 14):
-        raise
-    cffi = None
+import importlib.util
 
 MESSAGE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 POLLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
@@ -25,8 +16,11 @@ PyCapsule_New = ctypes.pythonapi.PyCapsule_New
 PyCapsule_New.restype = ctypes.py_object
 PyCapsule_New.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 
+# There is no cffi for the free-threaded 3.13: what is made with it is not among the sources there.
 FFI = None
-if cffi is not None:
+if importlib.util.find_spec("cffi"):
+    import cffi
+
     FFI = cffi.FFI()
     FFI.cdef("typedef struct { char bytes[64]; } semaphore; void sem_post(void *); int atoi(void *);")
 
@@ -97,7 +91,7 @@ SOURCES = {
     "__pyx_capi__": from_pyx_capi,
     "numba cfunc": from_numba,
 }
-if cffi is not None:
+if FFI:
     SOURCES |= {"cffi callback": from_cffi, "cffi cast": from_cffi_cast}
 
 LIBC = ctypes.CDLL(None)

@@ -91,14 +91,13 @@ def test_a_function_of_libc_through_a_capsule(thread):
     assert semaphore.value == 1
 
 
-if FFI is not None:
-
-    def test_a_function_of_libc_through_cffi(thread):
-        semaphore = Semaphore()
-        function = FFI.addressof(FFI.dlopen(None), "sem_post")
-        thread.send_native(function, semaphore.memory)
-        thread.poll()
-        assert semaphore.value == 1
+@pytest.mark.skipif(FFI is None, reason="there is no cffi for this Python")
+def test_a_function_of_libc_through_cffi(thread):
+    semaphore = Semaphore()
+    function = FFI.addressof(FFI.dlopen(None), "sem_post")
+    thread.send_native(function, semaphore.memory)
+    thread.poll()
+    assert semaphore.value == 1
 
 
 def test_the_value_of_a_native_poller_is_the_value_of_the_poll(thread):
@@ -422,14 +421,7 @@ def test_what_is_no_native_function_is_refused(thread, fn):
 
 def wrong_for_a_message():
     function = address_of(MESSAGE(lambda ctx: None))
-    through_cffi = FFI is not None and {
-        "a cffi poller": FFI.cast("int(*)(void *)", function),
-        "a cffi function of two": FFI.cast("void(*)(void *, void *)", function),
-        "a cffi pointer to data": FFI.cast("void *", function),
-        "a cffi null pointer": FFI.NULL,
-        "a cffi null function": FFI.cast("void(*)(void *)", 0),
-    }
-    return (through_cffi or {}) | {
+    wrong = {
         "a poller's capsule": capsule(function, POLLER_NAME),
         "a capsule of another name": capsule(function, b"void *"),
         "a capsule without a name": capsule(function, None),
@@ -440,6 +432,15 @@ def wrong_for_a_message():
         "a ctypes function of unknown signature": LIBC["sem_destroy"],
         "a ctypes null pointer": MESSAGE(),
     }
+    if FFI:
+        wrong |= {
+            "a cffi poller": FFI.cast("int(*)(void *)", function),
+            "a cffi function of two": FFI.cast("void(*)(void *, void *)", function),
+            "a cffi pointer to data": FFI.cast("void *", function),
+            "a cffi null pointer": FFI.NULL,
+            "a cffi null function": FFI.cast("void(*)(void *)", 0),
+        }
+    return wrong
 
 
 @pytest.mark.parametrize("kind", wrong_for_a_message())
@@ -451,12 +452,7 @@ def test_a_function_of_another_signature_is_not_a_message(thread, kind):
 
 def wrong_for_a_poller():
     function = address_of(POLLER(lambda ctx: 0))
-    through_cffi = FFI is not None and {
-        "a cffi message": FFI.cast("void(*)(void *)", function),
-        "a cffi function that returns a long": FFI.cast("long(*)(void *)", function),
-        "a cffi null function": FFI.cast("int(*)(void *)", 0),
-    }
-    return (through_cffi or {}) | {
+    wrong = {
         "a message's capsule": capsule(function, MESSAGE_NAME),
         "a capsule of another name": capsule(function, b"long (void *)"),
         "a capsule without a name": capsule(function, None),
@@ -465,6 +461,13 @@ def wrong_for_a_poller():
         "a ctypes function without arguments": ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 0),
         "a ctypes null pointer": POLLER(),
     }
+    if FFI:
+        wrong |= {
+            "a cffi message": FFI.cast("void(*)(void *)", function),
+            "a cffi function that returns a long": FFI.cast("long(*)(void *)", function),
+            "a cffi null function": FFI.cast("int(*)(void *)", 0),
+        }
+    return wrong
 
 
 @pytest.mark.parametrize("kind", wrong_for_a_poller())

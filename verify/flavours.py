@@ -144,7 +144,8 @@ def environment(name: str) -> dict[str, str]:
         result["LD_PRELOAD"] = f"{sanitizer_library('asan')} {sanitizer_library('ubsan')}".strip()
         result["ASAN_OPTIONS"] = "detect_leaks=0 exitcode=66 abort_on_error=0 allocator_may_return_null=1"
         result["UBSAN_OPTIONS"] = "halt_on_error=1 exitcode=66 print_stacktrace=1"
-        result["PYTHONMALLOC"] = "malloc"
+        if not sysconfig.get_config_var("Py_GIL_DISABLED"):  # which has one allocator only
+            result["PYTHONMALLOC"] = "malloc"
     return result
 
 
