@@ -1,4 +1,6 @@
-"""``python -m verify --minutes N [--stage NAME] [--seed N]``: every check, or those named; see ``docs/reliability.md``.
+"""``python -m verify --minutes N [--stage NAME] [--skip NAME] [--seed N]``: every check, or those named.
+
+``docs/reliability.md`` says what each is for.
 
 Every stage runs, also after one has failed. The table at the end says what each found, and so does
 ``build/verify/report-<python>.json``. The exit status is 0 only when no stage failed. A stage that could not be run
@@ -49,6 +51,7 @@ def main():
     arguments = argparse.ArgumentParser(prog="python -m verify")
     arguments.add_argument("--minutes", type=float, default=3, help="for all stages together, builds not counted")
     arguments.add_argument("--stage", action="append", choices=[stage.name for stage in STAGES])
+    arguments.add_argument("--skip", action="append", default=[], choices=[stage.name for stage in STAGES])
     arguments.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000)
     options = arguments.parse_args()
     # A shell's background job ignores Ctrl-C, and what it starts does too: tests press it.
@@ -64,7 +67,7 @@ def main():
     results = []
     begun = time.monotonic()
     for stage in STAGES:
-        if options.stage and stage.name not in options.stage:
+        if (options.stage and stage.name not in options.stage) or stage.name in options.skip:
             continue
         begin = time.monotonic()
         state, figures, why = perform(stage, run)
