@@ -48,8 +48,8 @@ def ranges(lines):
     return ", ".join(found)
 
 
-def measure(tests):
-    """Run the tests under coverage: ``(report, steps, pytest's process)``."""
+def measure(parts):
+    """Run each part of the tests under coverage: ``(report, steps, summaries)``. A part that dies takes only its own."""
     data = TREE / ".coverage"
     for old in TREE.glob(data.name + "*"):
         old.unlink()
@@ -71,7 +71,11 @@ def measure(tests):
         "-o",
         "timeout_method=signal",
     ]
-    done = subprocess.run([*run, *tests], cwd=TREE, env=environment, capture_output=True, text=True)
+    summaries = []
+    for tests in parts:
+        done = subprocess.run([*run, *tests], cwd=TREE, env=environment, capture_output=True, text=True)
+        lines = done.stdout.splitlines() or [""]
+        summaries.append(lines[-1].strip("= ") if "passed" in lines[-1] else f"{tests[0]} ended with {done.returncode}")
     for arguments in (["combine", "-q"], ["json", "-q", "-i", "-o", "coverage.json"]):
         result = subprocess.run(
             [*command, arguments[0], f"--rcfile={config}", *arguments[1:]],
@@ -81,18 +85,18 @@ def measure(tests):
             text=True,
         )
         if result.returncode:
-            sys.exit(f"{done.stdout[-3000:]}\n{result.stdout}{result.stderr}")
+            sys.exit(f"{summaries}\n{done.stdout[-3000:]}\n{result.stdout}{result.stderr}")
     steps = coverage.CoverageData(str(data))
     steps.read()
-    return json.loads((TREE / "coverage.json").read_text()), steps, done
+    return json.loads((TREE / "coverage.json").read_text()), steps, summaries
 
 
 def main():
-    tests = sys.argv[1:] or ["tests", *LONG, *[f"--ignore=tests/{name}" for name in WITHOUT]]
-    report, steps, done = measure(tests)
-    summary = done.stdout.splitlines()[-1] if done.stdout else ""
-    if "passed" not in summary:
-        sys.exit(f"no test passed:\n{done.stdout[-3000:]}{done.stderr[-2000:]}")
+    whole = [["tests", *[f"--ignore=tests/{name}" for name in WITHOUT]], LONG]
+    report, steps, summaries = measure([sys.argv[1:]] if sys.argv[1:] else whole)
+    if "passed" not in summaries[0]:
+        sys.exit(f"no test passed: {summaries}")
+    summary = "; ".join(summaries)
     lines = covered = branches = taken = 0
     by_file, uncovered = {}, []
     for name, file in sorted(report["files"].items()):
@@ -127,7 +131,7 @@ def main():
         "lines %": round(100 * covered / lines, 1),
         "branches": branches,
         "branches %": round(100 * taken / branches, 1) if branches else 0.0,
-        "summary": summary.strip("= "),
+        "summary": summary,
         "by file": by_file,
     }
     print(json.dumps(figures))
