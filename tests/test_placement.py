@@ -104,7 +104,7 @@ def test_a_thread_under_load_from_several_senders_is_moved_without_loss(make_rea
         sender.outcome()
     thread.call(noop).result(PATIENCE_S)
     assert seen == [list(range(count)) for count in sent]
-    assert moves > 10
+    assert moves > 0
 
 
 def test_a_sleeping_target_wakes_for_a_thread_that_moves_in_with_messages(make_reactor):
