@@ -22,6 +22,8 @@ import time
 import warnings
 
 STEPS = 400
+# Messages that send messages can go on for hours. After this time a program's callbacks do nothing any more.
+PROGRAM_S = 5
 LIMIT_S = 60
 
 
@@ -64,6 +66,7 @@ class World:
 
         self.s = spdkthread
         self.seed = seed
+        self.end = time.monotonic() + PROGRAM_S
         self.buffer = bytearray(64)
         self.clock = ManualClock()
         self.depth = threading.local()
@@ -110,17 +113,20 @@ class World:
 
             return end
         if kind == 5:
-            return lambda *args: gc.collect()
+            return lambda *args: self.is_over() or gc.collect()
         if kind == 6:
             return lambda *args: 2**80
         return lambda *args: self.step(random.Random(seed))
+
+    def is_over(self):
+        return time.monotonic() > self.end
 
     def depth_now(self):
         return getattr(self.depth, "n", 0)
 
     def step(self, choose):
         """One call."""
-        if self.depth_now() > 3:
+        if self.depth_now() > 3 or self.is_over():
             return
         self.depth.n = self.depth_now() + 1
         try:
