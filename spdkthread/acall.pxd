@@ -20,22 +20,27 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.atomics cimport st_atomic_ptr, st_atomic_u32
+from spdkthread.loop_future cimport LoopFuture
 from spdkthread.thread cimport SpdkThread
 
 
-cdef class Call:
+cdef class Call(LoopFuture):
     cdef object fn
-    cdef tuple args
-    cdef object context
-    cdef object future              # the loop's; settled on the loop only
-    cdef Port port
+    cdef uint32_t count             # of its arguments
+    cdef object first               # up to two of them lie here: a tuple in each of many calls
+    cdef object second              # would be one more thing for the garbage collector to walk over
+    cdef tuple args                 # more lie here
+    cdef object context             # for fn; None: an empty one
+    cdef Port port                  # not while it lies on the port's stack
     cdef SpdkThread thread
-    cdef object value
-    cdef bint failed
+    cdef uint64_t number            # of the port's calls
+    cdef object answer              # of fn: the result, or the exception when `raised`
+    cdef bint raised
     cdef PyObject *below            # on the port's stack
 
+    cdef object perform(self)
     cdef int come_back(self) except -1
-    cdef int deliver(self) except -1
+    cdef int deliver(self, bint at_once) except -1
     cdef int report(self) except -1
 
 
@@ -49,8 +54,8 @@ cdef class Port:
     cdef uint32_t skipped
     cdef uint32_t in_a_row
     cdef uint32_t burst
-    cdef object last                # weak: the future of the last call, and of the one before
-    cdef object before_last
+    cdef uint64_t sent              # the number of the last call
+    cdef uint64_t consumed          # and of the last one whose outcome somebody has had
     cdef object __weakref__
     cdef object loop                # weak
     cdef object drain_it
@@ -58,10 +63,10 @@ cdef class Port:
 
     cdef int push(self, Call call) except -1
     cdef PyObject *take(self) noexcept
-    cdef int drain(self) except -1
+    cdef int drain(self, bint at_once) except -1
     cdef int put_back(self, PyObject *each) except -1
     cdef int abandon(self) except -1
-    cdef bint note(self, object future) except -1
+    cdef bint note(self, Call call) noexcept
     cdef bint worth_watching(self, SpdkThread thread) noexcept
     cdef void watch(self) noexcept
     cdef int look(self) except -1

@@ -6,13 +6,15 @@ import weakref
 cimport cython
 from cpython.object cimport PyCallable_Check, PyObject
 from cpython.ref cimport Py_INCREF
-from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.atomics cimport (
+    st_add_relaxed,
+    st_atomic_u64,
     st_casp_acq_rel,
     st_exchangep,
     st_fence_seq_cst,
+    st_load_acquire,
     st_load32_relaxed,
     st_loadp_relaxed,
     st_pause,
@@ -22,6 +24,7 @@ from spdkthread.clock cimport st_ticks
 from spdkthread.coro cimport in_coroutine
 from spdkthread.future cimport FUTURE_FINISHED, FutureCore, new_future
 from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_wait
+from spdkthread.loop_future cimport await_by_sending
 from spdkthread.reactor cimport Reactor
 from spdkthread.ring cimport RING_OK
 from spdkthread.thread cimport SpdkThread
@@ -35,10 +38,26 @@ from spdkthread.messages import special_message
 __all__ = ["acall"]
 
 cdef extern from *:
+    """
+    /* The port that this OS thread asked for last, and of which loop. Both are borrowed: `epoch` moves on whenever a
+       port ends, and a port ends with its loop at the latest. */
+    static _Thread_local struct {
+        PyObject *loop;
+        PyObject *port;
+        uint64_t epoch;
+    } st_recent;
+    """
+    struct recent_port:
+        PyObject *loop
+        PyObject *port
+        uint64_t epoch
+    recent_port st_recent
     void Py_DECREF_raw "Py_DECREF"(PyObject *)
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
     object PyContext_CopyCurrent()
+    object PyContext_New()
+    Py_ssize_t PyMapping_Size(object mapping) except -1
 
 # How long acall watches for an answer. Without a GIL nothing is won by stopping others, and less by waiting.
 cdef uint64_t WATCH_TICKS = 15_000
@@ -85,13 +104,20 @@ def acall(SpdkThread thread not None, fn, tuple args):
     port = port_of(loop)
     call = Call.__new__(Call)
     call.fn = fn
-    call.args = args
-    call.context = PyContext_CopyCurrent()
-    call.future = loop.create_future()
+    call.count = <uint32_t>len(args)
+    if call.count > 2:
+        call.args = args
+    elif call.count:
+        call.first = args[0]
+        if call.count == 2:
+            call.second = args[1]
+    context = PyContext_CopyCurrent()
+    if PyMapping_Size(context):     # an empty one is made when it is needed
+        call.context = context
     call.port = port
     call.thread = thread
-    future = call.future
-    if port.note(future) and port.worth_watching(thread):
+    call.begin(loop)
+    if port.note(call) and port.worth_watching(thread):
         st_store32_relaxed(&port.watching, 1)
         # We let go of the GIL in a moment: whoever gets the message should not queue for it.
         gil_gate_enter()
@@ -107,9 +133,10 @@ def acall(SpdkThread thread not None, fn, tuple args):
         port.long_way = True
         verdict = thread._send_one(run, call)
     if verdict != RING_OK:
-        future.cancel()
+        call.try_cancel(None)
+        port.consumed = call.number
         thread._refuse(verdict)
-    return future
+    return call
 
 
 cdef object call_in_context(SpdkThread thread, object fn, tuple args):
@@ -139,57 +166,74 @@ def run_in_context(FutureCore future not None, fn, tuple args, context):
         future.settle(FUTURE_FINISHED, result, False)
 
 
-cdef class Call:
-    """An acall under way."""
+cdef class Call(LoopFuture):
+    """An acall under way, and what its caller awaits."""
+
+    cdef object perform(self):
+        if self.count == 0:
+            return self.fn()
+        if self.count == 1:
+            return self.fn(self.first)
+        if self.count == 2:
+            return self.fn(self.first, self.second)
+        return self.fn(*self.args)
 
     cdef int come_back(self) except -1:
         """With the outcome, to the loop."""
         cdef Port port = self.port
         # On the stack it must not keep alive what keeps the stack alive.
         self.port = None
-        self.fn = self.args = self.context = None
+        self.fn = self.first = self.second = self.args = self.context = None
         return port.push(self)
 
-    cdef int deliver(self) except -1:
-        """On the loop: settle the future."""
-        future, self.future = self.future, None
-        if future.done():
+    cdef int deliver(self, bint at_once) except -1:
+        """On the loop: settle it."""
+        if self.is_done():
             self.report()           # cancelled while it ran
-        elif not self.failed:
-            future.set_result(self.value)
-        elif isinstance(self.value, StopIteration):
-            # asyncio refuses to put that into a future; the wording is its own.
+            return 0
+        answer, self.answer = self.answer, None
+        if self.raised and isinstance(answer, StopIteration):
+            # It would end the coroutine that awaits it; the wording is asyncio's own.
             stopped = RuntimeError("StopIteration interacts badly with generators and cannot be raised into a Future")
-            stopped.__cause__ = self.value
-            future.set_exception(stopped)
-        else:
-            future.set_exception(self.value)
+            stopped.__cause__ = answer
+            answer = stopped
+        return self.settle(answer, self.raised, at_once)
+
+    cdef int had(self) except -1:
+        if self.port is not None and self.number > self.port.consumed:
+            self.port.consumed = self.number
         return 0
 
     cdef int report(self) except -1:
         """An exception for which there is no future any more goes where those of callbacks go."""
-        if self.failed:
+        if self.raised:
             self.thread.lib._report(
-                f"acall failed on thread {self.thread.name!r} and its future was gone", self.value, self.thread, "fn",
+                f"acall failed on thread {self.thread.name!r} and its future was gone", self.answer, self.thread, "fn",
                 None,
             )
         return 0
 
 
+await_by_sending(Call)
+
+
 def run(Call call not None):
     """The message of an acall from an asyncio loop."""
-    if call.future.cancelled():
+    if call.is_cancelled():
         call.come_back()
         return
     try:
-        PyContext_Enter(call.context)
+        context = call.context
+        if context is None:
+            context = PyContext_New()
+        PyContext_Enter(context)
         try:
-            call.value = call.fn(*call.args)
+            call.answer = call.perform()
         finally:
-            PyContext_Exit(call.context)
+            PyContext_Exit(context)
     except BaseException as error:
-        call.value = error
-        call.failed = True
+        call.answer = error
+        call.raised = True
         call.come_back()
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
@@ -204,8 +248,8 @@ def name_of_call(args):
 def drop_call(args, why):
     """It never ran: its thread has ended."""
     cdef Call call = args[0]
-    call.value = ThreadExitedError(why)
-    call.failed = not call.future.cancelled()
+    call.answer = ThreadExitedError(why)
+    call.raised = not call.is_cancelled()
     call.come_back()
 
 
@@ -227,8 +271,17 @@ special_message(run_in_context, name_in_context, drop_in_context)
 cdef object ports = weakref.WeakKeyDictionary()     # for loops that take no attribute
 
 
+cdef st_atomic_u64 epoch                             # how many ports have ended
+
+
 cdef Port port_of(object loop):
-    cdef object port = getattr(loop, "_spdkthread_port", None)
+    cdef uint64_t now = st_load_acquire(&epoch)
+    cdef object port
+    if st_recent.loop == <PyObject *>loop and st_recent.epoch == now:
+        port = <object>st_recent.port
+        if (<Port>port).loop() is loop:     # and not one that was made where that one was
+            return <Port>port
+    port = getattr(loop, "_spdkthread_port", None)
     if port is None:
         port = ports.get(loop)
         if port is None:
@@ -237,6 +290,9 @@ cdef Port port_of(object loop):
                 loop._spdkthread_port = port
             except AttributeError:
                 ports[loop] = port
+    st_recent.loop = <PyObject *>loop
+    st_recent.port = <PyObject *>port
+    st_recent.epoch = now
     return <Port>port
 
 
@@ -252,6 +308,9 @@ cdef class Port:
     def __del__(self):
         # The loop is gone. Answers that it never took: their futures are gone with it, exceptions are not.
         self.abandon()
+
+    def __dealloc__(self):
+        st_add_relaxed(&epoch, 1)
 
     cdef int push(self, Call call) except -1:
         """From any OS thread."""
@@ -289,8 +348,8 @@ cdef class Port:
             call = below
         return first
 
-    cdef int drain(self) except -1:
-        """On the loop: settle the futures of what has come back."""
+    cdef int drain(self, bint at_once) except -1:
+        """On the loop: settle what has come back; `at_once` when no task is running."""
         cdef PyObject *each = self.take()
         cdef Call call
         while each != NULL:
@@ -298,8 +357,9 @@ cdef class Port:
             each = call.below
             call.below = NULL
             Py_DECREF_raw(<PyObject *>call)
+            call.port = self
             try:
-                call.deliver()
+                call.deliver(at_once)
             except (KeyboardInterrupt, SystemExit):
                 self.put_back(each)
                 raise
@@ -326,33 +386,24 @@ cdef class Port:
             each = call.below
             call.below = NULL
             Py_DECREF_raw(<PyObject *>call)
-            call.future = None
             call.report()
         return 0
 
     # Watching
 
-    cdef bint note(self, object future) except -1:
+    cdef bint note(self, Call call) noexcept:
         """On the loop: a call is about to be sent. Whether its caller seems to wait for one answer at a time.
 
-        Whoever still holds the futures of the last two calls has sent several at once, and wants the next one sent. Not
-        of the last only: it may have a name. Nor of the one before: a task that had to wait for it may still be running
-        in the callback that has it as its argument.
+        Whoever has not had the outcome of the last call sends several at once, and wants the next one sent.
         """
-        cdef bint one_by_one
+        cdef bint one_by_one = self.consumed == self.sent
+        self.sent += 1
+        call.number = self.sent
         if self.burst:
             self.burst -= 1
             return False
-        one_by_one = (
-            self.before_last is None or self.last is None or self.last() is None or self.before_last() is None
-        )
         if not one_by_one:
             self.burst = BURST
-        self.before_last = self.last
-        try:
-            self.last = PyWeakref_NewRef(future, None)
-        except TypeError:
-            self.last = None        # a loop with futures of its own
         return one_by_one
 
     cdef bint worth_watching(self, SpdkThread thread) noexcept:
@@ -401,7 +452,7 @@ cdef class Port:
             return 0
         self.in_a_row += 1
         if self.in_a_row < IN_A_ROW:
-            return self.drain()
+            return self.drain(False)
         self.in_a_row = 0
         self.loop().call_soon(self.drain_it)
         return 0
@@ -434,7 +485,7 @@ cdef class Drain:
     def __call__(self):
         port = self.port()
         if port is not None:
-            (<Port>port).drain()
+            (<Port>port).drain(True)
 
 
 cdef object usable_cores():

@@ -509,7 +509,7 @@ cdef class SpdkThread:
         """Have ``fn(*args)`` run on this thread and return an awaitable of its result.
 
         It is sent at once, in order with the caller's other messages. In a coroutine under asyncio (or uvloop, or any
-        other asyncio loop) the awaitable is a future of that loop; in one that was spawned on an SpdkThread it is a
+        other asyncio loop) the awaitable is to asyncio a future of that loop; in one spawned on an SpdkThread it is a
         future as from `call`, and the coroutine goes on where it is. Context variables, cancellation and exceptions
         behave as with ``asyncio.to_thread``.
 
