@@ -1,4 +1,5 @@
 /* Falling asleep and being woken: a model of wake.pxd, reactor_core.pyx (park) and a thread that changes its reactor.
+ * The event loop's park (loop_core.pyx) is the case of MOVES=0: one thread, which never moves, and no requests.
  *
  * Two senders, two reactors that can sleep, and one thread that polls on the first, then on the second, then on the
  * first again, with its timer. Every OS thread has a store buffer: what it stores with a plain store reaches memory at
