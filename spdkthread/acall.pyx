@@ -296,6 +296,15 @@ cdef Port port_of(object loop):
     return <Port>port
 
 
+cdef inline Call unstack(PyObject **each):
+    """The first of those that were taken, which goes on to the next."""
+    cdef Call call = <Call>each[0]
+    each[0] = call.below
+    call.below = NULL
+    Py_DECREF_raw(<PyObject *>call)     # the stack's
+    return call
+
+
 cdef class Port:
     """The way back to one asyncio loop."""
 
@@ -353,10 +362,7 @@ cdef class Port:
         cdef PyObject *each = self.take()
         cdef Call call
         while each != NULL:
-            call = <Call>each
-            each = call.below
-            call.below = NULL
-            Py_DECREF_raw(<PyObject *>call)
+            call = unstack(&each)
             call.port = self
             try:
                 call.deliver(at_once)
@@ -370,23 +376,14 @@ cdef class Port:
         return 0
 
     cdef int put_back(self, PyObject *each) except -1:
-        cdef Call call
         while each != NULL:
-            call = <Call>each
-            each = call.below
-            self.push(call)
-            Py_DECREF_raw(<PyObject *>call)
+            self.push(unstack(&each))
         return 0
 
     cdef int abandon(self) except -1:
         cdef PyObject *each = self.take()
-        cdef Call call
         while each != NULL:
-            call = <Call>each
-            each = call.below
-            call.below = NULL
-            Py_DECREF_raw(<PyObject *>call)
-            call.report()
+            unstack(&each).report()
         return 0
 
     # Watching

@@ -879,30 +879,8 @@ cdef class SpdkThread:
 
     cdef int _send_lib(self, object fn, tuple args, uint64_t passes) except -1:
         """Send one of the library's own messages: it cannot fail for want of room, and keeps the sender's order."""
-        cdef uint64_t position
-        cdef ring_slot *slot
-        cdef ring_slot spilled
-        cdef int verdict
         self._check_ready()
-        verdict = ring_claim(self.c.ring, 1, passes | self._passes(), &position)
-        if verdict == RING_OK:
-            slot = ring_slot_at(self.c.ring, position)
-            fill(slot, MSG_PYTHON_TUPLE, 1, <PyObject *>fn)
-            put_argument(slot, 0, args)
-            ring_publish(slot, position)
-        elif verdict == RING_FULL:
-            fill(&spilled, MSG_PYTHON_TUPLE, 1, <PyObject *>fn)
-            put_argument(&spilled, 0, args)
-            verdict = ring_spill_message(self.c.ring, &spilled)
-            if verdict != RING_OK:
-                Py_DECREF_raw(<PyObject *>fn)
-                Py_DECREF_raw(<PyObject *>args)
-                self._refuse(verdict)
-            attention_set(&self.c, ATTENTION_SPILLED)
-        else:
-            self._refuse(verdict)
-        thread_wake(&self.c)
-        return 0
+        return send_or_spill(self, fn, args, MSG_PYTHON_TUPLE, passes | self._passes())
 
     cdef int _send_one(self, object fn, object a) except -1:
         """`send_msg` of ``fn(a)``: RING_OK or why not."""
@@ -910,28 +888,7 @@ cdef class SpdkThread:
 
     cdef int _post(self, object fn, object a) except -1:
         """`_send_lib` of ``fn(a)`` with `a` in the slot, also while the thread is being stopped."""
-        cdef uint64_t position
-        cdef ring_slot *slot
-        cdef ring_slot spilled
-        cdef int verdict = ring_claim(self.c.ring, 1, RING_GATED, &position)
-        if verdict == RING_OK:
-            slot = ring_slot_at(self.c.ring, position)
-            fill(slot, MSG_PYTHON, 1, <PyObject *>fn)
-            put_argument(slot, 0, a)
-            ring_publish(slot, position)
-        elif verdict == RING_FULL:
-            fill(&spilled, MSG_PYTHON, 1, <PyObject *>fn)
-            put_argument(&spilled, 0, a)
-            verdict = ring_spill_message(self.c.ring, &spilled)
-            if verdict != RING_OK:
-                Py_DECREF_raw(<PyObject *>fn)
-                Py_DECREF_raw(<PyObject *>a)
-                self._refuse(verdict)
-            attention_set(&self.c, ATTENTION_SPILLED)
-        else:
-            self._refuse(verdict)
-        thread_wake(&self.c)
-        return 0
+        return send_or_spill(self, fn, a, MSG_PYTHON, RING_GATED)
 
     def _send_library_msg(self, fn, *args) -> None:
         """`_send_lib` for the floors above, also while the thread is being stopped."""
@@ -1732,6 +1689,32 @@ def _mark_reactor(on: bool):
 
 cdef object acall = None
 cdef object spawn = None
+
+
+cdef inline int send_or_spill(SpdkThread thread, object fn, object a, uint32_t kind, uint64_t passes) except -1:
+    """Send what has one word of arguments; where the ring has no room, it waits beside it."""
+    cdef uint64_t position
+    cdef ring_slot *slot
+    cdef ring_slot spilled
+    cdef int verdict = ring_claim(thread.c.ring, 1, passes, &position)
+    if verdict == RING_OK:
+        slot = ring_slot_at(thread.c.ring, position)
+        fill(slot, kind, 1, <PyObject *>fn)
+        put_argument(slot, 0, a)
+        ring_publish(slot, position)
+    elif verdict == RING_FULL:
+        fill(&spilled, kind, 1, <PyObject *>fn)
+        put_argument(&spilled, 0, a)
+        verdict = ring_spill_message(thread.c.ring, &spilled)
+        if verdict != RING_OK:
+            Py_DECREF_raw(<PyObject *>fn)
+            Py_DECREF_raw(<PyObject *>a)
+            thread._refuse(verdict)
+        attention_set(&thread.c, ATTENTION_SPILLED)
+    else:
+        thread._refuse(verdict)
+    thread_wake(&thread.c)
+    return 0
 
 
 cdef int load_upper_floor() except -1:

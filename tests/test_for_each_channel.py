@@ -6,6 +6,7 @@ import weakref
 from concurrent.futures import Future
 
 import pytest
+from devices import get
 from support import PATIENCE_S, drain, elsewhere, fill, finish, noop
 
 from spdkthread import (
@@ -37,11 +38,6 @@ def device(lib):
             device.unregister()
     drain(*lib.threads)
     assert device.state == "unregistered"
-
-
-def get(thread, device):
-    with thread:
-        return device.get_io_channel()
 
 
 def put(*channels):

@@ -5,6 +5,7 @@ import weakref
 from concurrent.futures import Future
 
 import pytest
+from devices import end, get, put
 from support import PATIENCE_S, OtherThread, drain, elsewhere, fill, finish, noop, run_python
 
 import spdkthread
@@ -28,25 +29,6 @@ def threads(lib):
 @pytest.fixture
 def device(lib):
     return IoDevice("disk", lib=lib).register()
-
-
-def get(thread, device):
-    with thread:
-        return device.get_io_channel()
-
-
-def put(*channels):
-    for channel in channels:
-        with channel.thread:
-            channel.put()
-
-
-def end(device, *threads):
-    """Unregister on the first of `threads` and poll them all until nothing is left."""
-    with threads[0]:
-        future = device.unregister()
-    drain(*threads)
-    assert future.result(0) is None
 
 
 def test_register_returns_the_device_and_lists_it_in_its_library(lib, thread):

@@ -5,6 +5,7 @@ import sysconfig
 
 import pytest
 from compiled import compiled
+from devices import end
 from support import PATIENCE_S, drain, eventually
 
 from spdkthread import DeviceError, IoDevice
@@ -32,13 +33,6 @@ class Counting(IoDevice):
 
     def destroy_channel(self, channel):
         self.pollers.pop(channel).unregister()
-
-
-def end(device, *threads):
-    with threads[0]:
-        future = device.unregister()
-    drain(*threads)
-    assert future.done()
 
 
 def test_a_compiled_module_keeps_the_gil_of_a_free_threaded_build_off(probe):

@@ -7,6 +7,7 @@ import gc
 import weakref
 
 import pytest
+from devices import end, get, put
 from support import PATIENCE_S, drain, elsewhere, noop
 
 from spdkthread import DeviceError, IoDevice, NoThreadError, WrongThreadError, get_thread
@@ -20,24 +21,6 @@ def threads(lib):
 @pytest.fixture
 def device(lib):
     return IoDevice("disk", lib=lib).register()
-
-
-def get(thread, device):
-    with thread:
-        return device.get_io_channel()
-
-
-def put(*channels):
-    for channel in channels:
-        with channel.thread:
-            channel.put()
-
-
-def end(device, *threads):
-    with threads[0]:
-        future = device.unregister()
-    drain(*threads)
-    assert future.done()
 
 
 def test_2_a_channel_replaced_while_the_hop_is_under_way_is_looked_up_on_arrival(threads, device):

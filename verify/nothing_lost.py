@@ -47,6 +47,18 @@ def two_reactors(lib, choose):
     ]
 
 
+def move_until_sent(thread, reactors, senders, choose, figures, pause_s):
+    """Move `thread` to and fro while its senders send, with pauses of at most `pause_s`."""
+    here = 0
+    while any(one.is_alive() for one in senders):
+        if choose.random() < 0.5:
+            reactors[here].move_thread(thread, reactors[1 - here]).result(PATIENCE_S)
+            here = 1 - here
+            figures["moves"] += 1
+        time.sleep(choose.random() * pause_s)
+    join(senders)
+
+
 def ring(end, choose, figures):
     """The ring by itself: native senders that claim one or many slots, a receiver with batches of any size."""
     while time.monotonic() < end:
@@ -82,14 +94,7 @@ def natively(end, choose, figures):
             time.sleep(pieces.random() / 1000)
 
         threads = start(*[lambda n=n: send(n) for n in range(senders)])
-        here = 0
-        while any(one.is_alive() for one in threads):
-            if choose.random() < 0.5:
-                reactors[here].move_thread(thread, reactors[1 - here]).result(PATIENCE_S)
-                here = 1 - here
-                figures["moves"] += 1
-            time.sleep(choose.random() / 500)
-        join(threads)
+        move_until_sent(thread, reactors, threads, choose, figures, pause_s=1 / 500)
         reports = [reactor.stop(PATIENCE_S) for reactor in reactors]
         assert all(report.ok for report in reports), reports
         received, wrong, per_sender = native.arrived(tally)
@@ -132,14 +137,7 @@ def python(end, choose, figures):
                         time.sleep(0)
 
         threads = start(*[lambda n=n: send(n) for n in range(senders)])
-        here = 0
-        while any(one.is_alive() for one in threads):
-            if choose.random() < 0.5:
-                reactors[here].move_thread(thread, reactors[1 - here]).result(PATIENCE_S)
-                here = 1 - here
-                figures["moves"] += 1
-            time.sleep(choose.random() / 200)
-        join(threads)
+        move_until_sent(thread, reactors, threads, choose, figures, pause_s=1 / 200)
         reports = [reactor.stop(PATIENCE_S) for reactor in reactors]
         assert all(report.ok for report in reports), reports
         assert seen == [list(range(each))] * senders
