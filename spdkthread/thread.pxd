@@ -28,7 +28,7 @@ cdef class SpdkThread:
     cdef readonly str name
     cdef readonly uint64_t id
     cdef object _cpumask
-    cdef dict _pollers              # Poller -> None, in the order of registration
+    cdef list _pollers              # in any order; each knows its place
     cdef public dict _channels      # IoChannel -> None, in the order of creation
     cdef dict _held                 # what holds it -> how often
     cdef dict _awaits               # what it waits for -> None

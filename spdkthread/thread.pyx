@@ -6,7 +6,9 @@ import logging
 import os
 import threading
 import time
+from operator import attrgetter
 
+from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyCallable_Check, PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
@@ -233,7 +235,7 @@ cdef class SpdkThread:
 
     def __cinit__(self):
         st_add_relaxed(&live, 1)
-        self._pollers = {}
+        self._pollers = []
         self._channels = {}
         self._held = {}
         self._awaits = {}
@@ -976,8 +978,8 @@ cdef class SpdkThread:
             timer_queue_init(&self.c.timers)
         poller.id = self._next_poller_id
         self._next_poller_id += 1
-        self._pollers[poller] = None
-        poller.in_books = True
+        self._pollers.append(poller)
+        poller.place = PyList_GET_SIZE(self._pollers)
         self.c.registered += 1
         if st_load32_relaxed(&poller.c.state) == POLLER_PAUSED:
             return 0
@@ -1055,7 +1057,7 @@ cdef class SpdkThread:
             self._count_running(poller, True)
             return 0
         st_store32_relaxed(&poller.c.state, POLLER_WAITING)
-        if not poller.in_books:
+        if not poller.place:
             return 0        # its registration is still under way
         if poller.c.period == 0:
             if poller.c.listed:
@@ -1100,11 +1102,17 @@ cdef class SpdkThread:
         self._forget(poller)
 
     cdef int _forget(self, Poller poller) except -1:
-        """Take it out of the books; the poll loop has no pointer to it any more."""
-        if poller.in_books:
-            poller.in_books = False
-            self.c.registered -= 1
-            del self._pollers[poller]
+        """Take it out of the list; the poll loop has no pointer to it any more."""
+        cdef Poller last
+        if not poller.place:
+            return 0
+        self.c.registered -= 1
+        with cython.critical_section(self._pollers):    # `list` of it is one step on the side of those who look
+            last = self._pollers.pop()
+            if last is not poller:
+                self._pollers[poller.place - 1] = last
+                last.place = poller.place
+        poller.place = 0
         return 0
 
     # Inside: file descriptors
@@ -1478,7 +1486,7 @@ cdef class SpdkThread:
     @property
     def pollers(self) -> tuple:
         """The registered pollers in the order of registration, paused ones included."""
-        return tuple(list(self._pollers))       # the list in one step, also without the GIL
+        return tuple(sorted(list(self._pollers), key=attrgetter("id")))     # the list in one step, also without the GIL
 
     @property
     def io_channels(self) -> tuple:
@@ -1495,7 +1503,7 @@ cdef class SpdkThread:
         waiting = self.pending_msgs
         if waiting:
             blockers.append("1 message" if waiting == 1 else f"{waiting} messages")
-        blockers += [f"poller {poller.name!r}" for poller in self._pollers.copy()]
+        blockers += [f"poller {poller.name!r}" for poller in self.pollers]
         blockers += [f"handler {handler.name!r} of fd {fd}" for fd, handler in self._fd_handlers.copy().items()]
         for channel in self._channels.copy():
             count = channel.ref_count
@@ -1573,6 +1581,32 @@ cdef int thread_send_python(SpdkThread thread, PyObject *fn, PyObject *const *ar
 
 cdef tuple pack(PyObject *const *args, Py_ssize_t count):
     return tuple([<object>args[index] for index in range(count)])
+
+
+cdef inline int send_or_spill(SpdkThread thread, object fn, object a, uint32_t kind, uint64_t passes) except -1:
+    """Send what has one word of arguments; where the ring has no room, it waits beside it."""
+    cdef uint64_t position
+    cdef ring_slot *slot
+    cdef ring_slot spilled
+    cdef int verdict = ring_claim(thread.c.ring, 1, passes, &position)
+    if verdict == RING_OK:
+        slot = ring_slot_at(thread.c.ring, position)
+        fill(slot, kind, 1, <PyObject *>fn)
+        put_argument(slot, 0, a)
+        ring_publish(slot, position)
+    elif verdict == RING_FULL:
+        fill(&spilled, kind, 1, <PyObject *>fn)
+        put_argument(&spilled, 0, a)
+        verdict = ring_spill_message(thread.c.ring, &spilled)
+        if verdict != RING_OK:
+            Py_DECREF_raw(<PyObject *>fn)
+            Py_DECREF_raw(<PyObject *>a)
+            thread._refuse(verdict)
+        attention_set(&thread.c, ATTENTION_SPILLED)
+    else:
+        thread._refuse(verdict)
+    thread_wake(&thread.c)
+    return 0
 
 
 # Fast methods: METH_FASTCALL descriptors made by hand. Cython's own way to a method costs as much again as the send.
@@ -1689,32 +1723,6 @@ def _mark_reactor(on: bool):
 
 cdef object acall = None
 cdef object spawn = None
-
-
-cdef inline int send_or_spill(SpdkThread thread, object fn, object a, uint32_t kind, uint64_t passes) except -1:
-    """Send what has one word of arguments; where the ring has no room, it waits beside it."""
-    cdef uint64_t position
-    cdef ring_slot *slot
-    cdef ring_slot spilled
-    cdef int verdict = ring_claim(thread.c.ring, 1, passes, &position)
-    if verdict == RING_OK:
-        slot = ring_slot_at(thread.c.ring, position)
-        fill(slot, kind, 1, <PyObject *>fn)
-        put_argument(slot, 0, a)
-        ring_publish(slot, position)
-    elif verdict == RING_FULL:
-        fill(&spilled, kind, 1, <PyObject *>fn)
-        put_argument(&spilled, 0, a)
-        verdict = ring_spill_message(thread.c.ring, &spilled)
-        if verdict != RING_OK:
-            Py_DECREF_raw(<PyObject *>fn)
-            Py_DECREF_raw(<PyObject *>a)
-            thread._refuse(verdict)
-        attention_set(&thread.c, ATTENTION_SPILLED)
-    else:
-        thread._refuse(verdict)
-    thread_wake(&thread.c)
-    return 0
 
 
 cdef int load_upper_floor() except -1:
