@@ -29,7 +29,6 @@ The receiver's reads of a slot happen before C, hence (D, E, F) before the next 
 orders nothing and is relaxed.
 """
 
-cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from spdkthread.atomics cimport (
@@ -199,9 +198,6 @@ cdef inline int ring_claim(message_ring *ring, uint64_t count, uint64_t passes, 
             return RING_OK
 
 
-# Also called by the garbage collector, where no tracer may run.
-@cython.profile(False)
-@cython.linetrace(False)
 cdef inline ring_slot *ring_slot_at(message_ring *ring, uint64_t position) noexcept nogil:
     return &ring.slots[position & ring.mask]
 

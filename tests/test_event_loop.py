@@ -904,17 +904,26 @@ def test_closing_it_ends_the_coroutines_of_its_own_thread_and_their_futures_say_
 
 def test_closing_it_leaves_the_coroutines_of_a_thread_of_the_users_alone(live_lib):
     thread = live_lib.create_thread("mine")
+    reading, writing = os.pipe()
 
     async def later():
-        await aio.sleep_us(2000)
+        await aio.fd_ready(reading, "r")
         return "still there"
+
+    def outcome():
+        thread.poll()
+        return future.done()
 
     loop = aio.EventLoop(thread)
     future = thread.spawn(later())
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
-    eventually(lambda: thread.poll() and future.done())
+    assert not outcome()
+    os.write(writing, b"now")
+    eventually(outcome)
     assert future.result(timeout=0) == "still there"
+    os.close(reading)
+    os.close(writing)
 
 
 def test_closing_it_says_what_keeps_its_thread(caplog):
