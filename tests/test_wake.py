@@ -212,6 +212,7 @@ def test_a_thread_with_a_manual_clock_is_looked_at_while_asleep(make_reactor, li
     reactor = make_reactor(lib=lib, spin_us=0).start()
     thread = reactor.create_thread()
     poller = thread.register_poller(noop, period_us=10)
+    thread.call(noop).result(PATIENCE_S)  # now it is registered
     sleeping(reactor)
     clock.advance(us=10)
     eventually(lambda: poller.run_count == 1)
