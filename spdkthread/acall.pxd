@@ -31,7 +31,8 @@ cdef class Call(LoopFuture):
     cdef object second              # would be one more thing for the garbage collector to walk over
     cdef tuple args                 # more lie here
     cdef object context             # for fn; None: an empty one
-    cdef Port port                  # not while it lies on the port's stack
+    cdef Port port                  # the way back; None once it lies on the port's stack
+    cdef Port home                  # the same, for the loop's OS thread, once it is back
     cdef SpdkThread thread
     cdef uint64_t number            # of the port's calls
     cdef object answer              # of fn: the result, or the exception when `raised`

@@ -200,8 +200,8 @@ cdef class Call(LoopFuture):
         return self.settle(answer, self.raised, at_once)
 
     cdef int had(self) except -1:
-        if self.port is not None and self.number > self.port.consumed:
-            self.port.consumed = self.number
+        if self.home is not None and self.number > self.home.consumed:
+            self.home.consumed = self.number
         return 0
 
     cdef int report(self) except -1:
@@ -271,7 +271,7 @@ special_message(run_in_context, name_in_context, drop_in_context)
 cdef object ports = weakref.WeakKeyDictionary()     # for loops that take no attribute
 
 
-cdef st_atomic_u64 epoch                             # how many ports have ended
+cdef st_atomic_u64 epoch                            # how many ports have ended
 
 
 cdef Port port_of(object loop):
@@ -363,7 +363,7 @@ cdef class Port:
         cdef Call call
         while each != NULL:
             call = unstack(&each)
-            call.port = self
+            call.home = self
             try:
                 call.deliver(at_once)
             except (KeyboardInterrupt, SystemExit):

@@ -354,3 +354,17 @@ def test_tasks_resumed_by_a_batch_may_call_again(reactor):
         return await asyncio.gather(*(work(number) for number in range(100)))
 
     assert asyncio.run(main()) == [number + 10 for number in range(100)]
+
+
+def test_a_call_that_is_given_a_result_from_outside_keeps_it_and_reports_what_it_raised(thread, errors):
+    async def main():
+        call = thread.acall(fail, ValueError("of the call itself"))
+        call.set_result("given")
+        assert await call == "given"
+        drain(thread)
+        while not errors:
+            await asyncio.sleep(0)
+        return await call
+
+    assert asyncio.run(main()) == "given"
+    assert [str(error) for error in errors.exceptions] == ["of the call itself"]
