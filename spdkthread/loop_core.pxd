@@ -15,6 +15,7 @@ keeps them. Where they are is asked of the class, and where the class looks diff
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from spdkthread.atomics cimport st_atomic_u32
 from spdkthread.fds cimport fd_event
 from spdkthread.thread cimport SpdkThread
 from spdkthread.timers cimport timer_node, timer_queue
@@ -53,7 +54,7 @@ cdef class LoopCore:
     cdef uint64_t spin_ticks
     cdef uint32_t misses            # how often in a row looking around was for nothing
     cdef uint32_t skipped
-    cdef int sender_core            # where the last call_soon_threadsafe came from; -1: none yet
+    cdef st_atomic_u32 sender_core  # 1 + the core of the last call_soon_threadsafe from elsewhere; 0: none, or unknown
     cdef int idle_mode
     cdef uint32_t turns
     cdef timer_queue timers

@@ -241,7 +241,6 @@ cdef class LoopCore:
         self.batch = []
         self.poll_fd = -1
         self.thread_fds = -1
-        self.sender_core = -1
         self._closed = True         # until it is set up
 
     def __dealloc__(self):
@@ -380,7 +379,7 @@ cdef class LoopCore:
                 self.catch_up()
             self.ready.append(handle)
         else:
-            self.sender_core = st_this_core()
+            st_store32_relaxed(&self.sender_core, <uint32_t>(1 + st_this_core()))
             self.thread._post(append_ready_fn, handle)
         return handle
 
@@ -638,6 +637,7 @@ cdef class LoopCore:
         cdef uint64_t due = TIMER_NEVER
         cdef uint64_t before
         cdef uint32_t looks = 0
+        cdef uint32_t sender_core
         cdef uint64_t spin = self.spin_ticks
         self.events_count = 0
         if self.misses and self.idle_mode == IDLE_ADAPTIVE:
@@ -646,7 +646,8 @@ cdef class LoopCore:
                 spin = 0
             else:
                 self.skipped = 0
-        if self.sender_core >= 0 and self.sender_core == st_this_core():
+        sender_core = st_load32_relaxed(&self.sender_core)
+        if sender_core and sender_core == <uint32_t>(1 + st_this_core()):
             spin = 0        # whoever sends would have to wait until we stop looking
         if self.timers.count:
             due = timer_next_deadline(&self.timers)

@@ -172,14 +172,18 @@ def thread_sanitizer(run: Run) -> dict:
     seconds = max(6, run.seconds(0.06))
     for old in flavours.race_reports(environment):
         old.unlink()
+    failure = None
     try:
         figures = under_thread_sanitizer(run, seconds, tree, environment)
-    finally:
-        # Also what a test swallowed, and what a process found that a test started.
-        reports = [path.read_text() for path in flavours.race_reports(environment)]
-        races = [text for text in reports if "WARNING: ThreadSanitizer" in text]
+    except Failed as other:
+        figures, failure = other.figures, other
+    # Also what a test swallowed, and what a process found that a test started.
+    reports = [path.read_text() for path in flavours.race_reports(environment)]
+    races = [text for text in reports if "WARNING: ThreadSanitizer" in text]
     if races:
-        raise Failed(f"{len(races)} processes reported races, the first:\n{races[0][:6000]}", figures)
+        raise Failed(f"{len(races)} processes reported races, the first:\n{races[0][:6000]}", figures) from failure
+    if failure:
+        raise failure
     return figures | {"races": 0}
 
 
