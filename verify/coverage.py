@@ -31,7 +31,6 @@ disable_warnings = no-data-collected,module-not-measured
 # The first compiles the library, the next is of an example and compares with other programs; the fairness of a traced
 # loop is not that of the one which runs, and the tracer keeps a signal's second press from ever being seen.
 WITHOUT = ["test_packaging.py", "test_checksum_tree.py", "test_gil_fairness.py", "test_signals.py"]
-LONG = ["tests/long/test_event_loop.py"]
 DECIDES = re.compile(r"\s*(?:if|elif|while|for|async for)\b.*")
 
 
@@ -48,8 +47,8 @@ def ranges(lines):
     return ", ".join(found)
 
 
-def measure(parts):
-    """Run each part of the tests under coverage: ``(report, steps, summaries)``. A part that dies takes only its own."""
+def measure(tests):
+    """Run `tests` under coverage: ``(report, steps, summary)``."""
     data = TREE / ".coverage"
     for old in TREE.glob(data.name + "*"):
         old.unlink()
@@ -71,11 +70,9 @@ def measure(parts):
         "-o",
         "timeout_method=signal",
     ]
-    summaries = []
-    for tests in parts:
-        done = subprocess.run([*run, *tests], cwd=TREE, env=environment, capture_output=True, text=True)
-        lines = done.stdout.splitlines() or [""]
-        summaries.append(lines[-1].strip("= ") if "passed" in lines[-1] else f"{tests[0]} ended with {done.returncode}")
+    done = subprocess.run([*run, *tests], cwd=TREE, env=environment, capture_output=True, text=True)
+    last = (done.stdout.splitlines() or [""])[-1]
+    summary = last.strip("= ") if "passed" in last else f"the tests ended with {done.returncode}"
     for arguments in (["combine", "-q"], ["json", "-q", "-i", "-o", "coverage.json"]):
         result = subprocess.run(
             [*command, arguments[0], f"--rcfile={config}", *arguments[1:]],
@@ -85,18 +82,17 @@ def measure(parts):
             text=True,
         )
         if result.returncode:
-            sys.exit(f"{summaries}\n{done.stdout[-3000:]}\n{result.stdout}{result.stderr}")
+            sys.exit(f"{summary}\n{done.stdout[-3000:]}\n{result.stdout}{result.stderr}")
     steps = coverage.CoverageData(str(data))
     steps.read()
-    return json.loads((TREE / "coverage.json").read_text()), steps, summaries
+    return json.loads((TREE / "coverage.json").read_text()), steps, summary
 
 
 def main():
-    whole = [["tests", *[f"--ignore=tests/{name}" for name in WITHOUT]], LONG]
-    report, steps, summaries = measure([sys.argv[1:]] if sys.argv[1:] else whole)
-    if "passed" not in summaries[0]:
-        sys.exit(f"no test passed: {summaries}")
-    summary = "; ".join(summaries)
+    whole = ["tests", *[f"--ignore=tests/{name}" for name in WITHOUT]]
+    report, steps, summary = measure(sys.argv[1:] or whole)
+    if "passed" not in summary:
+        sys.exit(f"no test passed: {summary}")
     lines = covered = branches = taken = 0
     by_file, uncovered = {}, []
     for name, file in sorted(report["files"].items()):

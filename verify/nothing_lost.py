@@ -48,7 +48,7 @@ def two_reactors(lib, choose):
 
 
 def move_until_sent(thread, reactors, senders, choose, figures, pause_s):
-    """Move `thread` to and fro while its senders send, with pauses of at most `pause_s`."""
+    """Move `thread` there and back again while its senders send, with pauses of at most `pause_s`."""
     here = 0
     while any(one.is_alive() for one in senders):
         if choose.random() < 0.5:
