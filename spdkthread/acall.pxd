@@ -4,7 +4,7 @@ What comes back to a loop goes onto a stack of its `Port`, from any OS thread. W
 loop, once, with ``call_soon_threadsafe``; what follows until the loop takes the whole stack costs nothing more::
 
     SpdkThreads                          the loop's OS thread
-      push: compare-and-swap on `top`      drain: exchange `top` for NULL, settle the futures in their order
+      push: compare-and-swap on `top`      drain: exchange `top` for NULL, settle the calls in their order
       top was NULL? -> wake the loop
 
 A call of a few microseconds is back before the kernel could have put a thread to sleep and woken it. So after sending,
