@@ -14,6 +14,10 @@ the loop's other callbacks have their turn; and where calls take longer, `acall`
 for those who send many calls at once: they are answered while the next ones are sent. While it watches,
 `watching` is set and nobody wakes the loop. It writes `watching` = 0 first and looks at `top` second, the pusher the
 other way round, with a full fence in between on both sides: so one of them sees the other.
+
+Both may see each other, and then the loop is woken for answers that `acall` takes itself. So that no second `drain_it`
+stands in the same turn of the loop, in which whoever only calls would go on past the others, one is asked for only when
+none is `due`.
 """
 
 from cpython.object cimport PyObject
@@ -48,6 +52,7 @@ cdef class Call(LoopFuture):
 cdef class Port:
     cdef st_atomic_ptr top
     cdef st_atomic_u32 watching
+    cdef st_atomic_u32 due          # the loop has been asked to call `drain_it`
     cdef uint64_t asked             # when, for the last time
     cdef uint64_t patience
     cdef bint long_way              # the last answer came, or comes, by waking the loop

@@ -12,6 +12,7 @@ from spdkthread.atomics cimport (
     st_add_relaxed,
     st_atomic_u64,
     st_casp_acq_rel,
+    st_exchange32,
     st_exchangep,
     st_fence_seq_cst,
     st_load_acquire,
@@ -339,10 +340,17 @@ cdef class Port:
         if loop is None:
             self.abandon()
             return 0
+        if st_exchange32(&self.due, 1):
+            if loop.is_closed():
+                self.abandon()
+            return 0
         try:
             loop.call_soon_threadsafe(self.drain_it)
         except RuntimeError:
             self.abandon()          # it is closed
+        except BaseException:
+            st_exchange32(&self.due, 0)
+            raise
         return 0
 
     cdef PyObject *take(self) noexcept:
@@ -451,7 +459,8 @@ cdef class Port:
         if self.in_a_row < IN_A_ROW:
             return self.drain(False)
         self.in_a_row = 0
-        self.loop().call_soon(self.drain_it)
+        if not st_exchange32(&self.due, 1):
+            self.loop().call_soon(self.drain_it)
         return 0
 
 
@@ -482,6 +491,8 @@ cdef class Drain:
     def __call__(self):
         port = self.port()
         if port is not None:
+            # First, so that whoever still found it due had pushed by now.
+            st_exchange32(&(<Port>port).due, 0)
             (<Port>port).drain(True)
 
 

@@ -121,13 +121,13 @@ def test_other_tasks_have_their_turn_while_one_only_calls(run, net):
                 await asyncio.sleep(0)
 
         task = asyncio.ensure_future(other())
-        for _ in range(200):
+        for _ in range(1000):
             await net.acall(int)
         calling = False
         await task
         return turns
 
-    assert run(main()) >= 200 // 8
+    assert run(main()) >= 1000 // 8
 
 
 # Contexts
