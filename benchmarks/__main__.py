@@ -28,7 +28,7 @@ ORDER = (
     "python_message", "python_across", "python_senders", "send_many", "python_pingpong", "adaptive_pingpong",
     "message_latency",
     "poll_empty", "poller_run", "timers", "timer_jitter",
-    "channel", "for_each_thread", "for_each_channel", "reactor_turn", "wakeup", "idle_cost", "gil_sharing",
+    "channel", "for_each_thread", "for_each_channel", "reactor_turn", "wakeup", "idle_cost", "gil_sharing", "gil_hold",
     "future", "acall", "coroutine_switch",
     "loop_callbacks", "loop_pingpong", "loop_timers", "loop_echo", "loop_idle",
     "event_perf", "reactor_perf", "poller_perf", "memory", "import_time",

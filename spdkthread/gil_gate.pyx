@@ -20,18 +20,30 @@ cdef extern from *:
     int sched_yield() noexcept nogil
 
 
-cdef void gil_gate_make_way() noexcept nogil:
+cdef void gil_gate_make_way(int release) noexcept nogil:
     """Detached, with more Python work to come: let others have the GIL first."""
-    cdef uint64_t now = st_ticks()
-    cdef uint64_t end = now + GIL_GAP_TICKS
+    cdef uint64_t end
     if not ST_GATE:
         return
-    if st_load_relaxed(&gil_wanted):
-        end = now + GIL_GATE_TICKS
-        while st_load_relaxed(&gil_wanted) and not st_load32_acquire(&gil_held) and st_ticks() < end:
+    end = st_ticks()
+    if release == GIL_HAND_OVER:
+        # The loop that waits takes itself off `gil_wanted` as soon as it sees the GIL free: what says that it has
+        # come is `gil_held`. If it has ceased to look, it queues at the lock and has it soon, too.
+        end += GIL_GATE_TICKS
+        while not st_load32_acquire(&gil_held) and st_ticks() < end:
             st_pause()
         return
+    end += GIL_GAP_TICKS
+    st_store_relaxed(&gil_pause_end, end)
     while st_ticks() < end:
+        sched_yield()
+    st_store_relaxed(&gil_pause_end, 0)
+
+
+cdef void gil_gate_sit_out() noexcept nogil:
+    """Detached, after another loop began a pause: stay away until it is over."""
+    cdef uint64_t end = st_load_relaxed(&gil_pause_end)
+    while st_load_relaxed(&gil_pause_end) and st_ticks() < end:
         sched_yield()
 
 
@@ -39,6 +51,7 @@ def _forget_after_fork():
     # Whoever held it, or waited, is not in the child.
     st_store32_relaxed(&gil_held, 0)
     st_store_relaxed(&gil_wanted, 0)
+    st_store_relaxed(&gil_pause_end, 0)
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

@@ -40,7 +40,17 @@ from spdkthread.atomics cimport (
 )
 from spdkthread.clock cimport account_ticks, clock_read, st_cycles, st_ticks
 from spdkthread.fds cimport FD_READABLE, fd_set_add, fd_set_open, fd_set_remove
-from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_make_way, gil_gate_wait, gil_wanted
+from spdkthread.gil_gate cimport (
+    GIL_HAND_OVER,
+    GIL_NO_WORK_LEFT,
+    GIL_PAUSE,
+    gil_gate_enter,
+    gil_gate_hand_over,
+    gil_gate_leave,
+    gil_gate_make_way,
+    gil_gate_wait,
+    gil_wanted,
+)
 from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, idle_mode_of, idle_reset, idle_sharpen_timers
 from spdkthread.reactor_core cimport (
     FLUSH_TURNS,
@@ -126,8 +136,6 @@ logger = logging.getLogger("spdkthread")
 
 PHASES = ("new", "running", "stopping", "stopping", "stopped", "dead")
 
-# Attached with work still coming: how long at a stretch.
-cdef uint64_t HOLD_TICKS = 1_000_000
 # On the main thread: how often signals are looked at.
 cdef uint64_t SIGNAL_TICKS = 10_000_000
 # How long after a thread came the sleeps are short: see wake.pxd.
@@ -897,20 +905,24 @@ cdef class Reactor:
     def _loop(self):
         """Two phases, turn and turn about, until the stop is complete."""
         cdef int reason
-        cdef bint make_way = False
+        cdef int release = GIL_NO_WORK_LEFT
+        cdef uint64_t handed
         while True:
             with nogil:
-                gil_gate_leave()
-                if make_way:
-                    gil_gate_make_way()
+                if release == GIL_HAND_OVER:
+                    gil_gate_hand_over(self.r.stretch_began)
+                else:
+                    gil_gate_leave()
+                if release != GIL_NO_WORK_LEFT:
+                    gil_gate_make_way(release)
                 reason = reactor_detached(&self.r)
                 if reason == NEED_REQUESTS and self.r.stopping and not self.r.turn_worked:
                     st_nap()
                 self.r.attach_started = st_cycles()
-                gil_gate_wait()
+                handed = gil_gate_wait()
             gil_gate_enter()
-            account_attach(&self.r)
-            make_way = self._attached(reason)
+            account_attach(&self.r, handed)
+            release = self._attached(reason)
             if self._phase_now() == PHASE_DEAD or (self.r.stopping and self._may_end()):
                 break
 
@@ -921,7 +933,7 @@ cdef class Reactor:
         return reason
 
     cdef int _attached(self, int reason) except -1:
-        """The attached phase. 1: it went on until its time was over, others should have the GIL now."""
+        """The attached phase. Returns why it lets go of the GIL, a `gil_release`."""
         try:
             if reason == NEED_PYTHON:
                 return self._python_turn()
@@ -936,7 +948,7 @@ cdef class Reactor:
                 PyErr_CheckSignals()
         except BaseException as error:
             self._stopped_by(error)
-        return 0
+        return GIL_NO_WORK_LEFT
 
     def _ask_idle_object(self):
         try:
@@ -954,33 +966,39 @@ cdef class Reactor:
             self.r.turn_worked = False
 
     cdef int _python_turn(self) except -1:
-        """Python work of this turn, and of the next ones while there is some. 1: as `_attached`."""
+        """Python work of this turn, and of the next ones while there is some. Returns a `gil_release`."""
         cdef reactor_s *r = &self.r
         cdef thread_s *thread
         cdef int step
-        cdef uint64_t since = 0
+        cdef uint64_t now
         while True:
             thread = r.threads[r.cursor]
             step = poll_attached(thread)
             if self._phase_now() == PHASE_DEAD:
-                return 0        # a callback has forked, and this is the child
+                return GIL_NO_WORK_LEFT     # a callback has forked, and this is the child
+            now = st_cycles()
+            r.detached_at = now
+            r.ran_python = True
             if step == STEP_NATIVE:
-                return 0
+                return release_after(r, now)
             if step == STEP_RAISED:
                 reactor_finish(r, thread)
                 r.cursor += 1
                 self._caught()
-                return 0
+                return GIL_NO_WORK_LEFT
             reactor_finish(r, thread)
             r.cursor += 1
             if r.busy_owner == thread:
-                # Beside Python work a stamp costs little, and long callbacks show in the statistics at once.
+                # Long callbacks show in the statistics at once.
                 if thread.rc > 0:
-                    account_flush(r, st_cycles())
+                    account_flush(r, now)
                 else:
                     r.busy_owner = NULL
             if st_load32_relaxed(&thread.state) == THREAD_EXITED:
                 st_or32_release(&r.requests, REQUEST_MEMBERS)
+            # The clock says when others have their turn, after each poll: a turn may be any number of polls.
+            if release_after(r, now) == GIL_PAUSE:
+                return GIL_PAUSE
             while True:
                 if r.cursor < r.count:
                     if reactor_begin(r, r.threads[r.cursor]):
@@ -993,16 +1011,12 @@ cdef class Reactor:
                     or r.watches_signals or r.fd >= 0 or r.idle.mode == IDLE_OBJECT
                     or st_load32_relaxed(&r.requests)
                 ):
-                    return 0
+                    return GIL_NO_WORK_LEFT
                 if st_load_relaxed(&gil_wanted):
-                    return 1
-                if since == 0:
-                    since = st_ticks()
-                elif r.turns & 15 == 0 and st_ticks() - since > HOLD_TICKS:
-                    return 1
+                    return GIL_HAND_OVER
                 r.turns += 1
                 if r.turns & FLUSH_TURNS == 0 and r.busy_owner != NULL:
-                    account_flush(r, st_cycles())
+                    account_flush(r, now)
                 r.cursor = 0
                 r.turn_worked = False
                 idle_reset(&r.idle)
@@ -1197,6 +1211,14 @@ cdef class Reactor:
             busy, max(total - busy, 0), self.r.turns, self.r.parks, self.r.wakes, self.r.gil_waits,
             account_ticks(NULL, self.r.gil_wait), st_load_relaxed(&self.r.stalls),
         )
+
+
+cdef inline int release_after(reactor_s *r, uint64_t now) noexcept nogil:
+    """After a poll, by the clock: whether plain threads are to have the GIL for as long as they need to take it."""
+    if now - r.stretch_began <= r.hold_cycles:
+        return GIL_NO_WORK_LEFT
+    r.stretch_began = 0
+    return GIL_PAUSE
 
 
 cdef int pass_on() except -1:

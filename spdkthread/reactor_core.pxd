@@ -54,7 +54,12 @@ cdef struct reactor_s:
     uint64_t wakes
     uint64_t gil_waits
     uint64_t gil_wait           # account stamps
-    uint64_t attach_started
+    uint64_t attach_started     # account stamp: when it began to wait for the GIL
+    uint64_t detached_at        # and when it last did Python work
+    uint64_t stretch_began      # since when loops hold the GIL without a pause; 0: from the next attached phase on
+    uint64_t hold_cycles        # after so much of it there is a pause
+    uint64_t gap_cycles         # off the GIL for so long, a loop has left time enough to others
+    bint ran_python             # in this turn
     uint64_t wait_cycles        # a wait below this is the price of an uncontended lock
     uint64_t fd_cycles          # between two looks at file descriptors while there is work
     st_atomic_u64 stalls        # counted by the watchdog
@@ -127,9 +132,17 @@ cdef inline void reactor_finish(reactor_s *r, thread_s *thread) noexcept nogil:
             r.turn_rc = thread.rc
 
 
-cdef inline void account_attach(reactor_s *r) noexcept nogil:
-    """Right after attaching: how long that took."""
-    cdef uint64_t waited = st_cycles() - r.attach_started
+cdef inline void account_attach(reactor_s *r, uint64_t handed) noexcept nogil:
+    """Right after attaching: how long that took, and since when loops hold the GIL.
+
+    `handed` is the stretch of the loop that handed it over, or 0.
+    """
+    cdef uint64_t now = st_cycles()
+    cdef uint64_t waited = now - r.attach_started
     if waited > r.wait_cycles:
         r.gil_waits += 1
         r.gil_wait += waited
+    if handed:
+        r.stretch_began = handed
+    elif r.stretch_began == 0 or r.attach_started - r.detached_at > r.gap_cycles or waited > r.gap_cycles:
+        r.stretch_began = now

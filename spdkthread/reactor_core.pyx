@@ -11,6 +11,7 @@ from spdkthread.atomics cimport (
 )
 from spdkthread.clock cimport account_ticks, clock_read, st_cycles, st_ticks
 from spdkthread.fds cimport FD_BATCH, fd_event, fd_set_wait
+from spdkthread.gil_gate cimport GIL_GAP_TICKS
 from spdkthread.idle cimport IDLE_CALL, IDLE_OBJECT, IDLE_PARK, idle_reset, idle_sleep, idle_step
 from spdkthread.ring cimport ring_pending
 from spdkthread.thread_core cimport (
@@ -32,6 +33,8 @@ cdef uint32_t FD_TURNS = 64
 cdef uint64_t FD_TICKS = 20_000
 # A wait below this is the price of an uncontended lock.
 cdef uint64_t WAIT_TICKS = 2_000
+# Loops hold the GIL for so long, then plain threads have a chance to take it.
+cdef uint64_t HOLD_TICKS = 1_000_000
 
 
 cdef int reactor_measure_cycles(reactor_s *r) except -1:
@@ -40,6 +43,8 @@ cdef int reactor_measure_cycles(reactor_s *r) except -1:
     if ticks > 0:
         r.wait_cycles = <uint64_t>(WAIT_TICKS * 1_000_000.0 / ticks)
         r.fd_cycles = <uint64_t>(FD_TICKS * 1_000_000.0 / ticks)
+        r.hold_cycles = <uint64_t>(HOLD_TICKS * 1_000_000.0 / ticks)
+        r.gap_cycles = <uint64_t>(GIL_GAP_TICKS * 1_000_000.0 / ticks)
     return 0
 
 
@@ -73,6 +78,10 @@ cdef int reactor_detached(reactor_s *r) noexcept nogil:
                 r.fd_looked = st_cycles()
                 reactor_collect_fds(r)
             r.fd_countdown -= 1
+        if r.ran_python:
+            r.ran_python = False
+        else:
+            r.stretch_began = 0
         if r.turn_worked:
             if r.turns & FLUSH_TURNS == 0 and r.busy_owner != NULL:
                 account_flush(r, st_cycles())

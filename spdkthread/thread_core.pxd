@@ -61,7 +61,7 @@ cdef enum poll_stage:
 cdef enum poll_step:
     STEP_DONE               # the poll is over, its result is in `rc`
     STEP_PYTHON             # the next piece of work needs the GIL
-    STEP_NATIVE             # the next piece of work must not hold it
+    STEP_NATIVE             # the next piece of work must not hold it, or it has been held for a batch of pollers
     STEP_RAISED             # an exception that ends the poll is set
 
 cdef enum attention:

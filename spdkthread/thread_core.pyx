@@ -400,9 +400,10 @@ cdef bint thread_quiescent(thread_s *thread) noexcept nogil:
 
 
 cdef int poll_attached(thread_s *thread) noexcept:
-    """Do the Python work, up to the first native piece. With STEP_RAISED the exception is set."""
+    """Do the Python work, up to the first native piece or a batch of pollers. With STEP_RAISED the exception is set."""
     cdef ring_slot *message
     cdef poller_s *poller
+    cdef uint32_t left = BATCH_SIZE
     if thread.garbage_count:
         drop_garbage(thread)
     if thread.stage == STAGE_CRITICAL:
@@ -435,6 +436,10 @@ cdef int poll_attached(thread_s *thread) noexcept:
             return STEP_NATIVE
         if run_poller(thread, poller) < 0:
             return STEP_RAISED
+        # A poll has any number of pollers: the loop looks at the clock after as many of them as after messages.
+        left -= 1
+        if left == 0:
+            return STEP_NATIVE
     if st_load32_relaxed(&thread.state) == THREAD_EXITING and thread_quiescent(thread):
         finish_exit(thread)
     return STEP_DONE

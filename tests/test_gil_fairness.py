@@ -101,6 +101,42 @@ def test_a_reactor_attached_with_messages_lets_go_in_between(make_reactor):
     assert len({count for count in seen if 0 < count < 200_000}) > 2, "it went on while this one looked"
 
 
+LONG = bytes(600_000)
+
+
+def long_in_c():
+    """A callback that holds the GIL from its beginning to its end, whatever the switch interval."""
+    LONG.count(b"x")
+    return 1
+
+
+@pytest.mark.parametrize("threads", [1, 8, 70])
+def test_a_plain_thread_gets_the_gil_in_the_middle_of_a_backlog_of_long_callbacks_in_c(make_reactor, threads):
+    """It is not kept waiting until the backlog is done: it sees it shrink, many times."""
+    total = 840
+    crowd = [reactor.create_thread() for reactor in (make_reactor(), make_reactor()) for _ in range(threads)]
+    for thread in crowd:
+        for _ in range(total // len(crowd)):
+            thread.send_msg(long_in_c)
+    for reactor in {thread._placed_on() for thread in crowd}:
+        reactor.start()
+    seen = set()
+    eventually(lambda: seen.add(sum(thread.pending_msgs for thread in crowd)) or 0 in seen)
+    assert len(seen) > 10
+
+
+def test_a_plain_thread_gets_the_gil_beside_many_long_pollers(make_reactor):
+    """One poll of a thread with policy "all" runs them all: the GIL is let go inside it."""
+    thread = make_reactor().start().create_thread(poller_policy="all")
+    runs = []
+    pollers = [thread.register_poller(lambda: runs.append(0) or long_in_c()) for _ in range(200)]
+    seen = set()
+    eventually(lambda: seen.add(len(runs)) or len(runs) > 400)
+    for poller in pollers:
+        poller.unregister()
+    assert len(seen) > 4
+
+
 def test_waits_for_the_gil_are_counted(busy):
     """Where there is a GIL, two that want it all the time wait for one another."""
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
