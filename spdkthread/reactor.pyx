@@ -51,12 +51,13 @@ from spdkthread.gil_gate cimport (
     gil_gate_wait,
     gil_wanted,
 )
-from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, idle_mode_of, idle_reset, idle_sharpen_timers
+from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_reset, idle_sharpen_timers
 from spdkthread.reactor_core cimport (
     FLUSH_TURNS,
     NEED_IDLE_OBJECT,
     NEED_PYTHON,
     NEED_REQUESTS,
+    NEED_SHARED_CORE,
     account_attach,
     account_flush,
     account_idle,
@@ -154,7 +155,8 @@ cdef class Reactor:
     name : str, optional
         By default ``reactor_<core>``; also the OS thread's name, cut to 15 bytes.
     idle : {"adaptive", "poll", "yield"} or object, default "adaptive"
-        What a turn without work does: sleep after a while, look again at once, give up the core, or what the object's
+        What a turn without work does: sleep after a while, look again at once, give up the core (by a nap of 50 us
+        where the core is shared with a process that computes), or what the object's
         ``idle(work_count)`` does (with ``reset()`` when work has come).
     spin_us : float, default 50
         How long ``"adaptive"`` looks for work before it sleeps.
@@ -212,7 +214,7 @@ cdef class Reactor:
             from spdkthread.watchdog import Watchdog
 
             self._watchdog = Watchdog(self, stall_ms)
-        if self.r.idle.mode == IDLE_ADAPTIVE:
+        if self.r.idle.mode == IDLE_ADAPTIVE or self.r.idle.mode == IDLE_YIELD:
             self.r.gate = wake_gate_take()
         self.lib = default_lib() if lib is None else lib
         enlist(self)
@@ -893,7 +895,7 @@ cdef class Reactor:
                 with self._lock:
                     self._affinity = before
         st_store_relaxed(&self._tid, threading.get_native_id())
-        if self.r.idle.mode == IDLE_ADAPTIVE:
+        if self.r.idle.mode == IDLE_ADAPTIVE or self.r.idle.mode == IDLE_YIELD:
             idle_sharpen_timers()
         if threading.current_thread() is not threading.main_thread():
             st_name_os_thread(self.name.encode(errors="replace")[:15])
@@ -942,6 +944,11 @@ cdef class Reactor:
                 self._serve()
             elif reason == NEED_IDLE_OBJECT:
                 self._ask_idle_object()
+            elif reason == NEED_SHARED_CORE:
+                logger.warning(
+                    "%r has lost its core to other processes %d times (idle=%r): beside them \"adaptive\" answers "
+                    "sooner, and a core of its own soonest", self, self.r.idle.slices_lost, self.idle,
+                )
             if self.r.watches_signals:
                 self.r.signals_due = st_ticks() + SIGNAL_TICKS
                 self._signals.clear()
@@ -1209,7 +1216,7 @@ cdef class Reactor:
             total = account_ticks(NULL, st_cycles() - self.r.started)
         return ReactorStats(
             busy, max(total - busy, 0), self.r.turns, self.r.parks, self.r.wakes, self.r.gil_waits,
-            account_ticks(NULL, self.r.gil_wait), st_load_relaxed(&self.r.stalls),
+            account_ticks(NULL, self.r.gil_wait), st_load_relaxed(&self.r.stalls), self.r.idle.slices_lost,
         )
 
 

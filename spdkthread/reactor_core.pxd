@@ -13,6 +13,7 @@ cdef enum reactor_reason:
     NEED_REQUESTS           # somebody asked for something
     NEED_SIGNALS            # a while has passed on the main thread, or a signal broke a sleep
     NEED_IDLE_OBJECT        # the user's idle object has its say
+    NEED_SHARED_CORE        # the core is shared with other processes: to be said once
     NEED_NOTHING            # a turn is over and that was all that was asked for
 
 cdef enum:

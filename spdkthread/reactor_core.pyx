@@ -12,7 +12,17 @@ from spdkthread.atomics cimport (
 from spdkthread.clock cimport account_ticks, clock_read, st_cycles, st_ticks
 from spdkthread.fds cimport FD_BATCH, fd_event, fd_set_wait
 from spdkthread.gil_gate cimport GIL_GAP_TICKS
-from spdkthread.idle cimport IDLE_CALL, IDLE_OBJECT, IDLE_PARK, idle_reset, idle_sleep, idle_step
+from spdkthread.idle cimport (
+    IDLE_CALL,
+    IDLE_GO_ON,
+    IDLE_NAP,
+    IDLE_OBJECT,
+    IDLE_SHARED_CORE,
+    IDLE_YIELD,
+    idle_reset,
+    idle_sleep,
+    idle_step,
+)
 from spdkthread.ring cimport ring_pending
 from spdkthread.thread_core cimport (
     ATTENTION_FDS,
@@ -20,7 +30,7 @@ from spdkthread.thread_core cimport (
     THREAD_EXITED,
     attention_set,
     poll_detached,
-    poll_work_ready,
+    poll_messages_ready,
     thread_s,
 )
 from spdkthread.timers cimport TIMER_NEVER, timer_next_deadline
@@ -31,6 +41,13 @@ cdef int64_t SHORT_SLEEP_NS = 1_000_000
 # Between two looks at file descriptors while there is work: so many turns, or so long.
 cdef uint32_t FD_TURNS = 64
 cdef uint64_t FD_TICKS = 20_000
+# A nap of "yield" ends after so long.
+cdef int64_t NAP_NS = 50_000
+# Off its core for longer without having slept, a reactor has lost a slice; "yield" then naps for a while.
+cdef uint64_t SLICE_TICKS = 1_000_000
+cdef uint64_t NAP_TICKS = 1_000_000_000
+# Before each nap it looks for work for so long: an answer from another core is there by then.
+cdef uint64_t LOOK_TICKS = 20_000
 # A wait below this is the price of an uncontended lock.
 cdef uint64_t WAIT_TICKS = 2_000
 # Loops hold the GIL for so long, then plain threads have a chance to take it.
@@ -44,6 +61,9 @@ cdef int reactor_measure_cycles(reactor_s *r) except -1:
         r.wait_cycles = <uint64_t>(WAIT_TICKS * 1_000_000.0 / ticks)
         r.fd_cycles = <uint64_t>(FD_TICKS * 1_000_000.0 / ticks)
         r.hold_cycles = <uint64_t>(HOLD_TICKS * 1_000_000.0 / ticks)
+        r.idle.slice_cycles = <uint64_t>(SLICE_TICKS * 1_000_000.0 / ticks)
+        r.idle.look_cycles = <uint64_t>(LOOK_TICKS * 1_000_000.0 / ticks)
+        r.idle.nap_cycles = <uint64_t>(NAP_TICKS * 1_000_000.0 / ticks)
         r.gap_cycles = <uint64_t>(GIL_GAP_TICKS * 1_000_000.0 / ticks)
     return 0
 
@@ -95,7 +115,9 @@ cdef int reactor_detached(reactor_s *r) noexcept nogil:
         action = idle_step(&r.idle, r.count)
         if action == IDLE_CALL:
             return NEED_IDLE_OBJECT
-        if action == IDLE_PARK and park(r) < 0 and r.watches_signals:
+        if action == IDLE_SHARED_CORE:
+            return NEED_SHARED_CORE
+        if action != IDLE_GO_ON and park(r, action == IDLE_NAP) < 0 and r.watches_signals:
             return NEED_SIGNALS
 
 
@@ -113,8 +135,8 @@ cdef inline int stay_awake(reactor_s *r) noexcept nogil:
     return 0
 
 
-cdef int park(reactor_s *r) noexcept nogil:
-    """Sleep until something happens. -1: a signal broke the sleep. The protocol stands in wake.pxd."""
+cdef int park(reactor_s *r, bint nap) noexcept nogil:
+    """Sleep until something happens, or take a nap. -1: a signal broke the sleep. The protocol stands in wake.pxd."""
     cdef uint32_t index
     cdef thread_s *thread
     cdef uint64_t deadline
@@ -131,7 +153,7 @@ cdef int park(reactor_s *r) noexcept nogil:
     st_fence_seq_cst()
     for index in range(r.count):
         thread = r.threads[index]
-        if poll_work_ready(thread):
+        if poll_messages_ready(thread) or (thread.active_first != NULL and not nap):
             return stay_awake(r)
         if thread.timers.count:
             if thread.clock != NULL:
@@ -153,17 +175,20 @@ cdef int park(reactor_s *r) noexcept nogil:
             earliest = r.adopted_until if r.adopted_until > now else now
         if earliest != TIMER_NEVER and (timeout < 0 or earliest - now < <uint64_t>timeout):
             timeout = <int64_t>(earliest - now)
+    if nap and (timeout < 0 or timeout > NAP_NS):
+        timeout = NAP_NS
     # The sleep is certain: only now is anything armed, by the very call that sleeps.
-    r.parks += 1
+    r.parks += not nap
     woken = idle_sleep(r.gate, r.fd, r.signal_ear, timeout)
     st_store32_relaxed(&r.gate.sleeping, 0)
     if woken > 0:
-        r.wakes += 1
+        r.wakes += not nap
         if woken & 2:
             reactor_collect_fds(r)
             r.fd_countdown = FD_TURNS
     # If there turns out to be no work, back to sleep at once instead of looking around again.
-    r.idle.idle_turns = 31
+    if r.idle.mode != IDLE_YIELD:
+        r.idle.idle_turns = 31
     return -1 if woken < 0 or woken & 4 else 0
 
 

@@ -40,3 +40,5 @@ class ReactorStats(NamedTuple):
     gil_wait_ticks: int
     stalls: int = 0
     """Callbacks that ran longer than ``stall_ms``."""
+    slices_lost: int = 0
+    """How often it was off its core for over a millisecond while it looked for work ("poll", "yield")."""

@@ -169,8 +169,13 @@ cdef inline int thread_send_native(thread_s *thread, msg_fn fn, void *ctx, uint6
     return RING_OK
 
 
+cdef inline bint poll_messages_ready(thread_s *thread) noexcept nogil:
+    """Whether a poll would find something besides pollers and timers, at the price of two loads."""
+    return ring_ready(thread.ring) or st_load32_relaxed(&thread.attention) != 0 or thread.unfinished
+
+
 cdef inline bint poll_work_ready(thread_s *thread) noexcept nogil:
-    """Whether a poll would find something besides timers, at the price of two loads."""
+    """Whether a poll would find something besides timers."""
     return (
         ring_ready(thread.ring)
         or st_load32_relaxed(&thread.attention) != 0
