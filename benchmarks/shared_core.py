@@ -41,7 +41,8 @@ while os.getppid() == int(sys.argv[2]):
 def run(budget: Budget) -> list[Row]:
     trips = TRIPS[budget.mode]
     rows = []
-    for name, busy in (("no core shared", []), ("one core shared", two_cores()[:1]), ("both cores shared", two_cores())):
+    both = two_cores()
+    for name, busy in (("no core shared", ()), ("one core shared", both[:1]), ("both cores shared", both)):
         with hogs(busy):
             peer = simple_queue(trips)
             for idle, target in TARGETS.items():
