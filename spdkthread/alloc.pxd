@@ -3,4 +3,5 @@
 cdef void *core_calloc(size_t count, size_t size) noexcept nogil
 cdef void core_free(void *memory) noexcept nogil
 cdef void *core_map(size_t size) noexcept nogil
+cdef void core_discard(void *memory, size_t size) noexcept nogil
 cdef void core_unmap(void *memory, size_t size) noexcept nogil

@@ -24,9 +24,23 @@ cdef extern from *:
         void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         return memory == MAP_FAILED ? NULL : memory;
     }
+    /* The whole pages inside: zeroed, and no memory of the process's any more. Elsewhere than on Linux the contents are
+       not defined after that, so nothing is done. */
+    static inline void st_discard_pages(char *memory, size_t size) {
+    #ifdef __linux__
+        uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+        uintptr_t first = ((uintptr_t)memory + page - 1) / page * page;
+        uintptr_t end = ((uintptr_t)memory + size) / page * page;
+        if (first < end) madvise((void *)first, end - first, MADV_DONTNEED);
+    #else
+        (void)memory;
+        (void)size;
+    #endif
+    }
     """
     const bint ST_FAULTS
     void *st_map_pages(size_t size) noexcept nogil
+    void st_discard_pages(char *memory, size_t size) noexcept nogil
     int munmap(void *memory, size_t size) noexcept nogil
 
 FAULT_INJECTION = ST_FAULTS
@@ -83,6 +97,11 @@ cdef void *core_map(size_t size) noexcept nogil:
     if memory != NULL:
         st_add_relaxed(&blocks, 1)
     return memory
+
+
+cdef void core_discard(void *memory, size_t size) noexcept nogil:
+    """Give the memory of whole pages inside a mapping back to the kernel; they read as zeros after that."""
+    st_discard_pages(<char *>memory, size)
 
 
 cdef void core_unmap(void *memory, size_t size) noexcept nogil:

@@ -106,6 +106,17 @@ cdef inline int slice_lost(idle_s *idle) noexcept nogil:
     return True
 
 
+cdef inline bint trim_due(idle_s *idle, uint64_t now) noexcept nogil:
+    """Whether to give memory back: once in each stretch of idle turns. `idle_since` is a stamp in these modes."""
+    if idle.idle_since == 0:
+        idle.idle_since = now
+        idle.trimmed = False
+    if idle.trimmed or now - idle.idle_since < idle.trim_cycles:
+        return False
+    idle.trimmed = True
+    return True
+
+
 cdef int step_polling(idle_s *idle) noexcept nogil:
     """Look again at once. A jump of the counter between two looks says that another process had the core."""
     cdef uint64_t now, before
@@ -117,6 +128,8 @@ cdef int step_polling(idle_s *idle) noexcept nogil:
     now = st_cycles()
     before = idle.looked
     idle.looked = now
+    if trim_due(idle, now):
+        return IDLE_TRIM
     if before and now - before > idle.slice_cycles and slice_lost(idle):
         return IDLE_SHARED_CORE
     return IDLE_GO_ON
@@ -126,11 +139,13 @@ cdef int step_yielding(idle_s *idle) noexcept nogil:
     """Give up the core, in the way that costs no slice."""
     cdef uint64_t before = st_cycles()
     cdef uint64_t now
+    idle.idle_turns += 1
+    if idle.idle_turns == 1:
+        idle.looked = before
+    if trim_due(idle, before):
+        return IDLE_TRIM
     if idle.nap_until:
         if before < idle.nap_until:
-            if idle.idle_turns == 0:
-                idle.idle_turns = 1
-                idle.looked = before
             return IDLE_NAP if before - idle.looked > idle.look_cycles else IDLE_GO_ON
         idle.nap_until = 0
     sched_yield()

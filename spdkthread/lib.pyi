@@ -20,7 +20,7 @@ class ThreadLib:
         name: str | None = None,
         *,
         cpumask: str | Iterable[int] | None = None,
-        ring_size: int = 65536,
+        ring_size: int = 4096,
         poller_policy: Literal["one", "all"] = "one",
     ) -> SpdkThread: ...
     def get_thread_by_id(self, id: int) -> SpdkThread | None: ...

@@ -56,7 +56,7 @@ cdef class ThreadLib:
         state = "closed" if self._closed else "open"
         return f"<ThreadLib {state}, {len(self._threads)} threads, {len(self._devices)} devices>"
 
-    def create_thread(self, name=None, *, cpumask=None, ring_size=65536, poller_policy="one"):
+    def create_thread(self, name=None, *, cpumask=None, ring_size=4096, poller_policy="one"):
         """Create an `SpdkThread` of this library.
 
         Parameters
@@ -65,7 +65,7 @@ cdef class ThreadLib:
             By default ``thread_<id>``.
         cpumask : iterable of int or str, optional
             The cores on which it may be placed: numbers, ``"0-3,6"`` or ``"0x4f"``. None: every core.
-        ring_size : int, default 65536
+        ring_size : int, default 4096
             Slots of the message ring, rounded up to a power of two.
         poller_policy : {"one", "all"}
             Pollers per poll: one active and one timed as in SPDK 19.01, or all of them as in later versions.

@@ -40,7 +40,7 @@ class Reactor:
         name: str | None = None,
         *,
         cpumask: str | Iterable[int] | None = None,
-        ring_size: int = 65536,
+        ring_size: int = 4096,
         poller_policy: Literal["one", "all"] = "one",
     ) -> SpdkThread: ...
     def add_thread(self, thread: SpdkThread) -> None: ...

@@ -58,6 +58,7 @@ cdef struct reactor_s:
     uint64_t attach_started     # account stamp: when it began to wait for the GIL
     uint64_t detached_at        # and when it last did Python work
     uint64_t stretch_began      # since when loops hold the GIL without a pause; 0: from the next attached phase on
+    uint64_t trimmed_busy       # `busy` when the rings' memory was last given back
     uint64_t hold_cycles        # after so much of it there is a pause
     uint64_t gap_cycles         # off the GIL for so long, a loop has left time enough to others
     bint ran_python             # in this turn

@@ -6,6 +6,7 @@ from spdkthread.atomics cimport (
     st_fence_seq_cst,
     st_load32_acquire,
     st_load32_relaxed,
+    st_load_relaxed,
     st_loadp_relaxed,
     st_store32_relaxed,
 )
@@ -18,12 +19,13 @@ from spdkthread.idle cimport (
     IDLE_NAP,
     IDLE_OBJECT,
     IDLE_SHARED_CORE,
+    IDLE_TRIM,
     IDLE_YIELD,
     idle_reset,
     idle_sleep,
     idle_step,
 )
-from spdkthread.ring cimport ring_pending
+from spdkthread.ring cimport ring_pending, ring_trim
 from spdkthread.thread_core cimport (
     ATTENTION_FDS,
     STEP_PYTHON,
@@ -41,6 +43,8 @@ cdef int64_t SHORT_SLEEP_NS = 1_000_000
 # Between two looks at file descriptors while there is work: so many turns, or so long.
 cdef uint32_t FD_TURNS = 64
 cdef uint64_t FD_TICKS = 20_000
+# Idle for so long, a reactor gives the memory of its threads' rings back.
+cdef int64_t TRIM_NS = 250_000_000
 # A nap of "yield" ends after so long.
 cdef int64_t NAP_NS = 50_000
 # Off its core for longer without having slept, a reactor has lost a slice; "yield" then naps for a while.
@@ -62,6 +66,7 @@ cdef int reactor_measure_cycles(reactor_s *r) except -1:
         r.fd_cycles = <uint64_t>(FD_TICKS * 1_000_000.0 / ticks)
         r.hold_cycles = <uint64_t>(HOLD_TICKS * 1_000_000.0 / ticks)
         r.idle.slice_cycles = <uint64_t>(SLICE_TICKS * 1_000_000.0 / ticks)
+        r.idle.trim_cycles = <uint64_t>(TRIM_NS * 1_000_000.0 / ticks)
         r.idle.look_cycles = <uint64_t>(LOOK_TICKS * 1_000_000.0 / ticks)
         r.idle.nap_cycles = <uint64_t>(NAP_TICKS * 1_000_000.0 / ticks)
         r.gap_cycles = <uint64_t>(GIL_GAP_TICKS * 1_000_000.0 / ticks)
@@ -117,6 +122,9 @@ cdef int reactor_detached(reactor_s *r) noexcept nogil:
             return NEED_IDLE_OBJECT
         if action == IDLE_SHARED_CORE:
             return NEED_SHARED_CORE
+        if action == IDLE_TRIM:
+            trim_rings(r)
+            continue
         if action != IDLE_GO_ON and park(r, action == IDLE_NAP) < 0 and r.watches_signals:
             return NEED_SIGNALS
 
@@ -127,6 +135,14 @@ cdef void reactor_collect_fds(reactor_s *r) noexcept nogil:
     cdef int index
     for index in range(fd_set_wait(r.fd, ready, FD_BATCH)):
         attention_set(<thread_s *>ready[index].tag, ATTENTION_FDS)
+
+
+cdef void trim_rings(reactor_s *r) noexcept nogil:
+    """Idle for a while: what the threads' rings have used is given back."""
+    cdef uint32_t index
+    r.trimmed_busy = st_load_relaxed(&r.busy)
+    for index in range(r.count):
+        ring_trim(r.threads[index].ring)
 
 
 cdef inline int stay_awake(reactor_s *r) noexcept nogil:
@@ -143,6 +159,7 @@ cdef int park(reactor_s *r, bint nap) noexcept nogil:
     cdef uint64_t now = 0
     cdef uint64_t earliest = TIMER_NEVER
     cdef int64_t timeout = -1
+    cdef bint may_trim
     cdef int woken
     # Before anything is looked at: the last look at a new thread comes after its window, however long this call takes.
     if r.adopted_until and st_ticks() >= r.adopted_until:
@@ -177,6 +194,9 @@ cdef int park(reactor_s *r, bint nap) noexcept nogil:
             timeout = <int64_t>(earliest - now)
     if nap and (timeout < 0 or timeout > NAP_NS):
         timeout = NAP_NS
+    may_trim = not nap and st_load_relaxed(&r.busy) != r.trimmed_busy and (timeout < 0 or timeout > TRIM_NS)
+    if may_trim:
+        timeout = TRIM_NS
     # The sleep is certain: only now is anything armed, by the very call that sleeps.
     r.parks += not nap
     woken = idle_sleep(r.gate, r.fd, r.signal_ear, timeout)
@@ -186,6 +206,8 @@ cdef int park(reactor_s *r, bint nap) noexcept nogil:
         if woken & 2:
             reactor_collect_fds(r)
             r.fd_countdown = FD_TURNS
+    elif woken == 0 and may_trim:
+        trim_rings(r)
     # If there turns out to be no work, back to sleep at once instead of looking around again.
     if r.idle.mode != IDLE_YIELD:
         r.idle.idle_turns = 31

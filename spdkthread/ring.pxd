@@ -12,7 +12,7 @@ a sender that is preempted between claim and publish holds up the receiver at th
                                          ^ claimed, not yet published: the receiver waits here
 
 Room is judged against `head_seen`, the senders' shared copy of `head`; the receiver's line is read only when the ring
-looks full. The three top bits of `tail` are flags. Any of them makes the ring look full, so the fast path tests for
+looks full. The four top bits of `tail` are flags. Any of them makes the ring look full, so the fast path tests for
 them at no cost:
 
 CLOSED  the thread has exited: nothing is accepted any more. Set by the receiver with the compare-and-swap that also
@@ -20,6 +20,8 @@ CLOSED  the thread has exited: nothing is accepted any more. Set by the receiver
 GATED   the reactor is stopping: nothing from outside, the library's own threads may still send.
 SPILLED the library's own messages did not fit and wait in the spill list. Until the receiver has taken them all,
         every other send is refused as full: that keeps the order of each sender.
+TRIMMING the receiver, idle, gives the memory of an empty ring back to the kernel. Set by a compare-and-swap that also
+        proves that no claim is under way, and cleared some microseconds later; a sender that sees it waits for that.
 
 Order of the atomics, by label:
   A  publish: release store of `stamp`          pairs with  B  acquire load of `stamp` by the receiver
@@ -65,7 +67,8 @@ cdef extern from *:
     #define RING_CLOSED   ((uint64_t)1 << 63)
     #define RING_GATED    ((uint64_t)1 << 62)
     #define RING_SPILLED  ((uint64_t)1 << 61)
-    #define RING_POSITION (RING_SPILLED - 1)
+    #define RING_TRIMMING ((uint64_t)1 << 60)
+    #define RING_POSITION (RING_TRIMMING - 1)
 
     /* One message, one cache line. `fn` stands right before `args`: a vectorcall may borrow the place before its
        arguments. */
@@ -96,7 +99,8 @@ cdef extern from *:
         uint64_t wrap;
         uint64_t tail_snapshot;         /* where the backlog was last measured */
         uint64_t high_water;
-        char pad_receiver[ST_LINE - 40];
+        uint64_t trimmed;               /* head when memory was last given back */
+        char pad_receiver[ST_LINE - 48];
         /* written once, or rarely */
         uint64_t capacity;
         uint64_t mask;
@@ -134,7 +138,7 @@ cdef extern from *:
     """
     const int RING_OK, RING_FULL, RING_GATED_OFF, RING_IS_CLOSED, RING_NO_MEMORY
     const int MSG_PYTHON, MSG_PYTHON_TUPLE, MSG_NATIVE
-    const uint64_t RING_CLOSED, RING_GATED, RING_SPILLED, RING_POSITION
+    const uint64_t RING_CLOSED, RING_GATED, RING_SPILLED, RING_TRIMMING, RING_POSITION
 
     ctypedef struct ring_slot:
         st_atomic_u64 stamp
@@ -155,6 +159,7 @@ cdef extern from *:
         uint64_t wrap
         uint64_t tail_snapshot
         uint64_t high_water
+        uint64_t trimmed
         uint64_t capacity
         uint64_t mask
         ring_slot *slots
@@ -176,6 +181,7 @@ cdef int ring_claim_slow(message_ring *ring, uint64_t *tail, uint64_t count, uin
 cdef int ring_spill_message(message_ring *ring, const ring_slot *message) noexcept nogil
 cdef uint32_t ring_take_spilled(message_ring *ring, ring_slot *out, uint32_t limit) noexcept nogil
 cdef bint ring_close(message_ring *ring) noexcept nogil
+cdef void ring_trim(message_ring *ring) noexcept nogil
 cdef void ring_shut(message_ring *ring) noexcept nogil
 cdef void ring_gate(message_ring *ring, bint shut) noexcept nogil
 cdef void ring_measure(message_ring *ring, uint32_t taken) noexcept nogil

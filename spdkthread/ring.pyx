@@ -6,7 +6,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from spdkthread.alloc cimport core_calloc, core_free, core_map, core_unmap
+from spdkthread.alloc cimport core_calloc, core_discard, core_free, core_map, core_unmap
 from spdkthread.atomics cimport (
     st_add_relaxed,
     st_and_acq_rel,
@@ -17,6 +17,7 @@ from spdkthread.atomics cimport (
     st_load_relaxed,
     st_lock,
     st_or_acq_rel,
+    st_pause,
     st_store32_relaxed,
     st_store_release,
     st_sub_relaxed,
@@ -25,6 +26,9 @@ from spdkthread.atomics cimport (
 
 __all__ = ["MessageRing"]
 
+cdef extern from "sched.h":
+    int sched_yield() noexcept nogil
+
 # So many that header and first slot of every ring are within one page.
 cdef enum:
     RING_SHIFTS = 27
@@ -32,6 +36,10 @@ cdef enum:
 cdef st_atomic_u64 rings_made
 
 # Beyond this many slots of 64 bytes no machine has the memory; asking for it is MemoryError, not a try.
+# A ring through which fewer messages have passed has little memory to give back.
+cdef enum:
+    TRIM_SLOTS = 128
+
 cdef uint64_t MAX_CAPACITY = <uint64_t>1 << 34
 
 
@@ -73,10 +81,31 @@ cdef void ring_destroy(message_ring *ring) noexcept nogil:
     core_unmap(ring.mapped, ring.mapped_bytes)
 
 
+cdef void ring_trim(message_ring *ring) noexcept nogil:
+    """Receiver only: give the memory of an empty ring back to the kernel, if more than two pages of it were used.
+
+    A slot behind `head` belongs to the senders: any of them may claim it and write into it at any time. So the memory
+    is taken away under TRIMMING, which is set by the compare-and-swap that finds every claimed slot received, and keeps
+    every further claim out. Zeroed slots are those of an empty ring, whatever `head` is: no stamp is 0.
+    """
+    cdef uint64_t head = st_load_relaxed(&ring.head)
+    cdef uint64_t tail = st_load_relaxed(&ring.tail)
+    if head - ring.trimmed <= TRIM_SLOTS:
+        return
+    # With any other flag set it is not an idle ring.
+    if tail != head or not st_cas_acq_rel(&ring.tail, &tail, head | RING_TRIMMING):
+        return
+    core_discard(ring.slots, ring.capacity * sizeof(ring_slot))
+    ring.trimmed = head
+    # Releases the zeroed slots to the sender whose claim reads the cleared flag.
+    st_and_acq_rel(&ring.tail, ~RING_TRIMMING)
+
+
 cdef int ring_claim_slow(message_ring *ring, uint64_t *tail, uint64_t count, uint64_t passes) noexcept nogil:
     """What a claim does when the ring looks full: say why it is refused, or let it go on with a fresh `tail`."""
     cdef uint64_t flags, head
     cdef int64_t waiting
+    cdef uint32_t spins = 0
     while True:
         flags = tail[0] & ~RING_POSITION
         if flags & RING_CLOSED:
@@ -85,6 +114,14 @@ cdef int ring_claim_slow(message_ring *ring, uint64_t *tail, uint64_t count, uin
             return RING_GATED_OFF
         if flags & RING_SPILLED:
             return RING_FULL
+        if flags & RING_TRIMMING:
+            spins += 1
+            if spins < 1000:
+                st_pause()
+            else:
+                sched_yield()                               # the receiver is off its core: let it go on
+            tail[0] = st_load_acquire(&ring.tail)
+            continue
         head = st_load_acquire(&ring.head)                  # D
         waiting = <int64_t>((tail[0] & RING_POSITION) - head)
         if waiting < 0:

@@ -25,7 +25,7 @@ class SpdkThread:
         name: str | None = None,
         *,
         cpumask: str | Iterable[int] | None = None,
-        ring_size: int = 65536,
+        ring_size: int = 4096,
         poller_policy: Literal["one", "all"] = "one",
         lib: ThreadLib | None = None,
     ) -> None: ...

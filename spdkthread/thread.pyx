@@ -207,7 +207,7 @@ cdef class SpdkThread:
         By default ``thread_<id>``.
     cpumask : iterable of int or str, optional
         The cores on which it may be placed: numbers, ``"0-3,6"`` or ``"0x4f"``. None: every core.
-    ring_size : int, default 65536
+    ring_size : int, default 4096
         Slots of the message ring, rounded up to a power of two. The ring is mapped here, once; pages that are never
         used cost nothing.
     poller_policy : {"one", "all"}
@@ -244,7 +244,7 @@ cdef class SpdkThread:
         self.c.owner = <PyObject *>self
         self._next_poller_id = 1
 
-    def __init__(self, name=None, *, cpumask=None, ring_size=65536, poller_policy="one", lib=None):
+    def __init__(self, name=None, *, cpumask=None, ring_size=4096, poller_policy="one", lib=None):
         cdef uint64_t capacity
         if self._ready:
             raise SpdkThreadError(f"{self!r} is initialised already")

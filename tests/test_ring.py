@@ -163,8 +163,8 @@ def test_a_threads_ring_size_is_rounded_up_to_a_power_of_two(lib, asked, given_)
     assert lib.create_thread(ring_size=asked).ring_size == given_
 
 
-def test_a_threads_ring_size_is_65536_unless_said_otherwise(lib):
-    assert lib.create_thread().ring_size == 65_536
+def test_a_threads_ring_size_is_4096_unless_said_otherwise(lib):
+    assert lib.create_thread().ring_size == 4_096
 
 
 @pytest.mark.parametrize("asked", [1, 2, 4, 32])

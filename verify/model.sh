@@ -78,7 +78,7 @@ done
 for what in NO_REQUESTS NO_WINDOW LATE_WINDOW; do
     broken wake.pml -DMOVES=1 -DSENDERS=1 "-D$what"
 done
-for what in CLOSE_BLINDLY SPILL_UNFROZEN SPILL_UNLOOKED LATE_ATTENTION; do
+for what in CLOSE_BLINDLY SPILL_UNFROZEN SPILL_UNLOOKED LATE_ATTENTION TRIM_UNFLAGGED; do
     broken ring.pml -DCAPACITY=1 -DOUTSIDE_MSGS=1 -DLIBRARY_MSGS=4 "-D$what"
 done
 ((failed)) && echo "model.sh: FAILED"

@@ -1,7 +1,7 @@
 /* The flags of the message ring: a model of ring.pxd and ring.pyx.
  *
  * One sender from outside, which may be refused, one of the library's own, which spills when the ring is full, one
- * receiver that ends when it finds nothing, and somebody who gates the ring at any time. Memory is sequentially
+ * receiver that gives the memory of an empty ring back and ends when it finds nothing, and a stop at any time. Memory is sequentially
  * consistent here: what the release and acquire orders are for is shown by ThreadSanitizer, on the code itself.
  *
  * What is proved, in every interleaving:
@@ -11,7 +11,7 @@
  *   no deadlock        the search has no invalid end state
  *
  * Each of these words, as -DNAME, breaks it, and the proof must then fail:
- *   CLOSE_BLINDLY  SPILL_UNFROZEN  SPILL_UNLOOKED  LATE_ATTENTION
+ *   CLOSE_BLINDLY  SPILL_UNFROZEN  SPILL_UNLOOKED  LATE_ATTENTION  TRIM_UNFLAGGED
  */
 #ifndef OUTSIDE_MSGS
 #define OUTSIDE_MSGS 2
@@ -27,6 +27,8 @@
 #define CLOSED 1
 #define GATED 2
 #define SPILLED 4
+#define TRIMMING 8
+#define TRIMS 1
 
 #define FULL 1
 #define OFF 2
@@ -74,8 +76,9 @@ inline claim(passes) {
                 fi;
                 at = head;
                 if
-                :: position < at -> atomic { position = tail; seen = flags }
-                :: position >= at && position - at + 1 > CAPACITY -> verdict = FULL; break
+                :: seen & TRIMMING -> atomic { !(flags & TRIMMING) -> position = tail; seen = flags }
+                :: !(seen & TRIMMING) && position < at -> atomic { position = tail; seen = flags }
+                :: !(seen & TRIMMING) && position >= at && position - at + 1 > CAPACITY -> verdict = FULL; break
                 :: else -> head_seen = at; break
                 fi
             od
@@ -162,7 +165,7 @@ active proctype Gater() {
 }
 
 active proctype Receiver() {
-    byte n, number, at, seen;
+    byte n, number, at, seen, trims;
 end_receiver:
     do
     :: stamp[head % CAPACITY] == head + 1 || attention ->
@@ -212,6 +215,31 @@ end_receiver:
         :: else
         fi;
         atomic { n = 0; number = 0; at = 0 }
+
+    /* Idle: ring_trim. The slots lose their stamps one after the other. */
+    :: trims < TRIMS && head && tail == head && !flags ->
+        atomic {
+            trims++;
+            if
+            :: tail == head && !flags ->
+#ifndef TRIM_UNFLAGGED
+                flags = flags | TRIMMING;
+#endif
+                seen = 1
+            :: else
+            fi
+        }
+        if
+        :: seen ->
+            n = 0;
+            do
+            :: n < CAPACITY -> stamp[n] = 0; n++
+            :: else -> break
+            od;
+            flags = flags & (CLOSED | GATED | SPILLED)
+        :: else
+        fi;
+        atomic { n = 0; seen = 0 }
 
     /* The thread may exit: ring_close. Tried when it may succeed, so that a receiver which never may does stand still. */
     :: tail == head && !(flags & SPILLED) ->
