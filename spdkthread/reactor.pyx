@@ -75,6 +75,7 @@ from spdkthread.wake cimport wake_gate_give_back, wake_gate_take, wake_notify
 
 from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError, ThreadExitedError, WrongThreadError
+from spdkthread.forks import ReentrantLock
 from spdkthread.interrupts import SignalWatch
 from spdkthread.latch import Latch
 from spdkthread.lib import ThreadLib, default_lib
@@ -171,8 +172,7 @@ cdef class Reactor:
         self.r.fd = self._spare_fd = -1
         self._members = {}
         self._calls = deque()
-        # Reentrant: a signal handler, or a destructor, may come in between.
-        self._lock = threading.RLock()
+        self._lock = ReentrantLock()
         self._ended = Latch(True)
         self._report = ShutdownReport()
         self.r.signal_ear = -1
@@ -245,6 +245,7 @@ cdef class Reactor:
         ReactorError
             When it runs already, or the OS thread cannot be bound to its core.
         """
+        check_os_threads(self)
         self._begin()
         begun = Latch()
         problem = []
@@ -676,7 +677,7 @@ cdef class Reactor:
     def _unwatch_fds(self, SpdkThread thread):
         """On the loop: it has none any more, or leaves."""
         cdef SpdkThread other
-        if self.r.fd < 0 or not thread.c.fd_set:
+        if self.r.fd < 0 or thread.c.fd_set < 0:
             return
         fd_set_remove(self.r.fd, thread.c.fd_set, FD_READABLE)
         with self._lock:
@@ -1152,9 +1153,15 @@ cdef class Reactor:
     def _die(self):
         """In the child of a fork: the OS thread is not there any more, or this is its copy inside a callback."""
         cdef SpdkThread thread
-        self._lock = threading.RLock()
         self._ended = Latch(True)
         self._set_phase(PHASE_DEAD)
+        for fd in (self.r.fd, self._spare_fd):
+            if fd >= 0:
+                close(fd)
+        self.r.fd = self._spare_fd = -1
+        self.r.signal_ear = -1
+        if self._signals is not None:
+            self._signals.die()
         for thread in list(self._members):
             thread._die()
         # The loop may be under way beneath us, on the only OS thread of the child: its threads stay.
@@ -1217,6 +1224,19 @@ def get_reactor() -> Reactor | None:
     """The reactor whose turn is under way on this OS thread, or None. **Thread safety:** any OS thread."""
     cdef PyObject *one = st_get_reactor_here()
     return None if one == NULL else <object>one
+
+
+def check_os_threads(reactor):
+    """Raise `ReactorError` where what ``threading.Thread`` starts is no OS thread, and a reactor would stop all others."""
+    starter = getattr(threading, "_start_joinable_thread", None) or getattr(threading, "_start_new_thread", None)
+    if starter is None or type(starter) is type(len):
+        return
+    culprit = getattr(starter, "__module__", "other code").partition(".")[0]
+    raise ReactorError(
+        f"{reactor!r} cannot be started: {culprit} has replaced the threads of Python by its own, which share one OS "
+        "thread; leave out that part of its monkey patching (gevent: patch_all(thread=False)), or drive the reactor "
+        "by run() in a process of its own"
+    )
 
 
 def check_number(name, value, unit):
