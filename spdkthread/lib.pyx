@@ -3,6 +3,7 @@
 import sys
 from bisect import bisect_left, bisect_right
 
+from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from libc.stdint cimport uint64_t
 
 from spdkthread.atomics cimport st_add_relaxed, st_load_relaxed
@@ -188,7 +189,7 @@ cdef class ThreadLib:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as failure:
-            sys.unraisablehook(_Unraisable(failure, f"Exception handler of {self!r} failed", self._exception_handler))
+            tell_unraisable(failure, f"Exception handler of {self!r} failed", self._exception_handler)
         return 0
 
     def _report(self, message, exception, thread, key, subject):
@@ -250,6 +251,16 @@ cdef str with_blockers(object thread):
     blockers = thread.exit_blockers
     shown = ", ".join(blockers[:10]) + (", ..." if len(blockers) > 10 else "")
     return f"{thread!r} (kept by {shown})" if blockers else repr(thread)
+
+
+cdef int tell_unraisable(object failure, str what, object handler) except -1:
+    """The interpreter's own hook takes nothing but what the interpreter makes; one of the user's gets the whole story."""
+    if sys.unraisablehook is not sys.__unraisablehook__:
+        sys.unraisablehook(_Unraisable(failure, what, handler))
+        return 0
+    PyErr_SetObject(type(failure), failure)
+    PyErr_WriteUnraisable(what)
+    return 0
 
 
 class _Unraisable:
