@@ -33,6 +33,8 @@ cdef extern from *:
         return moved;
     }
 
+    static inline int fd_is_open(int fd) { return fcntl(fd, F_GETFD) >= 0; }
+
     #ifdef __linux__
     #include <sys/epoll.h>
     static inline int fd_set_open(void) { return fd_above_standard(epoll_create1(EPOLL_CLOEXEC)); }
@@ -140,6 +142,7 @@ cdef extern from *:
         uint32_t events
 
     int fd_above_standard(int fd) noexcept nogil
+    int fd_is_open(int fd) noexcept nogil
     int fd_set_open() noexcept nogil
     int fd_set_replace(int set, int fresh) noexcept nogil
     int fd_set_part(int set) noexcept nogil

@@ -39,7 +39,7 @@ from spdkthread.atomics cimport (
     st_storep_release,
 )
 from spdkthread.clock cimport account_ticks, clock_read, st_cycles, st_ticks
-from spdkthread.fds cimport FD_READABLE, fd_set_add, fd_set_open, fd_set_remove
+from spdkthread.fds cimport FD_READABLE, fd_is_open, fd_set_add, fd_set_open, fd_set_remove
 from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_make_way, gil_gate_wait, gil_wanted
 from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, idle_mode_of, idle_reset, idle_sharpen_timers
 from spdkthread.reactor_core cimport (
@@ -47,6 +47,7 @@ from spdkthread.reactor_core cimport (
     NEED_IDLE_OBJECT,
     NEED_PYTHON,
     NEED_REQUESTS,
+    REQUEST_MEND,
     account_attach,
     account_flush,
     account_idle,
@@ -71,7 +72,7 @@ from spdkthread.thread_core cimport (
     set_current,
     thread_s,
 )
-from spdkthread.wake cimport wake_gate_give_back, wake_gate_take, wake_notify
+from spdkthread.wake cimport wake_gate_give_back, wake_gate_mend, wake_gate_take, wake_notify
 
 from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError, ThreadExitedError, WrongThreadError
@@ -691,6 +692,31 @@ cdef class Reactor:
                 close(self._spare_fd)
                 self._spare_fd = -1
 
+    def _mend_fds(self):
+        """On the loop: other code has closed descriptors of ours, and sleeping on those is not sleeping."""
+        cdef SpdkThread thread
+        lost = []
+        if self.r.gate != NULL and wake_gate_mend(self.r.gate):
+            lost.append("its wake-up bell")
+        if self.r.fd >= 0 and not fd_is_open(self.r.fd):
+            lost.append("its fd set")
+            self.r.fd = -1
+            with self._lock:
+                members = list(self._members)
+            for thread in members:
+                if thread._mend_fds():
+                    lost.append(f"the fd set of {thread.name!r}")
+                if thread.c.fd_count:
+                    self._watch_fds(thread)
+        if self.r.signal_ear >= 0 and not fd_is_open(self.r.signal_ear):
+            lost.append("what tells it of signals, which now come late")
+            self.r.signal_ear = -1
+        if lost:
+            logger.error(
+                "%r: other code has closed descriptors that it had not opened, perhaps by os.closerange: %s. "
+                "It has opened new ones; messages sent meanwhile may have waited", self, ", ".join(lost)
+            )
+
     # Inside: requests
 
     def _request(self, flags):
@@ -725,6 +751,9 @@ cdef class Reactor:
                 while self._calls:
                     self._call(self._calls.popleft())
                 flags &= ~<uint32_t>REQUEST_CALLS
+            if flags & REQUEST_MEND:
+                self._mend_fds()
+                flags &= ~<uint32_t>REQUEST_MEND
             if flags & (REQUEST_STOP | REQUEST_ABORT):
                 self._begin_stop()
             if flags & REQUEST_ABORT:

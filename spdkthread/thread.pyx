@@ -37,6 +37,7 @@ from spdkthread.fd_handler cimport FdHandler
 from spdkthread.fds cimport (
     FD_BATCH,
     fd_event,
+    fd_is_open,
     fd_set_add,
     fd_set_change,
     fd_set_open,
@@ -1223,6 +1224,17 @@ cdef class SpdkThread:
         self.c.fd_set_serial += 1
         if self.c.fd_count and self._reactor is not None:
             self._placed_on()._watch_fds(self)
+
+    def _mend_fds(self) -> bool:
+        """For its reactor, between turns: a new set when other code has closed this one. Whether it had."""
+        cdef FdHandler handler
+        if self.c.fd_set < 0 or fd_is_open(self.c.fd_set):
+            return False
+        self.c.fd_set = fd_set_open()
+        self.c.fd_set_serial += 1
+        for handler in list(self._fd_handlers.values()):
+            fd_set_add(self.c.fd_set, handler.fd, handler.mask, handler.tag)    # fails for those closed with it
+        return True
 
     def _run_fds(self):
         """Call the handlers of what is ready now; how many were called."""

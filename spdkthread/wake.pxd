@@ -37,7 +37,7 @@ from spdkthread.atomics cimport (
 
 cdef struct wake_gate:
     st_atomic_u32 sleeping
-    int bell                    # eventfd, or the writing end of a pipe
+    st_atomic_u32 bell          # eventfd, or the writing end of a pipe
     int ear                     # what the sleeper waits on; the same descriptor for an eventfd
     uint32_t generation         # of the process that made it, see forks.pxd
     wake_gate *next_free
@@ -46,6 +46,7 @@ cdef struct wake_gate:
 
 cdef wake_gate *wake_gate_take() except NULL
 cdef void wake_gate_give_back(wake_gate *gate) noexcept nogil
+cdef bint wake_gate_mend(wake_gate *gate) noexcept nogil
 cdef void wake_ring(wake_gate *gate) noexcept nogil
 cdef void wake_clear(wake_gate *gate) noexcept nogil
 

@@ -2,11 +2,11 @@
 
 import os
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.alloc cimport core_calloc, core_free
-from spdkthread.atomics cimport st_atomic_u32, st_store32_relaxed
-from spdkthread.fds cimport fd_above_standard
+from spdkthread.atomics cimport st_atomic_u32, st_load32_relaxed, st_store32_relaxed
+from spdkthread.fds cimport fd_above_standard, fd_is_open
 from spdkthread.forks cimport fork_generation, spin_lock, spin_unlock
 
 cdef extern from *:
@@ -56,6 +56,23 @@ cdef st_atomic_u32 free_gates_lock
 cdef uint64_t gates = 0
 
 
+cdef int open_bell(wake_gate *gate) noexcept nogil:
+    cdef int bell, ear
+    if st_bell_open(&bell, &ear) < 0:
+        return -1
+    gate.ear = ear
+    st_store32_relaxed(&gate.bell, <uint32_t>bell)
+    return 0
+
+
+cdef bint wake_gate_mend(wake_gate *gate) noexcept nogil:
+    """Sleeper: a new bell when other code has closed this one. Whether it had.
+
+    A sender may just be ringing the old number; what it has published is found before the next sleep.
+    """
+    return not fd_is_open(gate.ear) and open_bell(gate) == 0
+
+
 cdef wake_gate *wake_gate_take() except NULL:
     """A gate nobody uses, made when there is none."""
     global free_gates, made_gates, gates
@@ -71,7 +88,7 @@ cdef wake_gate *wake_gate_take() except NULL:
         gate = <wake_gate *>core_calloc(1, sizeof(wake_gate))
         if gate == NULL:
             raise MemoryError("no memory for a wake gate")
-        if st_bell_open(&gate.bell, &gate.ear) < 0:
+        if open_bell(gate) < 0:
             core_free(gate)
             raise OSError("no file descriptor for a wake-up bell")
         gate.generation = fork_generation
@@ -98,7 +115,7 @@ cdef void wake_gate_give_back(wake_gate *gate) noexcept nogil:
 
 
 cdef void wake_ring(wake_gate *gate) noexcept nogil:
-    st_bell_ring(gate.bell)
+    st_bell_ring(<int>st_load32_relaxed(&gate.bell))
 
 
 cdef void wake_clear(wake_gate *gate) noexcept nogil:
@@ -111,10 +128,11 @@ def close_after_fork():
     cdef wake_gate *gate = made_gates
     while gate != NULL:
         if gate.generation != fork_generation and gate.ear >= 0:
-            if gate.bell != gate.ear:
-                close(gate.bell)
+            if <int>st_load32_relaxed(&gate.bell) != gate.ear:
+                close(<int>st_load32_relaxed(&gate.bell))
             close(gate.ear)
-            gate.bell = gate.ear = -1
+            st_store32_relaxed(&gate.bell, <uint32_t>-1)
+            gate.ear = -1
         gate = gate.next_made
 
 

@@ -608,3 +608,44 @@ watch.stop()
 os._exit(41)
 """)
     assert done.returncode == 41
+
+
+def test_a_reactor_whose_descriptors_other_code_has_closed_says_so_and_goes_on():
+    """Sleeping on closed descriptors returns at once: it would only look as if it slept."""
+    done = run_python("""
+import logging, os, threading, time
+import spdkthread
+said = []
+class Listener(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+logging.getLogger("spdkthread").addHandler(Listener())
+
+reactor = spdkthread.Reactor(name="engine", spin_us=0)
+thread = reactor.create_thread("net")
+ear, mouth = os.pipe()
+heard = threading.Event()
+handler = thread.register_fd(ear, lambda: (os.read(ear, 1), heard.set()))
+poller = thread.register_poller(int, 1000)       # or it would sleep on for ever on what it holds
+reactor.start()
+assert thread.call(abs, -1).result(60) == 1
+
+for number in range(3, 256):
+    if number not in (ear, mouth):
+        try:
+            os.close(number)
+        except OSError:
+            pass
+while not said:
+    time.sleep(0.001)
+assert "engine" in said[0] and "other code has closed" in said[0] and "bell" in said[0] and "net" in said[0], said
+for number in range(20):
+    assert thread.call(abs, -number).result(60) == number
+os.write(mouth, b"x")
+assert heard.wait(60)
+assert len(said) == 1, said
+handler.unregister()
+poller.unregister()
+assert reactor.stop().ok
+""")
+    assert (done.returncode, done.stderr) == (0, "")
