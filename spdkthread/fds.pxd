@@ -102,16 +102,16 @@ cdef extern from *:
         return count < 0 ? 0 : count;
     }
     #endif
-    /* Put the set `fresh` in the place of `set`: the number is never free in between, so no file of the user's gets it, and
-       whatever it was among (a set of a reactor) has to be told again. 0, or an errno. */
+    /* Put the set `fresh` in the place of `set`: the number is never free in between, so no file of the user's gets it,
+       and whatever it was among (a set of a reactor) has to be told again. 0, or an errno. */
     static inline int fd_set_replace(int set, int fresh) {
         int failed = 0;
         if (dup2(fresh, set) < 0 || fcntl(set, F_SETFD, FD_CLOEXEC) < 0) failed = errno;
         close(fresh);
         return failed;
     }
-    /* In the child of a fork, where `set` is the parent's too: put an empty one in its place. Nothing happens when another
-       file has its number: the set was closed by code that is not ours. 0, or an errno. */
+    /* In the child of a fork, where `set` is the parent's too: put an empty one in its place. Nothing happens when
+       another file has its number: the set was closed by code that is not ours. 0, or an errno. */
     static inline int fd_set_part(int set) {
     #ifdef __linux__
         struct epoll_event event;

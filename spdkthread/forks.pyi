@@ -1,8 +1,11 @@
 from types import TracebackType
 from typing import Literal
 
+from typing_extensions import disjoint_base
+
 __all__ = ["ReentrantLock"]
 
+@disjoint_base
 class ReentrantLock:
     def __enter__(self) -> Literal[True]: ...
     def __exit__(

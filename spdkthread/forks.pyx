@@ -60,7 +60,7 @@ cdef class ReentrantLock:
         self.inner.release()
 
     cdef int renew(self) except -1:
-        """In a child: one whose holder is not there is replaced; what the forking OS thread holds, it goes on holding."""
+        """In a child: replace it, unless the OS thread that forked holds it: that goes on holding it."""
         cdef object fresh = RLock()
         cdef bint mine = self.inner._is_owned()
         spin_lock(&self.renewing)

@@ -32,8 +32,8 @@ cdef extern from *:
     #endif
 
     /* Wait until one of `ears` is readable, at most `timeout_ns` (negative: for ever). Returns their bits: 1: the bell
-       rang, 2: a file descriptor of a thread is ready, 4: a signal has come, 8: other code has closed one of them. 0: the time is over, -1: interrupted. A
-       negative descriptor is passed over. */
+       rang, 2: a file descriptor of a thread is ready, 4: a signal has come, 8: other code has closed one of them. 0:
+       the time is over, -1: interrupted. A negative descriptor is passed over. */
     static int st_sleep(int bell, int fd, int signals, int64_t timeout_ns) {
         struct pollfd ears[3] = {{bell, POLLIN, 0}, {fd, POLLIN, 0}, {signals, POLLIN, 0}};
         int ready;

@@ -53,7 +53,7 @@ class SignalWatch:
         self.ear = self._bell = -1
 
     def die(self) -> None:
-        """In the child of a fork, on its only OS thread: the pipe is the parent's, which must not hear of our signals."""
+        """In the child of a fork, on its only OS thread: the parent's pipe must not hear of our signals."""
         if self._bell < 0:
             return
         if signal.getsignal(signal.SIGINT) is self._handler:
@@ -87,7 +87,7 @@ class SignalWatch:
 
 
 def above_standard(fd: int) -> int:
-    """Move a descriptor off 0, 1 and 2: a daemon closes those and expects its own files, or nothing, in their places."""
+    """Move a descriptor off 0, 1 and 2: a daemon closes those and expects none but its own there."""
     if fd > 2:
         return fd
     moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)

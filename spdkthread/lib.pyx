@@ -254,7 +254,7 @@ cdef str with_blockers(object thread):
 
 
 cdef int tell_unraisable(object failure, str what, object handler) except -1:
-    """The interpreter's own hook takes nothing but what the interpreter makes; one of the user's gets the whole story."""
+    """The interpreter's own hook takes nothing but what the interpreter makes; one of the user's gets all of it."""
     if sys.unraisablehook is not sys.__unraisablehook__:
         sys.unraisablehook(_Unraisable(failure, what, handler))
         return 0

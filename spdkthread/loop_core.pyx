@@ -325,7 +325,7 @@ cdef class LoopCore:
         return 0
 
     def _die(self):
-        """In the child of a fork: the selector and the bell are the parent's too. A loop that is under way ends its turn.
+        """In the child of a fork: the selector and the bell are the parent's too. One that runs ends after this turn.
 
         What the child does with it must not reach the parent: to close it takes its descriptors out of the selector.
         """

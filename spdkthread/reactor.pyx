@@ -244,7 +244,8 @@ cdef class Reactor:
         Raises
         ------
         ReactorError
-            When it runs already, or the OS thread cannot be bound to its core.
+            When it runs already, the OS thread cannot be bound to its core, Python's threads have been replaced (by
+            gevent's monkey patch) by ones that share an OS thread, or it was made before a fork.
         """
         check_os_threads(self)
         self._begin()
@@ -1256,7 +1257,7 @@ def get_reactor() -> Reactor | None:
 
 
 def check_os_threads(reactor):
-    """Raise `ReactorError` where what ``threading.Thread`` starts is no OS thread, and a reactor would stop all others."""
+    """Raise `ReactorError` where ``threading.Thread`` starts no OS thread: a reactor would stop all the others."""
     starter = getattr(threading, "_start_joinable_thread", None) or getattr(threading, "_start_new_thread", None)
     if starter is None or type(starter) is type(len):
         return

@@ -650,8 +650,9 @@ cdef class SpdkThread:
         Raises
         ------
         FdError
-            When `fd` is closed, cannot be waited for (a regular file), or has a handler on this thread already; from
-            elsewhere only what can be known at once is raised here, the rest goes the way of exceptions.
+            When `fd` is closed, cannot be waited for (a regular file), or has a handler on this thread already (both
+            are named); from elsewhere only what can be known at once is raised here, the rest goes the way of
+            exceptions: an earlier message of the caller's may unregister the other handler.
         ThreadExitedError, TypeError, ValueError
             As `register_poller`.
 

@@ -20,9 +20,9 @@ nanoseconds. ``verify/wake.pml`` is a model of all this, with the stores on thei
 A gate is never freed, only reused: a sender may still hold the pointer of a reactor that has ended, and the worst that
 it can do is wake the next owner once for nothing.
 
-In the child of a fork no gate of before it is used again: its bell is the parent's too, who rings or listens there would
-wake the parent for nothing or, worse, take a ring from it. The child closes its descriptors of them at once, by number
-while the numbers are still theirs, and makes new gates.
+In the child of a fork no gate of before it is used again: its bell is the parent's too, and what rings or listens there
+would wake the parent for nothing or, worse, take a ring from it. The child closes its descriptors of them at once, by
+number while the numbers are still theirs, and makes new gates.
 """
 
 from libc.stdint cimport uint32_t

@@ -17,7 +17,7 @@ cdef extern from *:
     #ifdef __linux__
     #include <sys/eventfd.h>
     static inline int st_bell_open(int *bell, int *ear) {
-        *bell = *ear = fd_above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+        *bell = *ear = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         return *bell < 0 ? -1 : 0;
     }
     #else
@@ -25,7 +25,6 @@ cdef extern from *:
         int ends[2];
         if (pipe(ends) < 0) return -1;
         for (int i = 0; i < 2; i++) {
-            ends[i] = fd_above_standard(ends[i]);
             fcntl(ends[i], F_SETFD, FD_CLOEXEC);
             fcntl(ends[i], F_SETFL, O_NONBLOCK);
         }
@@ -59,6 +58,12 @@ cdef uint64_t gates = 0
 cdef int open_bell(wake_gate *gate) noexcept nogil:
     cdef int bell, ear
     if st_bell_open(&bell, &ear) < 0:
+        return -1
+    if bell == ear:
+        bell = ear = fd_above_standard(ear)
+    else:
+        bell, ear = fd_above_standard(bell), fd_above_standard(ear)
+    if bell < 0 or ear < 0:
         return -1
     gate.ear = ear
     st_store32_relaxed(&gate.bell, <uint32_t>bell)
