@@ -109,9 +109,13 @@ cdef extern from *:
 
     /* A lock for a handful of instructions on cold paths, never held across a call into Python. Holding it takes no
        thread state, so it is legal attached and detached. */
-    static inline void st_lock(st_atomic_u32 *lock) {
+    static inline void st_lock_as(st_atomic_u32 *lock, uint32_t mine) {
         int spins = 0;
-        while (atomic_exchange_explicit(lock, 1, memory_order_acquire)) {
+        for (;;) {
+            /* 0: free. Anything but `mine`: the holder is in another process, see forks.pxd. */
+            uint32_t seen = atomic_load_explicit(lock, memory_order_relaxed);
+            if (seen != mine && atomic_compare_exchange_weak_explicit(
+                    lock, &seen, mine, memory_order_acquire, memory_order_relaxed)) return;
     #if defined(CYTHON_TRACE_NOGIL) && CYTHON_TRACE_NOGIL
             /* In a build for coverage every line calls the tracer, which may let the GIL go while the lock is held. */
             if (PyGILState_Check()) { Py_BEGIN_ALLOW_THREADS sched_yield(); Py_END_ALLOW_THREADS continue; }
@@ -157,5 +161,5 @@ cdef extern from *:
     void st_fence_seq_cst() noexcept nogil
     void st_compiler_barrier() noexcept nogil
     void st_pause() noexcept nogil
-    void st_lock(st_atomic_u32 *lock) noexcept nogil
+    void st_lock_as(st_atomic_u32 *lock, uint32_t mine) noexcept nogil
     void st_unlock(st_atomic_u32 *lock) noexcept nogil

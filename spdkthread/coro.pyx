@@ -428,7 +428,11 @@ cdef class Sleep(Suspension):
         timer_queue_init(&home.timers)
         self.c.sleep = <void *><PyObject *>self
         timer_insert(&home.timers, &self.c.node, now + self.ticks, now)
-        home.set_alarm(now + self.ticks, now)
+        try:
+            home.set_alarm(now + self.ticks, now)
+        except BaseException:
+            timer_cancel(&home.timers, &self.c.node)    # out of memory; the node goes with this object
+            raise
         return True
 
     cdef int withdraw(self) except -1:

@@ -1,10 +1,11 @@
 """The default destination of exceptions that leave callbacks: each failure is printed once and then counted."""
 
 import logging
-import threading
 import time
 import traceback
 from dataclasses import dataclass
+
+from spdkthread.forks import ReentrantLock
 
 __all__ = ["ErrorLog", "ErrorRecord", "describe"]
 
@@ -43,28 +44,41 @@ class ErrorLog:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ReentrantLock()
         self._records: dict[tuple, ErrorRecord] = {}
 
     def record(self, context: dict) -> None:
         """Log a failure at its first occurrence, with its traceback; count it afterwards."""
         exception = context["exception"]
-        key = (type(exception), self._place(exception), context["message"])
+        # By name and by id: a class of the user's may have a metaclass with a `__hash__` and an `__eq__` of its own.
+        kind = type(exception)
+        key = (kind.__name__, id(kind), self._place(exception), context["message"])
+        if self._count_again(key):
+            return
+        # The user's `repr`: not under the lock.
+        described = describe(exception)
         now = time.perf_counter_ns()
         with self._lock:
-            known = self._records.get(key)
-            if known is not None:
-                known.count += 1
-                known.last_ns = now
+            if self._count_again(key):
                 return
             if len(self._records) < MAX_RECORDS:
-                self._records[key] = ErrorRecord(context["message"], describe(exception), 1, now, now)
+                self._records[key] = ErrorRecord(context["message"], described, 1, now, now)
         logger.error(context["message"], exc_info=exception)
+
+    def _count_again(self, key: tuple) -> bool:
+        """Count a failure that is known."""
+        with self._lock:
+            known = self._records.get(key)
+            if known is None:
+                return False
+            known.count += 1
+            known.last_ns = time.perf_counter_ns()
+            return True
 
     def records(self) -> tuple[ErrorRecord, ...]:
         """Every distinct failure so far, in the order of its first occurrence."""
         with self._lock:
-            return tuple(self._records.values())
+            return tuple(self._records.copy().values())
 
     def summarize(self) -> None:
         """Log how often each repeated failure came, and forget them all."""

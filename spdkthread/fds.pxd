@@ -11,11 +11,11 @@ cdef extern from *:
     #ifndef SPDKTHREAD_FDS
     #define SPDKTHREAD_FDS
     #include <errno.h>
+    #include <fcntl.h>
     #include <stdint.h>
     #include <string.h>
     #include <unistd.h>
     #ifndef __linux__
-    #include <fcntl.h>
     #include <time.h>
     #endif
 
@@ -24,9 +24,20 @@ cdef extern from *:
     /* One ready descriptor: the tag it was added with, and what it is ready for. */
     typedef struct fd_event { uint64_t tag; uint32_t events; } fd_event;
 
+    /* A daemon closes 0, 1 and 2 and expects that its own files, or nothing, take their places. */
+    static inline int fd_above_standard(int fd) {
+        int moved;
+        if (fd < 0 || fd > 2) return fd;
+        moved = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        close(fd);
+        return moved;
+    }
+
+    static inline int fd_is_open(int fd) { return fcntl(fd, F_GETFD) >= 0; }
+
     #ifdef __linux__
     #include <sys/epoll.h>
-    static inline int fd_set_open(void) { return epoll_create1(EPOLL_CLOEXEC); }
+    static inline int fd_set_open(void) { return fd_above_standard(epoll_create1(EPOLL_CLOEXEC)); }
     static inline int fd_set_control(int set, int op, int fd, uint32_t events, uint64_t tag) {
         struct epoll_event event;
         memset(&event, 0, sizeof event);
@@ -59,7 +70,7 @@ cdef extern from *:
     #else
     #include <sys/event.h>
     static inline int fd_set_open(void) {
-        int set = kqueue();
+        int set = fd_above_standard(kqueue());
         if (set >= 0) fcntl(set, F_SETFD, FD_CLOEXEC);
         return set;
     }
@@ -91,6 +102,34 @@ cdef extern from *:
         return count < 0 ? 0 : count;
     }
     #endif
+    /* Put the set `fresh` in the place of `set`: the number is never free in between, so no file of the user's gets it,
+       and whatever it was among (a set of a reactor) has to be told again. 0, or an errno. */
+    static inline int fd_set_replace(int set, int fresh) {
+        int failed = 0;
+        if (dup2(fresh, set) < 0 || fcntl(set, F_SETFD, FD_CLOEXEC) < 0) failed = errno;
+        close(fresh);
+        return failed;
+    }
+    /* In the child of a fork, where `set` is the parent's too: put an empty one in its place. Nothing happens when
+       another file has its number: the set was closed by code that is not ours. 0, or an errno. */
+    static inline int fd_set_part(int set) {
+    #ifdef __linux__
+        struct epoll_event event;
+        int failed;
+    #endif
+        int fresh = fd_set_open();
+        if (fresh < 0) return errno;
+    #ifdef __linux__
+        memset(&event, 0, sizeof event);
+        /* Only a set can say that `fresh` is not in it. */
+        failed = epoll_ctl(set, EPOLL_CTL_DEL, fresh, &event) < 0 ? errno : 0;
+        if (failed != ENOENT) {
+            close(fresh);
+            return failed;
+        }
+    #endif
+        return fd_set_replace(set, fresh);
+    }
     static inline int fd_set_ready(int set) {
         fd_event one;
         return fd_set_wait(set, &one, 1) > 0;
@@ -102,7 +141,11 @@ cdef extern from *:
         uint64_t tag
         uint32_t events
 
+    int fd_above_standard(int fd) noexcept nogil
+    int fd_is_open(int fd) noexcept nogil
     int fd_set_open() noexcept nogil
+    int fd_set_replace(int set, int fresh) noexcept nogil
+    int fd_set_part(int set) noexcept nogil
     int fd_set_add(int set, int fd, uint32_t events, uint64_t tag) noexcept nogil
     int fd_set_change(int set, int fd, uint32_t before, uint32_t events, uint64_t tag) noexcept nogil
     int fd_set_remove(int set, int fd, uint32_t events) noexcept nogil

@@ -35,7 +35,7 @@ cdef class FutureCore:
     cdef bint seen                  # somebody has had the outcome
     cdef object value               # the result, or the exception when `failed`
     cdef object condition           # threading.Condition, once somebody waits
-    cdef uint32_t made_after        # how many forks lay behind when `condition` was made
+    cdef uint32_t made_after        # the fork generation in which `condition` was made
     cdef list waiters               # those of concurrent.futures.wait and as_completed
     cdef object callbacks           # None, one callable, or a list of them
     cdef object producer            # the SpdkThread that has to produce the result, or None

@@ -1,17 +1,14 @@
 """SpdkFuture: a `concurrent.futures.Future` that makes its lock when somebody waits. See ``future.pxd``."""
 
-import os
-
 from libc.stdint cimport uint32_t
 
 from spdkthread.atomics cimport (
     st_load32_acquire,
     st_load32_relaxed,
-    st_lock,
     st_store32_relaxed,
     st_store32_release,
-    st_unlock,
 )
+from spdkthread.forks cimport fork_generation, spin_lock, spin_unlock
 
 from spdkthread.error_log import describe
 from spdkthread.errors import ThreadExitedError
@@ -41,9 +38,6 @@ cdef object the_class = None
 cdef object CancelledError = None
 cdef object InvalidStateError = None
 cdef object LOGGER = None
-
-# That lie between this process and the first one.
-cdef uint32_t forks = 0
 
 STATES = ("PENDING", "RUNNING", "CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED")
 WORDS = ("pending", "running", "cancelled", "cancelled", "finished")
@@ -305,10 +299,9 @@ cdef class FutureCore:
 
     cdef int after_fork(self) except -1:
         """In the child: who waited in the parent does not exist here, and may have held the condition."""
-        if self.made_after != forks and self.condition is not None:
+        if self.made_after != fork_generation and self.condition is not None:
             self.condition = None
             self.waiters = None
-            st_store32_relaxed(&self.lock, 0)
         return 0
 
     cdef object make_condition(self):
@@ -319,7 +312,7 @@ cdef class FutureCore:
             fresh = threading.Condition()
             guard(self)
             if self.condition is None:
-                self.made_after = forks
+                self.made_after = fork_generation
                 self.condition = fresh
             unguard(self)
         return self.condition
@@ -361,22 +354,14 @@ cdef class FutureCore:
         return 0
 
 
-def _count_fork():
-    global forks
-    forks += 1
-
-
-os.register_at_fork(after_in_child=_count_fork)
-
-
 cdef inline void guard(FutureCore future) noexcept:
     if ST_FUTURE_LOCKS:
-        st_lock(&future.lock)
+        spin_lock(&future.lock)
 
 
 cdef inline void unguard(FutureCore future) noexcept:
     if ST_FUTURE_LOCKS:
-        st_unlock(&future.lock)
+        spin_unlock(&future.lock)
 
 
 cdef int load() except -1:

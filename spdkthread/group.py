@@ -11,6 +11,8 @@ from typing import Self
 from spdkthread.cores import parse_cores
 from spdkthread.ending import Ending
 from spdkthread.errors import ReactorError
+from spdkthread.forks import ReentrantLock
+from spdkthread.latch import Latch
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.placement import allowed_reactors, move_inside_mask
 from spdkthread.reactor import Reactor, check_number, check_timeout, get_reactor, on_any_reactor
@@ -80,8 +82,7 @@ class ReactorGroup:
         }
         for reactor in self._reactors.values():
             reactor._group = self
-        # Reentrant: a signal handler may come in between.
-        self._lock = threading.RLock()
+        self._lock = ReentrantLock()  # one round of the scheduler at a time
         self._turn = itertools.count()
         self._first_cores: dict[int, int] = {}
         self._loads: dict[int, tuple[int, int, float | None]] = {}
@@ -171,10 +172,8 @@ class ReactorGroup:
         Answers to ``spdk_thread_create`` with the event framework's placement.
         """
         mask = None if cpumask is None else parse_cores(cpumask)
-        with self._lock:
-            allowed = allowed_reactors(self.reactors, mask, self.isolated, f"thread {name!r}")
-            turn = next(self._turn)
-            chosen = allowed[turn % len(allowed)]
+        allowed = allowed_reactors(self.reactors, mask, self.isolated, f"thread {name!r}")
+        chosen = allowed[next(self._turn) % len(allowed)]
         thread = chosen.create_thread(name, cpumask=mask, **kw)
         self._first_cores[thread.id] = chosen.core
         return thread
@@ -324,7 +323,7 @@ class _Balancer:
 
     def __init__(self, group: ReactorGroup):
         self._group = group
-        self._over = threading.Event()
+        self._over = Latch()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -333,7 +332,7 @@ class _Balancer:
             self._thread.start()
 
     def stop(self) -> None:
-        self._over.set()
+        self._over.open()
         if self._thread is not None and self._thread is not threading.current_thread() and not on_any_reactor():
             self._thread.join()
 

@@ -34,8 +34,8 @@ cdef extern from *:
     #endif
 
     /* Wait until one of `ears` is readable, at most `timeout_ns` (negative: for ever). Returns their bits: 1: the bell
-       rang, 2: a file descriptor of a thread is ready, 4: a signal has come. 0: the time is over, -1: interrupted. A
-       negative descriptor is passed over. */
+       rang, 2: a file descriptor of a thread is ready, 4: a signal has come, 8: other code has closed one of them. 0:
+       the time is over, -1: interrupted. A negative descriptor is passed over. */
     static int st_sleep(int bell, int fd, int signals, int64_t timeout_ns) {
         struct pollfd ears[3] = {{bell, POLLIN, 0}, {fd, POLLIN, 0}, {signals, POLLIN, 0}};
         int ready;
@@ -47,7 +47,8 @@ cdef extern from *:
         ready = poll(ears, 3, ms > 1 << 30 ? 1 << 30 : (int)ms);
     #endif
         if (ready < 0) return errno == EINTR ? -1 : 0;
-        return (ears[0].revents != 0) | (ears[1].revents != 0) << 1 | (ears[2].revents != 0) << 2;
+        return (ears[0].revents != 0) | (ears[1].revents != 0) << 1 | (ears[2].revents != 0) << 2
+            | ((ears[0].revents | ears[1].revents | ears[2].revents) & POLLNVAL ? 8 : 0);
     }
     """
     void st_sharpen_timers() noexcept nogil

@@ -1,5 +1,6 @@
 """Signals while a reactor runs on the main thread."""
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable
@@ -31,7 +32,7 @@ class SignalWatch:
         self._bell = -1
 
     def start(self) -> None:
-        self.ear, self._bell = os.pipe()
+        self.ear, self._bell = (above_standard(end) for end in os.pipe())
         os.set_blocking(self.ear, False)
         os.set_blocking(self._bell, False)
         self._owed = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
@@ -51,8 +52,23 @@ class SignalWatch:
         os.close(self.ear)
         self.ear = self._bell = -1
 
+    def die(self) -> None:
+        """In the child of a fork, on its only OS thread: the parent's pipe must not hear of our signals."""
+        if self._bell < 0:
+            return
+        if signal.getsignal(signal.SIGINT) is self._handler:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        found = signal.set_wakeup_fd(self._owed)
+        if found != self._bell:
+            signal.set_wakeup_fd(found)
+        os.close(self._bell)
+        os.close(self.ear)
+        self.ear = self._bell = -1
+
     def clear(self) -> None:
         """What has come so far is heard."""
+        if self.ear < 0:
+            return
         try:
             numbers = os.read(self.ear, 4096)
         except BlockingIOError:
@@ -68,3 +84,12 @@ class SignalWatch:
             raise KeyboardInterrupt
         self._interrupted = True
         self._on_interrupt()
+
+
+def above_standard(fd: int) -> int:
+    """Move a descriptor off 0, 1 and 2: a daemon closes those and expects none but its own there."""
+    if fd > 2:
+        return fd
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return moved

@@ -20,11 +20,10 @@ from spdkthread.atomics cimport (
     st_load32_acquire,
     st_load32_relaxed,
     st_load_relaxed,
-    st_lock,
     st_store32_release,
     st_sub_relaxed,
-    st_unlock,
 )
+from spdkthread.forks cimport spin_lock, spin_unlock
 from spdkthread.lib cimport lib_or_default
 from spdkthread.pointer_map cimport map_get, map_put, map_remove
 from spdkthread.ring cimport RING_GATED
@@ -85,7 +84,7 @@ cdef int device_add(device_s *device, channel_s *channel) noexcept nogil:
     cdef channel_s **larger
     cdef uint32_t place
     cdef int verdict = ADD_OK
-    st_lock(&device.lock)
+    spin_lock(&device.lock)
     if st_load32_relaxed(&device.state) != DEVICE_REGISTERED:
         verdict = ADD_REFUSED
     elif device.count == device.capacity:
@@ -106,50 +105,50 @@ cdef int device_add(device_s *device, channel_s *channel) noexcept nogil:
         device.channels[place] = channel
         device.count += 1
         device.live += 1
-    st_unlock(&device.lock)
+    spin_unlock(&device.lock)
     return verdict
 
 
 cdef void device_remove(device_s *device, channel_s *channel) noexcept nogil:
     """Take a channel off the list; it is still alive."""
     cdef uint32_t place
-    st_lock(&device.lock)
+    spin_lock(&device.lock)
     place = place_after(device, channel.thread_id)
     if place and device.channels[place - 1] == channel:
         memmove(&device.channels[place - 1], &device.channels[place], (device.count - place) * sizeof(channel_s *))
         device.count -= 1
-    st_unlock(&device.lock)
+    spin_unlock(&device.lock)
 
 
 cdef bint device_begin_iteration(device_s *device) noexcept nogil:
     cdef bint registered
-    st_lock(&device.lock)
+    spin_lock(&device.lock)
     registered = st_load32_relaxed(&device.state) == DEVICE_REGISTERED
     if registered:
         device.iterations += 1
-    st_unlock(&device.lock)
+    spin_unlock(&device.lock)
     return registered
 
 
 cdef bint device_begin_end(device_s *device) noexcept nogil:
     """Give nothing any more. True: nothing is left, this was the end. Only for a registered device."""
     cdef bint over
-    st_lock(&device.lock)
+    spin_lock(&device.lock)
     st_store32_release(&device.state, DEVICE_UNREGISTERING)
     over = device.live == 0 and device.iterations == 0
-    st_unlock(&device.lock)
+    spin_unlock(&device.lock)
     return over
 
 
 cdef bint device_count_down(device_s *device, uint32_t *what) noexcept nogil:
     """One channel or iteration less. True, once: it was the last thing that an unregistration waited for."""
     cdef bint over
-    st_lock(&device.lock)
+    spin_lock(&device.lock)
     what[0] -= 1
     over = (
         device.live == 0 and device.iterations == 0 and st_load32_relaxed(&device.state) == DEVICE_UNREGISTERING
     )
-    st_unlock(&device.lock)
+    spin_unlock(&device.lock)
     return over
 
 
@@ -533,13 +532,13 @@ cdef class IoDevice:
         """The channel of the next thread after that one, or None."""
         cdef PyObject *found = NULL
         cdef uint32_t place
-        st_lock(&self.c.lock)
+        spin_lock(&self.c.lock)
         place = place_after(&self.c, thread_id)
         if place < self.c.count:
             # Its thread keeps it until it is off this list.
             found = self.c.channels[place].owner
             Py_INCREF(<object>found)
-        st_unlock(&self.c.lock)
+        spin_unlock(&self.c.lock)
         if found == NULL:
             return None
         channel = <IoChannel>found
@@ -562,9 +561,9 @@ cdef class IoDevice:
     def channels_count(self) -> int:
         """Channels that are not destroyed, those that wait for it included."""
         cdef uint32_t count
-        st_lock(&self.c.lock)
+        spin_lock(&self.c.lock)
         count = self.c.live
-        st_unlock(&self.c.lock)
+        spin_unlock(&self.c.lock)
         return count
 
     @property

@@ -1,10 +1,9 @@
 """ThreadLib: the registry, the ids, the clock and the way of errors."""
 
 import sys
-import threading
-import weakref
 from bisect import bisect_left, bisect_right
 
+from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from libc.stdint cimport uint64_t
 
 from spdkthread.atomics cimport st_add_relaxed, st_load_relaxed
@@ -12,10 +11,12 @@ from spdkthread.clock cimport ManualClock, clock_read
 
 from spdkthread.error_log import ErrorLog
 from spdkthread.errors import SpdkThreadError
+from spdkthread.forks import ReentrantLock
+from spdkthread.weak_registry import WeakRegistry
 
 __all__ = ["ThreadLib", "default_lib"]
 
-libs = weakref.WeakSet()
+libs = WeakRegistry()
 
 
 cdef class ThreadLib:
@@ -47,7 +48,7 @@ cdef class ThreadLib:
         self._clock = clock
         if clock is not None:
             self.clock = &(<ManualClock>clock).c
-        self._lock = threading.RLock()
+        self._lock = ReentrantLock()
         self._error_log = ErrorLog()
         libs.add(self)
         self.exception_handler = exception_handler
@@ -122,8 +123,8 @@ cdef class ThreadLib:
         with self._lock:
             if self._closed:
                 return
-            threads = [with_blockers(thread) for thread in self._threads.values()]
-            devices = [repr(device) for device in self._devices.values()]
+            threads = [with_blockers(thread) for thread in self._threads.copy().values()]
+            devices = [repr(device) for device in self._devices.copy().values()]
             if threads or devices:
                 left = ", ".join(threads + devices)
                 raise SpdkThreadError(f"the thread library cannot close, there are left: {left}")
@@ -133,11 +134,13 @@ cdef class ThreadLib:
     @staticmethod
     def _all():
         """The libraries of this process."""
-        return tuple(libs)
+        return tuple(libs.all())
 
     def _after_fork(self):
-        """In the child: whoever held the lock is not there any more."""
-        self._lock = threading.RLock()
+        """In the child: an OS thread that is not here may have been inside `_add_thread` or `_remove_thread`."""
+        self._ids = sorted(self._threads)
+        for thread in list(self._threads.values()):
+            thread._after_fork()
 
     # The registry, for the floors above.
 
@@ -186,7 +189,7 @@ cdef class ThreadLib:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as failure:
-            sys.unraisablehook(_Unraisable(failure, f"Exception handler of {self!r} failed", self._exception_handler))
+            tell_unraisable(failure, f"Exception handler of {self!r} failed", self._exception_handler)
         return 0
 
     def _report(self, message, exception, thread, key, subject):
@@ -219,13 +222,13 @@ cdef class ThreadLib:
     def threads(self) -> tuple:
         """The threads in creation order; exited ones are not among them."""
         with self._lock:
-            return tuple(self._threads.values())
+            return tuple(self._threads.copy().values())
 
     @property
     def devices(self) -> tuple:
         """The registered devices in registration order."""
         with self._lock:
-            return tuple(self._devices.values())
+            return tuple(self._devices.copy().values())
 
     @property
     def error_count(self) -> int:
@@ -250,6 +253,16 @@ cdef str with_blockers(object thread):
     return f"{thread!r} (kept by {shown})" if blockers else repr(thread)
 
 
+cdef int tell_unraisable(object failure, str what, object handler) except -1:
+    """The interpreter's own hook takes nothing but what the interpreter makes; one of the user's gets all of it."""
+    if sys.unraisablehook is not sys.__unraisablehook__:
+        sys.unraisablehook(_Unraisable(failure, what, handler))
+        return 0
+    PyErr_SetObject(type(failure), failure)
+    PyErr_WriteUnraisable(what)
+    return 0
+
+
 class _Unraisable:
     """What ``sys.unraisablehook`` reads."""
 
@@ -262,16 +275,19 @@ class _Unraisable:
 
 
 cdef ThreadLib the_default = None
-cdef object the_default_lock = threading.Lock()
+cdef object the_default_lock = ReentrantLock()
 
 
 def default_lib() -> ThreadLib:
     """The process-wide library, made at the first call. **Thread safety:** any OS thread."""
     global the_default
+    cdef ThreadLib made
     if the_default is None:
+        # Not under the lock: a destructor that asks for it while this one is being made makes it itself.
+        made = ThreadLib()
         with the_default_lock:
             if the_default is None:
-                the_default = ThreadLib()
+                the_default = made
     return the_default
 
 

@@ -48,6 +48,7 @@ cdef class LoopCore:
     cdef wake_gate *gate
     cdef int poll_fd                # the selector's epoll or kqueue
     cdef int thread_fds             # the thread's own set, once it is among the selector's
+    cdef uint32_t thread_fds_serial     # which of the sets that have been in that place
     cdef bint direct                # an epoll whose events are read here
     cdef dict keys                  # the selector's: fd -> SelectorKey
     cdef object selector

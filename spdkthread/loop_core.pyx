@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import os
 import selectors
+import signal
 import threading
 from asyncio import events, format_helpers
 from asyncio.base_events import BaseEventLoop
@@ -29,8 +31,10 @@ from spdkthread.fds cimport (
     FD_READABLE,
     FD_WRITABLE,
     fd_set_add,
+    fd_set_part,
     fd_set_wait,
 )
+from spdkthread.forks cimport fork_generation
 from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_wait
 from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_sharpen_timers, idle_sleep
 from spdkthread.ring cimport MSG_PYTHON, RING_POSITION, ring_ready, ring_slot, ring_slot_at, ring_take
@@ -56,7 +60,8 @@ from spdkthread.timers cimport (
 )
 from spdkthread.wake cimport wake_clear, wake_gate_give_back, wake_gate_take, wake_notify
 
-from spdkthread.errors import WrongThreadError
+from spdkthread.errors import ReactorError, WrongThreadError
+from spdkthread.weak_registry import WeakRegistry
 
 __all__ = ["LoopCore"]
 
@@ -233,6 +238,18 @@ cdef class LoopTimer:
         return handle
 
 
+loops = WeakRegistry()
+
+
+def mark_dead():
+    """In the child of a fork."""
+    for loop in loops.all():
+        loop._die()
+
+
+os.register_at_fork(after_in_child=mark_dead)
+
+
 cdef class LoopCore:
     """The part of `aio.EventLoop` that is not asyncio's. Not an event loop by itself."""
 
@@ -270,6 +287,7 @@ cdef class LoopCore:
         # It stays as long as the loop is not closed.
         self.thread.c.registered += 1
         self.held = True
+        loops.add(self)
 
     def _tear_down(self):
         """After asyncio's own close()."""
@@ -306,8 +324,27 @@ cdef class LoopCore:
                 break
         return 0
 
+    def _die(self):
+        """In the child of a fork: the selector and the bell are the parent's too. One that runs ends after this turn.
+
+        What the child does with it must not reach the parent: to close it takes its descriptors out of the selector.
+        """
+        if not self.held:
+            return
+        if self.direct:
+            fd_set_part(self.poll_fd)
+        self.thread_fds = -1
+        self._stopping = True
+        if self._csock is not None:
+            # The interpreter must not write the child's signals into the parent's pipe.
+            found = signal.set_wakeup_fd(-1)
+            if found != self._csock.fileno():
+                signal.set_wakeup_fd(found)
+
     def _enter(self):
         """At the start of run_forever, on the OS thread that runs the loop."""
+        if self.gate.generation != fork_generation:
+            raise ReactorError(f"{self!r} was made before a fork and does not exist in the child; make one there")
         if self.thread.c.polling:
             raise WrongThreadError(f"{self!r} cannot run inside a callback of its own {self.thread!r}")
         self.thread.__enter__()
@@ -542,8 +579,11 @@ cdef class LoopCore:
 
     cdef int watch_thread_fds(self) except -1:
         """The thread has file descriptors of its own: have their set among the selector's."""
-        if not self.thread.c.fd_set or self.thread_fds == self.thread.c.fd_set:
+        if self.thread.c.fd_set < 0 or (
+            self.thread_fds == self.thread.c.fd_set and self.thread_fds_serial == self.thread.c.fd_set_serial
+        ):
             return 0
+        self.thread_fds_serial = self.thread.c.fd_set_serial
         if self.poll_fd < 0:
             if self.thread_fds >= 0 and self.selector.get_map().get(self.thread_fds) is not None:
                 self.selector.unregister(self.thread_fds)       # an older set, closed by now

@@ -4,7 +4,8 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from spdkthread.atomics cimport st_load_acquire, st_load_relaxed, st_lock, st_unlock
+from spdkthread.atomics cimport st_load_acquire, st_load_relaxed
+from spdkthread.forks cimport spin_lock, spin_unlock
 from spdkthread.ring cimport (
     MSG_NATIVE,
     MSG_PYTHON_TUPLE,
@@ -71,6 +72,7 @@ cdef list waiting_names(message_ring *ring):
     cdef uint64_t position = st_load_relaxed(&ring.head)
     cdef uint64_t tail = st_load_acquire(&ring.tail) & RING_POSITION
     cdef ring_spill *node
+    cdef ring_spill *last
     names = []
     while position < tail:
         if st_load_acquire(&ring_slot_at(ring, position).stamp) == position + 1:
@@ -78,12 +80,14 @@ cdef list waiting_names(message_ring *ring):
         else:
             names.append("being sent")
         position += 1
-    st_lock(&ring.spill_lock)
+    # A name may be the user's `repr`: not under the lock. What is on the list now stays, others only append to it.
+    spin_lock(&ring.spill_lock)
     node = ring.spill_first
+    last = ring.spill_last
+    spin_unlock(&ring.spill_lock)
     while node != NULL:
         names.append(message_name(&node.slot))
-        node = node.next
-    st_unlock(&ring.spill_lock)
+        node = NULL if node == last else node.next
     return names
 
 

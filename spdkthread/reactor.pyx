@@ -39,7 +39,7 @@ from spdkthread.atomics cimport (
     st_storep_release,
 )
 from spdkthread.clock cimport account_ticks, clock_read, st_cycles, st_ticks
-from spdkthread.fds cimport FD_READABLE, fd_set_add, fd_set_open, fd_set_remove
+from spdkthread.fds cimport FD_READABLE, fd_is_open, fd_set_add, fd_set_open, fd_set_remove
 from spdkthread.gil_gate cimport (
     GIL_HAND_OVER,
     GIL_NO_WORK_LEFT,
@@ -58,6 +58,7 @@ from spdkthread.reactor_core cimport (
     NEED_PYTHON,
     NEED_REQUESTS,
     NEED_SHARED_CORE,
+    REQUEST_MEND,
     account_attach,
     account_flush,
     account_idle,
@@ -82,10 +83,11 @@ from spdkthread.thread_core cimport (
     set_current,
     thread_s,
 )
-from spdkthread.wake cimport wake_gate_give_back, wake_gate_take, wake_notify
+from spdkthread.wake cimport wake_gate_give_back, wake_gate_mend, wake_gate_take, wake_notify
 
 from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError, ThreadExitedError, WrongThreadError
+from spdkthread.forks import ReentrantLock
 from spdkthread.interrupts import SignalWatch
 from spdkthread.latch import Latch
 from spdkthread.lib import ThreadLib, default_lib
@@ -181,8 +183,7 @@ cdef class Reactor:
         self.r.fd = self._spare_fd = -1
         self._members = {}
         self._calls = deque()
-        # Reentrant: a signal handler, or a destructor, may come in between.
-        self._lock = threading.RLock()
+        self._lock = ReentrantLock()
         self._ended = Latch(True)
         self._report = ShutdownReport()
         self.r.signal_ear = -1
@@ -253,8 +254,10 @@ cdef class Reactor:
         Raises
         ------
         ReactorError
-            When it runs already, or the OS thread cannot be bound to its core.
+            When it runs already, the OS thread cannot be bound to its core, Python's threads have been replaced (by
+            gevent's monkey patch) by ones that share an OS thread, or it was made before a fork.
         """
+        check_os_threads(self)
         self._begin()
         begun = Latch()
         problem = []
@@ -686,7 +689,7 @@ cdef class Reactor:
     def _unwatch_fds(self, SpdkThread thread):
         """On the loop: it has none any more, or leaves."""
         cdef SpdkThread other
-        if self.r.fd < 0 or not thread.c.fd_set:
+        if self.r.fd < 0 or thread.c.fd_set < 0:
             return
         fd_set_remove(self.r.fd, thread.c.fd_set, FD_READABLE)
         with self._lock:
@@ -699,6 +702,31 @@ cdef class Reactor:
             if self._spare_fd >= 0:
                 close(self._spare_fd)
                 self._spare_fd = -1
+
+    def _mend_fds(self):
+        """On the loop: other code has closed descriptors of ours, and sleeping on those is not sleeping."""
+        cdef SpdkThread thread
+        lost = []
+        if self.r.gate != NULL and wake_gate_mend(self.r.gate):
+            lost.append("its wake-up bell")
+        if self.r.fd >= 0 and not fd_is_open(self.r.fd):
+            lost.append("its fd set")
+            self.r.fd = -1
+            with self._lock:
+                members = list(self._members)
+            for thread in members:
+                if thread._mend_fds():
+                    lost.append(f"the fd set of {thread.name!r}")
+                if thread.c.fd_count:
+                    self._watch_fds(thread)
+        if self.r.signal_ear >= 0 and not fd_is_open(self.r.signal_ear):
+            lost.append("what tells it of signals, which now come late")
+            self.r.signal_ear = -1
+        if lost:
+            logger.error(
+                "%r: other code has closed descriptors that it had not opened, perhaps by os.closerange: %s. "
+                "It has opened new ones; messages sent meanwhile may have waited", self, ", ".join(lost)
+            )
 
     # Inside: requests
 
@@ -734,6 +762,9 @@ cdef class Reactor:
                 while self._calls:
                     self._call(self._calls.popleft())
                 flags &= ~<uint32_t>REQUEST_CALLS
+            if flags & REQUEST_MEND:
+                self._mend_fds()
+                flags &= ~<uint32_t>REQUEST_MEND
             if flags & (REQUEST_STOP | REQUEST_ABORT):
                 self._begin_stop()
             if flags & REQUEST_ABORT:
@@ -1173,9 +1204,15 @@ cdef class Reactor:
     def _die(self):
         """In the child of a fork: the OS thread is not there any more, or this is its copy inside a callback."""
         cdef SpdkThread thread
-        self._lock = threading.RLock()
         self._ended = Latch(True)
         self._set_phase(PHASE_DEAD)
+        for fd in (self.r.fd, self._spare_fd):
+            if fd >= 0:
+                close(fd)
+        self.r.fd = self._spare_fd = -1
+        self.r.signal_ear = -1
+        if self._signals is not None:
+            self._signals.die()
         for thread in list(self._members):
             thread._die()
         # The loop may be under way beneath us, on the only OS thread of the child: its threads stay.
@@ -1246,6 +1283,19 @@ def get_reactor() -> Reactor | None:
     """The reactor whose turn is under way on this OS thread, or None. **Thread safety:** any OS thread."""
     cdef PyObject *one = st_get_reactor_here()
     return None if one == NULL else <object>one
+
+
+def check_os_threads(reactor):
+    """Raise `ReactorError` where ``threading.Thread`` starts no OS thread: a reactor would stop all the others."""
+    starter = getattr(threading, "_start_joinable_thread", None) or getattr(threading, "_start_new_thread", None)
+    if starter is None or type(starter) is type(len):
+        return
+    culprit = getattr(starter, "__module__", "other code").partition(".")[0]
+    raise ReactorError(
+        f"{reactor!r} cannot be started: {culprit} has replaced the threads of Python by its own, which share one OS "
+        "thread; leave out that part of its monkey patching (gevent: patch_all(thread=False)), or drive the reactor "
+        "by run() in a process of its own"
+    )
 
 
 def check_number(name, value, unit):

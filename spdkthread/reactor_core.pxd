@@ -8,6 +8,9 @@ from spdkthread.idle cimport idle_s
 from spdkthread.thread_core cimport BATCH_SIZE, poll_begin, poll_end, poll_work_ready, thread_s
 from spdkthread.wake cimport wake_gate
 
+cdef enum:
+    REQUEST_MEND = 16       # the detached phase asks for it, all others stand in reactor.pxd: other code closed our fds
+
 cdef enum reactor_reason:
     NEED_PYTHON             # the poll under way has come to Python work
     NEED_REQUESTS           # somebody asked for something

@@ -8,6 +8,7 @@ from spdkthread.atomics cimport (
     st_load32_relaxed,
     st_load_relaxed,
     st_loadp_relaxed,
+    st_or32_release,
     st_store32_relaxed,
 )
 from spdkthread.clock cimport account_ticks, clock_read, st_cycles, st_ticks
@@ -203,6 +204,8 @@ cdef int park(reactor_s *r, bint nap) noexcept nogil:
     st_store32_relaxed(&r.gate.sleeping, 0)
     if woken > 0:
         r.wakes += not nap
+        if woken & 8:
+            st_or32_release(&r.requests, REQUEST_MEND)
         if woken & 2:
             reactor_collect_fds(r)
             r.fd_countdown = FD_TURNS

@@ -1,7 +1,5 @@
 """The message ring: many senders, one receiver, slots that hold the message itself. See ``ring.pxd``."""
 
-import os
-
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -15,14 +13,12 @@ from spdkthread.atomics cimport (
     st_cas_acq_rel,
     st_load_acquire,
     st_load_relaxed,
-    st_lock,
     st_or_acq_rel,
     st_pause,
-    st_store32_relaxed,
     st_store_release,
     st_sub_relaxed,
-    st_unlock,
 )
+from spdkthread.forks cimport spin_lock, spin_unlock
 
 __all__ = ["MessageRing"]
 
@@ -148,7 +144,7 @@ cdef ring_spill *spill_node() noexcept nogil:
     global reserve_first, reserve_used
     cdef ring_spill *node = <ring_spill *>core_calloc(1, sizeof(ring_spill))
     if node == NULL:
-        st_lock(&reserve_lock)
+        spin_lock(&reserve_lock)
         if reserve_first != NULL:
             node = reserve_first
             reserve_first = node.next
@@ -157,26 +153,19 @@ cdef ring_spill *spill_node() noexcept nogil:
             reserve_used += 1
         if node != NULL:
             node.next = NULL
-        st_unlock(&reserve_lock)
+        spin_unlock(&reserve_lock)
     return node
 
 
 cdef void spill_free(ring_spill *node) noexcept nogil:
     global reserve_first
     if &reserve[0] <= node and node < &reserve[RESERVED]:
-        st_lock(&reserve_lock)
+        spin_lock(&reserve_lock)
         node.next = reserve_first
         reserve_first = node
-        st_unlock(&reserve_lock)
+        spin_unlock(&reserve_lock)
     else:
         core_free(node)
-
-
-def _forget_reserve_lock():
-    st_store32_relaxed(&reserve_lock, 0)
-
-
-os.register_at_fork(after_in_child=_forget_reserve_lock)
 
 
 cdef int ring_spill_message(message_ring *ring, const ring_slot *message) noexcept nogil:
@@ -188,9 +177,9 @@ cdef int ring_spill_message(message_ring *ring, const ring_slot *message) noexce
     if node == NULL:
         return RING_NO_MEMORY
     ring_copy_message(&node.slot, message)
-    st_lock(&ring.spill_lock)
+    spin_lock(&ring.spill_lock)
     if st_load_relaxed(&ring.tail) & RING_CLOSED:
-        st_unlock(&ring.spill_lock)
+        spin_unlock(&ring.spill_lock)
         spill_free(node)
         return RING_IS_CLOSED
     if ring.spill_last == NULL:
@@ -200,7 +189,7 @@ cdef int ring_spill_message(message_ring *ring, const ring_slot *message) noexce
     ring.spill_last = node
     st_or_acq_rel(&ring.tail, RING_SPILLED)
     st_add_relaxed(&ring.spilled, 1)
-    st_unlock(&ring.spill_lock)
+    spin_unlock(&ring.spill_lock)
     return RING_OK
 
 
@@ -208,11 +197,11 @@ cdef uint32_t ring_take_spilled(message_ring *ring, ring_slot *out, uint32_t lim
     """Receiver only: take spilled messages, once every slot claimed before them has been taken."""
     cdef uint32_t taken = 0
     cdef ring_spill *node
-    st_lock(&ring.spill_lock)
+    spin_lock(&ring.spill_lock)
     # Under the lock a list that is not empty means SPILLED, and SPILLED means that `tail` stands still. Looked at
     # before, a sender could still fill the ring and then spill, and its spilled message would overtake the others.
     if (st_load_acquire(&ring.tail) & RING_POSITION) != st_load_relaxed(&ring.head):
-        st_unlock(&ring.spill_lock)
+        spin_unlock(&ring.spill_lock)
         return 0
     while taken < limit and ring.spill_first != NULL:
         node = ring.spill_first
@@ -224,7 +213,7 @@ cdef uint32_t ring_take_spilled(message_ring *ring, ring_slot *out, uint32_t lim
     if ring.spill_first == NULL:
         ring.spill_last = NULL
         st_and_acq_rel(&ring.tail, ~RING_SPILLED)
-    st_unlock(&ring.spill_lock)
+    spin_unlock(&ring.spill_lock)
     return taken
 
 
@@ -232,20 +221,19 @@ cdef bint ring_close(message_ring *ring) noexcept nogil:
     """Receiver only: refuse everything from now on, if nothing is waiting; say whether that was so."""
     cdef uint64_t tail
     cdef bint closed = False
-    st_lock(&ring.spill_lock)
+    spin_lock(&ring.spill_lock)
     tail = st_load_acquire(&ring.tail)
     while not tail & RING_SPILLED and (tail & RING_POSITION) == st_load_relaxed(&ring.head):
         if tail & RING_CLOSED or st_cas_acq_rel(&ring.tail, &tail, tail | RING_CLOSED):
             closed = True
             break
-    st_unlock(&ring.spill_lock)
+    spin_unlock(&ring.spill_lock)
     return closed
 
 
 cdef void ring_shut(message_ring *ring) noexcept nogil:
-    """In the child of a fork: refuse everything, whatever waits, and whoever held the lock."""
+    """In the child of a fork: refuse everything, whatever waits."""
     st_or_acq_rel(&ring.tail, RING_CLOSED)
-    st_unlock(&ring.spill_lock)
 
 
 cdef void ring_gate(message_ring *ring, bint shut) noexcept nogil:

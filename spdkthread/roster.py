@@ -2,35 +2,27 @@
 
 import atexit
 import os
-import threading
 import time
 import warnings
-import weakref
 
 from spdkthread.cores import allowed_cores
 from spdkthread.ending import Ending
 from spdkthread.errors import ReactorError
 from spdkthread.lib import ThreadLib
+from spdkthread.weak_registry import WeakRegistry
 
 __all__ = ["all_reactors", "available_cores", "claim_core", "enlist", "warn_if_crowded"]
 
-_known: dict = {}  # id -> weak reference
-_lock = threading.RLock()
+_reactors = WeakRegistry()
 
 
 def enlist(mine):
-    with _lock:
-        _known[id(mine)] = weakref.ref(mine)
+    _reactors.add(mine)
 
 
 def all_reactors():
-    """Every reactor that exists. Not a WeakSet: one of those cannot be read while another OS thread adds to it."""
-    with _lock:
-        found = {key: reference() for key, reference in _known.items()}
-        for key, one in found.items():
-            if one is None:
-                del _known[key]
-    return [one for one in found.values() if one is not None]
+    """Every reactor that exists."""
+    return _reactors.all()
 
 
 def available_cores():
@@ -86,12 +78,13 @@ def stop_forgotten():
 
 
 def mark_dead():
-    """In the child of a fork."""
-    global _lock
-    _lock = threading.RLock()
+    """In the child of a fork: what other OS threads ran does not exist here, and what the parent waits on is its own.
+
+    The child begins with this, while the numbers of inherited descriptors still mean what they meant in the parent.
+    """
     for one in all_reactors():
         one._die()
-    for lib in list(ThreadLib._all()):
+    for lib in ThreadLib._all():
         lib._after_fork()
 
 

@@ -33,6 +33,7 @@ cdef class SpdkThread:
     cdef dict _held                 # what holds it -> how often
     cdef dict _awaits               # what it waits for -> None
     cdef public dict _fd_handlers   # fd -> FdHandler
+    cdef uint32_t _fd_registrations     # ever made, see FdHandler.tag
     cdef public object _coroutines  # CoroutineHome, once one was spawned here
     cdef object _reactor            # who polls it; None: its user
     cdef uint64_t _next_poller_id

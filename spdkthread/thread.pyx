@@ -4,7 +4,6 @@ cimport cython
 
 import logging
 import os
-import threading
 import time
 from operator import attrgetter
 
@@ -38,10 +37,13 @@ from spdkthread.fd_handler cimport FdHandler
 from spdkthread.fds cimport (
     FD_BATCH,
     fd_event,
+    fd_is_open,
     fd_set_add,
     fd_set_change,
     fd_set_open,
+    fd_set_part,
     fd_set_remove,
+    fd_set_replace,
     fd_set_wait,
 )
 from spdkthread.future cimport FutureCore, new_future
@@ -136,6 +138,7 @@ from spdkthread.errors import (
     WrongThreadError,
 )
 from spdkthread.fd_handler import make_handler
+from spdkthread.forks import ReentrantLock
 from spdkthread.future import run_call
 from spdkthread.report import LeftoverMessage
 from spdkthread.stats import ThreadStats
@@ -165,7 +168,7 @@ cdef void *CLOSED_SLOT = <void *>1      # the critical slot of an exited thread
 cdef uint64_t END_OF_TIME = <uint64_t>1 << 63   # one period later is still a tick
 cdef st_atomic_u64 live
 
-requests_lock = threading.Lock()
+requests_lock = ReentrantLock()
 
 STATES = ("running", "exiting", "exited")
 
@@ -234,6 +237,7 @@ cdef class SpdkThread:
     """
 
     def __cinit__(self):
+        self.c.fd_set = -1
         st_add_relaxed(&live, 1)
         self._pollers = []
         self._channels = {}
@@ -281,7 +285,7 @@ cdef class SpdkThread:
     def __dealloc__(self):
         timer_queue_free(&self.c.timers)
         map_free(&self.c.channel_map)
-        if self.c.fd_set:
+        if self.c.fd_set >= 0:
             close(self.c.fd_set)
         if self.c.ring != NULL:
             ring_destroy(self.c.ring)
@@ -646,8 +650,9 @@ cdef class SpdkThread:
         Raises
         ------
         FdError
-            When `fd` is closed, cannot be waited for (a regular file), or has a handler on this thread already; from
-            elsewhere only what can be known at once is raised here, the rest goes the way of exceptions.
+            When `fd` is closed, cannot be waited for (a regular file), or has a handler on this thread already (both
+            are named); from elsewhere only what can be known at once is raised here, the rest goes the way of
+            exceptions: an earlier message of the caller's may unregister the other handler.
         ThreadExitedError, TypeError, ValueError
             As `register_poller`.
 
@@ -1008,12 +1013,15 @@ cdef class SpdkThread:
         Nobody can send anything in between, so that changes no sender's order, and the list stays as short as the
         thread has pollers.
         """
+        cdef object do_wanted = self._do_wanted
+        cdef tuple args = (poller,)
         with requests_lock:
+            # With these made before, nothing of Python's runs in here that could ask for something else in between.
             if poller.wanted != POLLER_NOTHING:
                 if poller.wanted != POLLER_UNREGISTER:
                     poller.wanted = what
                 return 0
-            self._send_lib(self._do_wanted, (poller,), RING_GATED)
+            self._send_lib(do_wanted, args, RING_GATED)
             poller.wanted = what
         return 0
 
@@ -1123,32 +1131,50 @@ cdef class SpdkThread:
             raise ThreadExitedError(f"{self!r} takes no file descriptors any more")
         if handler._over:
             return
-        if handler.fd in self._fd_handlers:
-            raise FdError(f"fd {handler.fd} has a handler on {self!r} already: {self._fd_handlers[handler.fd]!r}")
-        if self.c.fd_set == 0:
-            failed = fd_set_open()
-            if failed < 0:
-                raise FdError(f"no file descriptor for the fd set of {self!r}")
-            self.c.fd_set = failed
-        failed = fd_set_add(self.c.fd_set, handler.fd, handler.mask, handler.fd)
-        if failed:
-            raise FdError(f"fd {handler.fd} cannot be waited for on {self!r}: {os.strerror(failed)}")
-        if self.c.fd_count == 0 and self._reactor is not None:
-            try:
-                self._placed_on()._watch_fds(self)
-            except BaseException:
-                fd_set_remove(self.c.fd_set, handler.fd, handler.mask)
-                raise
+        try:
+            self._fd_check(handler)
+            if self.c.fd_set < 0:
+                self.c.fd_set = fd_set_open()
+                if self.c.fd_set < 0:
+                    raise FdError(f"{handler!r} cannot be registered: no file descriptor for the thread's fd set")
+                self.c.fd_set_serial += 1
+            self._fd_registrations += 1
+            handler.tag = <uint64_t>self._fd_registrations << 32 | <uint32_t>handler.fd
+            failed = fd_set_add(self.c.fd_set, handler.fd, handler.mask, handler.tag)
+            if failed:
+                raise FdError(
+                    f"fd {handler.fd} cannot be waited for on {self!r} by {handler.name!r}: {os.strerror(failed)}"
+                )
+            if self.c.fd_count == 0 and self._reactor is not None:
+                try:
+                    self._placed_on()._watch_fds(self)
+                except BaseException:
+                    fd_set_remove(self.c.fd_set, handler.fd, handler.mask)
+                    raise
+        except BaseException:
+            handler._over = True
+            raise
         handler.registered = True
         self._fd_handlers[handler.fd] = handler
         self.c.fd_count += 1
+
+    def _fd_check(self, FdHandler handler):
+        """Raise when its descriptor has a handler here."""
+        cdef FdHandler other = self._fd_handlers.get(handler.fd)
+        if other is None:
+            return
+        why = f"{handler!r} cannot be registered: fd {handler.fd} has a handler on {self!r} already, {other!r}"
+        # The kernel knows a registration by its file, not by the number alone.
+        if fd_set_change(self.c.fd_set, other.fd, other.mask, other.mask, other.tag):
+            why += "; that was for a file that was closed since, and the number is another's: unregister it first"
+        raise FdError(why)
 
     def _fd_modify(self, FdHandler handler, mask):
         cdef int failed
         self._require_here(f"modify of {handler!r}")
         if not handler.registered:
             raise FdError(f"{handler!r} is not registered")
-        failed = fd_set_change(self.c.fd_set, handler.fd, handler.mask, mask, handler.fd)
+        failed = fd_set_change(self.c.fd_set, handler.fd, handler.mask, mask, handler.tag)
         if failed:
             raise FdError(f"{handler!r} cannot be modified: {os.strerror(failed)}")
         handler.mask = mask
@@ -1176,30 +1202,53 @@ cdef class SpdkThread:
 
     def _renew_fd_set(self):
         """A descriptor was closed before it was unregistered. The kernel goes on reporting its file if a duplicate is
-        open, in another process perhaps, and there is no number left by which to stop it: begin a set without it."""
+        open, in another process perhaps, and there is no number left by which to stop it: begin a set without it.
+
+        The new set takes the number of the old one, which is never free in between: a descriptor of the user's that
+        got it would be taken for the set by whatever watches this thread.
+        """
         cdef FdHandler handler
+        cdef int failed
         cdef int fresh = fd_set_open()
         if fresh < 0:
+            logger.error("%r goes on hearing of a descriptor that was closed: none is left for another fd set", self)
             return
+        for handler in list(self._fd_handlers.values()):
+            # The number of another closed one may be some other file's by now: that has not been asked for.
+            if not fd_set_change(self.c.fd_set, handler.fd, handler.mask, handler.mask, handler.tag):
+                fd_set_add(fresh, handler.fd, handler.mask, handler.tag)
         if self._reactor is not None:
             self._placed_on()._unwatch_fds(self)
-        close(self.c.fd_set)
-        self.c.fd_set = fresh
-        for handler in self._fd_handlers.values():
-            fd_set_add(fresh, handler.fd, handler.mask, handler.fd)     # fails, rightly, for another closed one
+        failed = fd_set_replace(self.c.fd_set, fresh)
+        if failed:
+            logger.error("%r cannot renew its fd set: %s", self, os.strerror(failed))
+        self.c.fd_set_serial += 1
         if self.c.fd_count and self._reactor is not None:
             self._placed_on()._watch_fds(self)
+
+    def _mend_fds(self) -> bool:
+        """For its reactor, between turns: a new set when other code has closed this one. Whether it had."""
+        cdef FdHandler handler
+        if self.c.fd_set < 0 or fd_is_open(self.c.fd_set):
+            return False
+        self.c.fd_set = fd_set_open()
+        self.c.fd_set_serial += 1
+        for handler in list(self._fd_handlers.values()):
+            fd_set_add(self.c.fd_set, handler.fd, handler.mask, handler.tag)    # fails for those closed with it
+        return True
 
     def _run_fds(self):
         """Call the handlers of what is ready now; how many were called."""
         cdef fd_event ready[64]
         cdef int index, count = fd_set_wait(self.c.fd_set, ready, FD_BATCH)
         cdef FdHandler handler
+        cdef uint64_t tag
         cdef int ran = 0
         for index in range(count):
-            handler = self._fd_handlers.get(<int>ready[index].tag)
-            # One before it may have unregistered it or changed its mind.
-            if handler is None or not ready[index].events & handler.mask:
+            tag = ready[index].tag
+            handler = self._fd_handlers.get(<int>(tag & 0xFFFFFFFF))
+            # One before it may have unregistered it, or changed its mind, or registered another file of that number.
+            if handler is None or handler.tag != tag or not ready[index].events & handler.mask:
                 continue
             ran += 1
             try:
@@ -1298,13 +1347,39 @@ cdef class SpdkThread:
         What waits in it is left alone: it runs in the parent, and a lock inside it may be held by an OS thread that
         is not here.
         """
+        cdef FdHandler handler
         self._place(None)
         self._dead = True
+        # Both are the parent's too. What is registered there stays so there.
+        if self.c.fd_set >= 0:
+            close(self.c.fd_set)
+            self.c.fd_set = -1
+        for handler in list(self._fd_handlers.values()):
+            handler.registered = False
+            handler._over = True
+        self._fd_handlers.clear()
+        self.c.fd_count = 0
         st_storep_release(&self.c.wake, NULL)
         st_storep_release(&self.c.critical, CLOSED_SLOT)
         ring_shut(self.c.ring)
         st_store32_release(&self.c.state, THREAD_EXITED)
         self.lib._remove_thread(self.id)
+
+    def _after_fork(self):
+        """In the child of a fork, for a thread on no reactor: its user may go on driving it there."""
+        cdef FdHandler handler
+        cdef uint64_t driver = st_load_acquire(&self._driver)
+        if driver != 0 and driver != PyThread_get_thread_ident():
+            self._die()         # the OS thread that was in the middle of it is not here
+            return
+        if self.c.fd_set < 0:
+            return
+        # The set is the parent's too, and what is changed in it is changed there.
+        if fd_set_part(self.c.fd_set):
+            return
+        self.c.fd_set_serial += 1
+        for handler in list(self._fd_handlers.values()):
+            fd_set_add(self.c.fd_set, handler.fd, handler.mask, handler.tag)
 
     def _abandon(self):
         """Drop what will never run, and say so. Returns the descriptions of the messages."""

@@ -101,7 +101,8 @@ cdef struct thread_s:
     uint32_t channels               # those waiting for their destruction too
     pointer_map channel_map         # device_s -> channel_s, see io_device.pxd
     uint32_t fd_count               # registered file descriptors
-    int fd_set                      # their epoll or kqueue; 0: none yet
+    int fd_set                      # their epoll or kqueue; -1: none yet
+    uint32_t fd_set_serial          # one more each time another set is in that place
     bint policy_all
     bint now_given
     bint active_done

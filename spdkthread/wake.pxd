@@ -19,7 +19,13 @@ nanoseconds. ``verify/wake.pml`` is a model of all this, with the stores on thei
 
 A gate is never freed, only reused: a sender may still hold the pointer of a reactor that has ended, and the worst that
 it can do is wake the next owner once for nothing.
+
+In the child of a fork no gate of before it is used again: its bell is the parent's too, and what rings or listens there
+would wake the parent for nothing or, worse, take a ring from it. The child closes its descriptors of them at once, by
+number while the numbers are still theirs, and makes new gates.
 """
+
+from libc.stdint cimport uint32_t
 
 from spdkthread.atomics cimport (
     st_atomic_u32,
@@ -31,13 +37,16 @@ from spdkthread.atomics cimport (
 
 cdef struct wake_gate:
     st_atomic_u32 sleeping
-    int bell                    # eventfd, or the writing end of a pipe
+    st_atomic_u32 bell          # eventfd, or the writing end of a pipe
     int ear                     # what the sleeper waits on; the same descriptor for an eventfd
+    uint32_t generation         # of the process that made it, see forks.pxd
     wake_gate *next_free
+    wake_gate *next_made
 
 
 cdef wake_gate *wake_gate_take() except NULL
 cdef void wake_gate_give_back(wake_gate *gate) noexcept nogil
+cdef bint wake_gate_mend(wake_gate *gate) noexcept nogil
 cdef void wake_ring(wake_gate *gate) noexcept nogil
 cdef void wake_clear(wake_gate *gate) noexcept nogil
 

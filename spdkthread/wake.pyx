@@ -2,10 +2,12 @@
 
 import os
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.alloc cimport core_calloc, core_free
-from spdkthread.atomics cimport st_atomic_u32, st_lock, st_store32_relaxed, st_unlock
+from spdkthread.atomics cimport st_atomic_u32, st_load32_relaxed, st_store32_relaxed
+from spdkthread.fds cimport fd_above_standard, fd_is_open
+from spdkthread.forks cimport fork_generation, spin_lock, spin_unlock
 
 cdef extern from *:
     """
@@ -45,29 +47,61 @@ cdef extern from *:
     int st_bell_open(int *bell, int *ear) nogil
     void st_bell_ring(int bell) noexcept nogil
     void st_bell_clear(int ear) noexcept nogil
+    int close(int fd) nogil
 
 cdef wake_gate *free_gates = NULL
+cdef wake_gate *made_gates = NULL
 cdef st_atomic_u32 free_gates_lock
 cdef uint64_t gates = 0
 
 
+cdef int open_bell(wake_gate *gate) noexcept nogil:
+    cdef int bell, ear
+    if st_bell_open(&bell, &ear) < 0:
+        return -1
+    if bell == ear:
+        bell = ear = fd_above_standard(ear)
+    else:
+        bell, ear = fd_above_standard(bell), fd_above_standard(ear)
+    if bell < 0 or ear < 0:
+        return -1
+    gate.ear = ear
+    st_store32_relaxed(&gate.bell, <uint32_t>bell)
+    return 0
+
+
+cdef bint wake_gate_mend(wake_gate *gate) noexcept nogil:
+    """Sleeper: a new bell when other code has closed this one. Whether it had.
+
+    A sender may just be ringing the old number; what it has published is found before the next sleep.
+    """
+    return not fd_is_open(gate.ear) and open_bell(gate) == 0
+
+
 cdef wake_gate *wake_gate_take() except NULL:
     """A gate nobody uses, made when there is none."""
-    global free_gates, gates
+    global free_gates, made_gates, gates
     cdef wake_gate *gate
-    st_lock(&free_gates_lock)
+    spin_lock(&free_gates_lock)
     gate = free_gates
+    while gate != NULL and gate.generation != fork_generation:
+        gate = gate.next_free
     if gate != NULL:
         free_gates = gate.next_free
-    st_unlock(&free_gates_lock)
+    spin_unlock(&free_gates_lock)
     if gate == NULL:
         gate = <wake_gate *>core_calloc(1, sizeof(wake_gate))
         if gate == NULL:
             raise MemoryError("no memory for a wake gate")
-        if st_bell_open(&gate.bell, &gate.ear) < 0:
+        if open_bell(gate) < 0:
             core_free(gate)
             raise OSError("no file descriptor for a wake-up bell")
+        gate.generation = fork_generation
+        spin_lock(&free_gates_lock)
+        gate.next_made = made_gates
+        made_gates = gate
         gates += 1
+        spin_unlock(&free_gates_lock)
     gate.next_free = NULL
     st_store32_relaxed(&gate.sleeping, 0)
     wake_clear(gate)
@@ -76,17 +110,17 @@ cdef wake_gate *wake_gate_take() except NULL:
 
 cdef void wake_gate_give_back(wake_gate *gate) noexcept nogil:
     global free_gates
-    if gate == NULL:
+    if gate == NULL or gate.generation != fork_generation:
         return
     st_store32_relaxed(&gate.sleeping, 0)
-    st_lock(&free_gates_lock)
+    spin_lock(&free_gates_lock)
     gate.next_free = free_gates
     free_gates = gate
-    st_unlock(&free_gates_lock)
+    spin_unlock(&free_gates_lock)
 
 
 cdef void wake_ring(wake_gate *gate) noexcept nogil:
-    st_bell_ring(gate.bell)
+    st_bell_ring(<int>st_load32_relaxed(&gate.bell))
 
 
 cdef void wake_clear(wake_gate *gate) noexcept nogil:
@@ -94,14 +128,20 @@ cdef void wake_clear(wake_gate *gate) noexcept nogil:
     st_bell_clear(gate.ear)
 
 
-def _forget_after_fork():
-    # The descriptors are the parent's too: ringing them here would wake its reactors.
-    global free_gates
-    st_store32_relaxed(&free_gates_lock, 0)
-    free_gates = NULL
+def close_after_fork():
+    """At the beginning of a child: the descriptors are the parent's too, and their numbers may soon be others'."""
+    cdef wake_gate *gate = made_gates
+    while gate != NULL:
+        if gate.generation != fork_generation and gate.ear >= 0:
+            if <int>st_load32_relaxed(&gate.bell) != gate.ear:
+                close(<int>st_load32_relaxed(&gate.bell))
+            close(gate.ear)
+            st_store32_relaxed(&gate.bell, <uint32_t>-1)
+            gate.ear = -1
+        gate = gate.next_made
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+os.register_at_fork(after_in_child=close_after_fork)
 
 
 def gate_count() -> int:

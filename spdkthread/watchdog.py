@@ -6,6 +6,8 @@ import threading
 import time
 import traceback
 
+from spdkthread.latch import Latch
+
 __all__ = ["Watchdog"]
 
 logger = logging.getLogger("spdkthread")
@@ -26,16 +28,16 @@ class Watchdog:
     def __init__(self, reactor, stall_ms: float):
         self.stall_ms = stall_ms
         self._reactor = reactor
-        self._over = threading.Event()
+        self._over = Latch()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._over.clear()
+        self._over.shut()
         thread = self._thread = threading.Thread(target=self._run, name="spdk_watchdog", daemon=True)
         thread.start()
 
     def stop(self) -> None:
-        self._over.set()
+        self._over.open()
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join()

@@ -4,7 +4,7 @@ import logging
 import sys
 
 import pytest
-from support import finish, noop
+from support import finish, noop, run_python
 
 from spdkthread import ThreadLib, get_thread
 
@@ -433,3 +433,20 @@ def test_stop_iteration_is_nothing_special(thread, errors):
         thread.register_poller(lambda: next(iter(())))
     thread.poll()
     assert errors.types == [StopIteration, StopIteration]
+
+
+def test_a_handler_that_fails_is_told_by_the_interpreters_own_hook():
+    """That one takes nothing but what the interpreter itself makes."""
+    done = run_python("""
+import spdkthread
+def handler(context):
+    raise LookupError("no such place")
+lib = spdkthread.ThreadLib(exception_handler=handler)
+thread = lib.create_thread()
+thread.send_msg(lambda: 1 / 0)
+thread.poll()
+""")
+    assert done.returncode == 0
+    assert "Exception handler of <ThreadLib open" in done.stderr
+    assert "LookupError: no such place" in done.stderr
+    assert "reporting an exception failed" not in done.stderr

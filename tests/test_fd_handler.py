@@ -1,14 +1,16 @@
 """File descriptors: functions that are called while one is ready, awake and asleep."""
 
+import asyncio
 import os
 import socket
 import tempfile
 import threading
 
 import pytest
-from support import PATIENCE_S, elsewhere, eventually, finish, noop
+from support import PATIENCE_S, elsewhere, eventually, finish, noop, run_python
 
 from spdkthread import FdError, FdHandler, ThreadExitedError, WrongThreadError, get_thread
+from spdkthread.aio import EventLoop
 
 
 @pytest.fixture
@@ -166,7 +168,7 @@ def test_a_closed_descriptor_is_a_named_error(thread):
 def test_a_duplicate_registration_is_a_named_error(thread, pipe):
     with thread:
         handler = thread.register_fd(pipe[0], noop, name="first")
-        with pytest.raises(FdError, match=r"has a handler on .*net.*first"):
+        with pytest.raises(FdError, match=r"second.*has a handler on .*net.*first"):
             thread.register_fd(pipe[0], noop, name="second")
         handler.unregister()
         thread.register_fd(pipe[0], noop).unregister()
@@ -174,11 +176,15 @@ def test_a_duplicate_registration_is_a_named_error(thread, pipe):
 
 def test_a_duplicate_registration_from_elsewhere_is_reported(thread, pipe, errors):
     with thread:
-        handler = thread.register_fd(pipe[0], noop)
-    second = elsewhere(thread.register_fd, pipe[0], noop)
+        handler = thread.register_fd(pipe[0], noop, name="first")
+    second = elsewhere(lambda: thread.register_fd(pipe[0], noop, name="second"))
+    assert "on its way" in repr(second)
     thread.poll()
     assert errors.types == [FdError]
+    assert "first" in str(errors.exceptions[0])
+    assert "second" in str(errors.exceptions[0])
     assert not second.registered
+    assert "unregistered" in repr(second)
     with thread:
         handler.unregister()
 
@@ -443,3 +449,203 @@ def test_what_a_stop_leaves_registered_is_reported(make_reactor, pipe):
     with thread:
         handler.unregister()
     finish(thread)
+
+
+# A number is not an identity
+
+
+def test_an_event_of_a_closed_descriptor_is_not_its_successors(thread):
+    """Two are ready; the handler of the first closes the second, and another file gets its number."""
+    calls = []
+    handlers = {}
+    (ear_1, mouth_1), (ear_2, mouth_2) = os.pipe(), os.pipe()
+    opened = [mouth_1, mouth_2]
+
+    def first_to_come(mine, other):
+        os.read(mine, 1)
+        handlers[other].unregister()
+        os.close(other)
+        ear, mouth = os.pipe()
+        assert ear == other
+        handlers[other] = thread.register_fd(ear, lambda: calls.append("nothing is in it"))
+        opened.extend((ear, mouth))
+
+    with thread:
+        handlers[ear_1] = thread.register_fd(ear_1, lambda: first_to_come(ear_1, ear_2))
+        handlers[ear_2] = thread.register_fd(ear_2, lambda: first_to_come(ear_2, ear_1))
+        os.write(mouth_1, b"x")
+        os.write(mouth_2, b"x")
+        thread.poll()
+        assert calls == []
+        os.write(opened[-1], b"y")
+        thread.poll()
+        assert calls == ["nothing is in it"]
+        for handler in handlers.values():
+            handler.unregister()
+    left = opened[2]
+    for fd in {*opened, ear_1 if left == ear_2 else ear_2}:
+        os.close(fd)
+
+
+def test_a_number_that_another_file_has_by_now_is_named(thread, pipe):
+    with thread:
+        old = thread.register_fd(pipe[0], noop, name="old")
+        other = os.pipe()
+        os.dup2(other[0], pipe[0])
+        with pytest.raises(FdError, match=r"fresh.*old.*closed since.*unregister it first"):
+            thread.register_fd(pipe[0], noop, name="fresh")
+        old.unregister()
+        calls = []
+        fresh = thread.register_fd(pipe[0], lambda: calls.append(os.read(pipe[0], 1)), name="fresh")
+        os.write(other[1], b"x")
+        thread.poll()
+        assert calls == [b"x"]
+        fresh.unregister()
+    for fd in other:
+        os.close(fd)
+
+
+def test_a_renewed_set_waits_for_no_file_that_was_never_registered(thread):
+    """Two descriptors are closed, both numbers go to other files, and one handler is unregistered."""
+    calls = []
+    pipes = [os.pipe(), os.pipe()]
+    with thread:
+        handlers = [thread.register_fd(ear, lambda: calls.append(1)) for ear, _ in pipes]
+        strangers = [os.pipe(), os.pipe()]
+        for (ear, _), (stranger, _) in zip(pipes, strangers, strict=True):
+            os.dup2(stranger, ear)
+        handlers[0].unregister()
+        for _, mouth in strangers:
+            os.write(mouth, b"x")
+        assert thread.poll() == 0
+        assert calls == []
+        handlers[1].unregister()
+    for ends in (*pipes, *strangers):
+        for fd in ends:
+            os.close(fd)
+
+
+def test_readers_of_an_event_loop_are_not_taken_for_a_set_that_its_thread_had():
+    """A new set of the thread's has the number of the old one, so that no file of the user's gets it."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        pipes = [os.pipe() for _ in range(5)]
+        late, _ = pipes[4]
+        got, heard = [], asyncio.Event()
+        handlers = [loop.thread.register_fd(pipes[0][0], noop)]
+        handlers.append(loop.thread.register_fd(late, lambda: (os.read(late, 1), heard.set())))
+        await asyncio.sleep(0.001)
+        os.close(pipes[0][0])
+        handlers[0].unregister()
+        all_came = asyncio.Event()
+        for ear, mouth in pipes[1:4]:
+            loop.add_reader(ear, lambda ear=ear: (got.append(os.read(ear, 1)), len(got) == 3 and all_came.set()))
+            os.write(mouth, b"x")
+        await asyncio.wait_for(all_came.wait(), PATIENCE_S)
+        os.write(pipes[4][1], b"y")
+        await asyncio.wait_for(heard.wait(), PATIENCE_S)
+        handlers[1].unregister()
+        for number, ends in enumerate(pipes):
+            loop.remove_reader(ends[0])
+            for fd in ends[number == 0 :]:
+                os.close(fd)
+
+    loop = EventLoop()
+    loop.run_until_complete(main())
+    loop.close()
+
+
+# 0 is a descriptor
+
+
+def test_a_daemon_that_has_closed_0_1_and_2():
+    done = run_python("""
+import os, sys
+os.closerange(0, 3)
+import spdkthread
+from spdkthread.interrupts import SignalWatch
+ends = [os.pipe() for _ in range(2)]            # the first has 0 and 1
+assert ends[0] == (0, 1)
+got = []
+thread = spdkthread.SpdkThread()
+with thread:
+    for ear, _ in ends:
+        thread.register_fd(ear, lambda ear=ear: got.append(os.read(ear, 1)))
+    for _, mouth in ends:
+        os.write(mouth, b"x")
+    while thread.poll():
+        pass
+assert got == [b"x", b"x"], got
+for fd in (0, 1, ends[1][0], ends[1][1]):
+    os.close(fd)
+os._exit(41)
+""")
+    assert done.returncode == 41
+
+
+def test_the_librarys_own_descriptors_are_not_0_1_or_2():
+    """Other code may close them, or open files of its own there."""
+    done = run_python("""
+import fcntl, os
+os.closerange(0, 3)
+import spdkthread
+from spdkthread.interrupts import SignalWatch
+ear, mouth = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in os.pipe()]
+os.closerange(0, 3)
+thread = spdkthread.Reactor().start().create_thread()
+handler = thread.register_fd(ear, int)
+watch = SignalWatch(print)
+watch.start()
+assert thread.call(abs, -1).result(60) == 1
+for number in range(3):
+    try:
+        os.fstat(number)
+    except OSError:
+        continue
+    raise AssertionError(number)
+watch.stop()
+os._exit(41)
+""")
+    assert done.returncode == 41
+
+
+def test_a_reactor_whose_descriptors_other_code_has_closed_says_so_and_goes_on():
+    """Sleeping on closed descriptors returns at once: it would only look as if it slept."""
+    done = run_python("""
+import logging, os, threading, time
+import spdkthread
+said = []
+class Listener(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+logging.getLogger("spdkthread").addHandler(Listener())
+
+reactor = spdkthread.Reactor(name="engine", spin_us=0)
+thread = reactor.create_thread("net")
+ear, mouth = os.pipe()
+heard = threading.Event()
+handler = thread.register_fd(ear, lambda: (os.read(ear, 1), heard.set()))
+poller = thread.register_poller(int, 1000)       # or it would sleep on for ever on what it holds
+reactor.start()
+assert thread.call(abs, -1).result(60) == 1
+
+for number in range(3, 256):
+    if number not in (ear, mouth):
+        try:
+            os.close(number)
+        except OSError:
+            pass
+while not said:
+    time.sleep(0.001)
+assert "engine" in said[0] and "other code has closed" in said[0] and "bell" in said[0] and "net" in said[0], said
+for number in range(20):
+    assert thread.call(abs, -number).result(60) == number
+os.write(mouth, b"x")
+assert heard.wait(60)
+assert len(said) == 1, said
+handler.unregister()
+poller.unregister()
+assert reactor.stop().ok
+""")
+    assert (done.returncode, done.stderr) == (0, "")

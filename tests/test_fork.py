@@ -293,3 +293,224 @@ def test_a_pool_of_forked_processes_beside_a_reactor():
             assert thread.call(abs, -1).result(60) == 1
         assert reactor.stop().ok
     """)
+
+
+def test_gates_of_before_a_fork_are_not_used_again_in_the_child():
+    """Whoever listens at one takes the rings that are meant for the parent."""
+    program("""
+        reactor = spdkthread.Reactor(spin_us=0)
+        ready, over = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(over[1])
+            reactor = None
+            gc.collect()
+            mine = spdkthread.Reactor(spin_us=0).start()
+            mine.create_thread().register_poller(int, 30)
+            os.write(ready[1], b"x")
+            os.read(over[0], 1)
+            os._exit(0)
+        os.read(ready[0], 1)
+        reactor.start()
+        thread = reactor.create_thread()
+        for _ in range(200):
+            assert thread.call(abs, -1).result(60) == 1
+        os.close(over[1])
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert reactor.stop().ok
+    """)
+
+
+def test_a_child_keeps_no_descriptor_of_the_librarys_and_closes_none_of_its_own():
+    """It closes what it inherited at once: later the numbers may be those of files of its own."""
+    program("""
+        import asyncio
+        from spdkthread.aio import EventLoop
+        running, new = spdkthread.Reactor().start(), spdkthread.Reactor()
+        thread = running.create_thread()
+        ear, mouth = os.pipe()
+        handler = thread.register_fd(ear, lambda: os.read(ear, 1))
+        thread.call(int).result(60)
+        inherited = [number for number in os.listdir("/proc/self/fd")]
+
+        def child():
+            global running, new, thread, handler
+            links = [os.readlink(f"/proc/self/fd/{number}") for number in inherited if os.path.exists(f"/proc/self/fd/{number}")]
+            assert not [link for link in links if "event" in link], links
+            os.closerange(3, 256)
+            mine = [os.open("/dev/null", os.O_RDONLY) for _ in range(64)]
+            handler.unregister()
+            running = new = thread = handler = None
+            gc.collect()
+            for number in mine:
+                os.fstat(number)
+
+        assert in_child(child) == 0
+        os.write(mouth, b"x")
+        handler.unregister()
+        assert running.stop().ok
+    """)
+
+
+def test_what_the_child_does_with_descriptors_does_not_reach_the_parent():
+    """An epoll set is one for both, whatever number it has in each."""
+    program("""
+        thread = spdkthread.SpdkThread("mine")
+        ends = [os.pipe() for _ in range(3)]
+        heard = []
+        with thread:
+            handlers = [
+                thread.register_fd(ear, lambda number=number, ear=ear: heard.append((number, os.read(ear, 1))))
+                for number, (ear, _) in enumerate(ends)
+            ]
+
+        def child():
+            os.write(ends[1][1], b"c")
+            thread.poll()
+            assert heard == [(1, b"c")]
+            with thread:
+                handlers[0].unregister()
+                os.close(ends[1][0])
+                handlers[1].unregister()        # makes a new set
+                handlers[2].modify("w")
+                handlers[2].unregister()
+                ear, mouth = os.pipe()
+                thread.register_fd(ear, lambda: heard.append("strange"))
+                os.write(mouth, b"x")
+
+        assert in_child(child) == 0
+        for _, mouth in ends:
+            os.write(mouth, b"p")
+        while thread.poll() > 0:
+            pass
+        assert sorted(heard) == [(0, b"p"), (1, b"p"), (2, b"p")], heard
+        with thread:
+            for handler in handlers:
+                handler.unregister()
+    """)
+
+
+def test_a_thread_that_another_os_thread_is_driving_is_dead_in_the_child():
+    program("""
+        thread = spdkthread.SpdkThread("theirs")
+        entered, over = threading.Event(), threading.Event()
+
+        def drive():
+            with thread:
+                entered.set()
+                over.wait(60)
+
+        driver = threading.Thread(target=drive)
+        driver.start()
+        entered.wait(60)
+
+        def child():
+            assert thread.is_exited
+            assert "theirs" in raises(ThreadExitedError, thread.send_msg, print)
+
+        assert in_child(child) == 0
+        over.set()
+        driver.join()
+        assert not thread.is_exited
+    """)
+
+
+def test_an_event_loop_of_before_a_fork_says_so_in_the_child():
+    program("""
+        import asyncio, socket
+        from spdkthread.aio import EventLoop
+        loop = EventLoop()
+        left, right = socket.socketpair()
+        left.setblocking(False)
+        loop.add_reader(left, lambda: got.set_result(left.recv(1)))
+        got = loop.create_future()
+
+        def child():
+            assert "fork" in raises(ReactorError, loop.run_until_complete, got)
+            loop.remove_reader(left)
+            loop.close()
+            fresh = EventLoop()
+            assert fresh.run_until_complete(asyncio.sleep(0, 7)) == 7
+            fresh.close()
+
+        assert in_child(child) == 0
+        right.send(b"x")
+        assert loop.run_until_complete(asyncio.wait_for(got, 60)) == b"x"
+        loop.close()
+    """)
+
+
+def test_a_callback_of_an_event_loop_that_forks_and_returns_leaves_the_loop_in_the_child():
+    program("""
+        import asyncio, signal, socket
+        from spdkthread.aio import EventLoop
+        loop = EventLoop()
+        loop.add_signal_handler(signal.SIGUSR1, lambda: heard.append(1))
+        left, right = socket.socketpair()
+        left.setblocking(False)
+        heard = []
+        parent = os.getpid()
+
+        async def main():
+            got = loop.create_future()
+            loop.add_reader(left, lambda: got.set_result(left.recv(1)))
+            pid = os.fork()
+            if pid == 0:
+                loop.remove_reader(left)
+                os.kill(os.getpid(), signal.SIGUSR1)
+                await asyncio.sleep(3600)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+            right.send(b"x")
+            return await asyncio.wait_for(got, 60)
+
+        try:
+            assert loop.run_until_complete(main()) == b"x"
+        except RuntimeError:
+            assert os.getpid() != parent
+            os._exit(7)
+        assert heard == [], "that was the child's signal"
+        loop.close()
+    """)
+
+
+def test_signals_of_the_child_are_not_heard_by_the_parents_run():
+    program("""
+        import signal
+        reactor = spdkthread.Reactor()
+        thread = reactor.create_thread()
+        signal.signal(signal.SIGUSR1, lambda *args: None)
+        parent = os.getpid()
+
+        def fork():
+            before = signal.set_wakeup_fd(-1)
+            signal.set_wakeup_fd(before)
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0 if signal.set_wakeup_fd(-1) == -1 and before >= 0 else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            reactor.stop()
+
+        thread.send_msg(fork)
+        reactor.run()
+    """)
+
+
+def test_servers_that_fork_workers_after_they_made_their_objects():
+    """What a server that loads the application before it forks does: each worker makes its reactors itself."""
+    program("""
+        early = spdkthread.Reactor(name="early")
+        thread = spdkthread.SpdkThread("early thread")
+
+        def worker():
+            assert "early" in raises(ReactorError, early.start)
+            with spdkthread.Reactor() as mine:
+                mine.add_thread(thread)
+                assert thread.call(os.getpid).result(60) == os.getpid()
+
+        for _ in range(3):
+            assert in_child(worker) == 0
+        early.start()
+        early.add_thread(thread)
+        assert thread.call(os.getpid).result(60) == os.getpid()
+        assert early.stop().ok
+    """)

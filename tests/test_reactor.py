@@ -762,3 +762,15 @@ def test_stop_on_a_reactor_that_never_ran_is_quick(make_reactor):
     before = time.monotonic()
     assert reactor.stop(timeout_s=PATIENCE_S).ok
     assert time.monotonic() - before < PATIENCE_S
+
+
+def test_threads_that_are_no_os_threads_are_refused(make_reactor, monkeypatch):
+    """What a monkey patch puts in the place of Python's threads would run the loop on the OS thread that waits for it."""
+    for name in ("_start_joinable_thread", "_start_new_thread"):
+        if hasattr(threading, name):
+            monkeypatch.setattr(threading, name, lambda *args, **kw: None)
+    reactor = make_reactor(name="engine")
+    with pytest.raises(ReactorError, match=r"engine.*test_reactor has replaced the threads"):
+        reactor.start()
+    monkeypatch.undo()
+    assert reactor.start().create_thread().call(abs, -1).result(PATIENCE_S) == 1

@@ -311,6 +311,18 @@ def coroutines(world):
     world.send(second)
 
 
+def sleepers(world):
+    """Those that come after one whose timer found no memory."""
+    thread = world.thread(ring_size=8)
+
+    async def nap():
+        await sleep_us(5)
+
+    for _ in range(3):
+        world.futures.append(thread.spawn(nap()))
+        world.poll(3)
+
+
 def an_event_loop(world):
     loop = EventLoop()
     world.loops.append(loop)
@@ -361,6 +373,7 @@ SCENARIOS = {
     "moves": moves,
     "moves between running reactors": moves_between_running_ones,
     "coroutines": coroutines,
+    "sleepers": sleepers,
     "an event loop": an_event_loop,
     "an executor": an_executor,
     "the structures by themselves": the_structures_by_themselves,
