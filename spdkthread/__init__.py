@@ -25,7 +25,14 @@ from spdkthread.io_device import IoChannel, IoChannelIter, IoDevice
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.poller import Poller
 from spdkthread.reactor import Reactor, get_reactor
-from spdkthread.report import LeftoverChannel, LeftoverMessage, LeftoverPoller, LeftoverUnregistration, ShutdownReport
+from spdkthread.report import (
+    LeftoverChannel,
+    LeftoverMessage,
+    LeftoverOther,
+    LeftoverPoller,
+    LeftoverUnregistration,
+    ShutdownReport,
+)
 from spdkthread.stats import ReactorStats, ThreadStats
 from spdkthread.thread import SpdkThread, get_thread
 
@@ -40,6 +47,7 @@ __all__ = [
     "IoDevice",
     "LeftoverChannel",
     "LeftoverMessage",
+    "LeftoverOther",
     "LeftoverPoller",
     "LeftoverUnregistration",
     "ManualClock",

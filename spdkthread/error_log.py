@@ -12,6 +12,8 @@ logger = logging.getLogger("spdkthread")
 
 # Distinct failures that are remembered; more than that are printed every time.
 MAX_RECORDS = 1000
+# Repeats of one failure of which the log is told for the first time, and then each time that they have doubled.
+FIRST_SUMMARY = 10
 
 
 def describe(subject: object) -> str:
@@ -32,10 +34,16 @@ class ErrorRecord:
     count: int
     first_ns: int
     last_ns: int
+    thread_id: int | None = None
+    said: int = 1
+    """The count that the log has been told."""
 
 
 class ErrorLog:
     """Counts repeats instead of printing them, so that a poller that always fails cannot flood the log.
+
+    The count is logged when it reaches 10, 20, 40, 80 and so on, when the thread exits or its reactor stops, and at
+    `summarize`.
 
     Notes
     -----
@@ -56,22 +64,39 @@ class ErrorLog:
             if known is not None:
                 known.count += 1
                 known.last_ns = now
-                return
-            if len(self._records) < MAX_RECORDS:
-                self._records[key] = ErrorRecord(context["message"], describe(exception), 1, now, now)
-        logger.error(context["message"], exc_info=exception)
+                if known.count < max(FIRST_SUMMARY, 2 * known.said):
+                    return
+                known.said = known.count
+                count = known.count
+            elif len(self._records) < MAX_RECORDS:
+                thread_id = getattr(context.get("thread"), "id", None)
+                self._records[key] = ErrorRecord(context["message"], describe(exception), 1, now, now, thread_id)
+        if known is None:
+            logger.error(context["message"], exc_info=exception)
+        else:
+            logger.error("%s: %s, %d times so far", context["message"], known.exception, count)
 
     def records(self) -> tuple[ErrorRecord, ...]:
         """Every distinct failure so far, in the order of its first occurrence."""
         with self._lock:
             return tuple(self._records.values())
 
+    def tell_repeats(self, thread_id: int) -> None:
+        """Log how often each failure of one thread has come, where that was not said yet."""
+        with self._lock:
+            untold = [(one, one.count) for one in self._records.values() if one.thread_id == thread_id]
+            untold = [(one, count) for one, count in untold if count > one.said]
+            for one, count in untold:
+                one.said = count
+        for one, count in untold:
+            logger.error("%s: %s, %d times so far", one.message, one.exception, count)
+
     def summarize(self) -> None:
         """Log how often each repeated failure came, and forget them all."""
         with self._lock:
             records, self._records = self._records, {}
         for record in records.values():
-            if record.count > 1:
+            if record.count > record.said:
                 logger.error("%s: %s, %d times in all", record.message, record.exception, record.count)
 
     @staticmethod

@@ -1,6 +1,7 @@
 """The reactors of this process, the cores that they have, and what becomes of them at its end and after a fork."""
 
 import atexit
+import itertools
 import os
 import threading
 import time
@@ -18,9 +19,16 @@ _known: dict = {}  # id -> weak reference
 _lock = threading.RLock()
 
 
-def enlist(mine):
+def enlist(mine, name):
+    """Note a new reactor. Returns its name: `name`, or where that is None one by its core that no other reactor has."""
     with _lock:
+        if name is None:
+            taken = {one.name for one in all_reactors() if one is not mine}
+            numbers = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
+            name = next(free for number in numbers if (free := f"reactor_{mine.core}{number}") not in taken)
+        mine._set_name(name)
         _known[id(mine)] = weakref.ref(mine)
+    return name
 
 
 def all_reactors():
