@@ -278,7 +278,7 @@ cdef class IoDevice:
         ending.device = self
         ending.cb = cb
         ending.origin = origin
-        ending.future = make_future(ending, running=True)
+        ending.future = future = make_future(ending, running=True)
         with self.lib._lock:
             if st_load32_acquire(&self.c.state) != DEVICE_REGISTERED:
                 self._refuse("unregister")
@@ -290,7 +290,7 @@ cdef class IoDevice:
             over = device_begin_end(&self.c)
         if over:
             self._end()
-        return ending.future
+        return future
 
     def _end(self):
         """Nothing is left of it: say so where the unregistration was asked for."""

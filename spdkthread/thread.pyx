@@ -125,6 +125,7 @@ from spdkthread.timers cimport (
 )
 from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 
+from spdkthread import waiting
 from spdkthread.cores import parse_cores
 from spdkthread.error_log import describe
 from spdkthread.errors import (
@@ -141,7 +142,7 @@ from spdkthread.fd_handler import make_handler
 from spdkthread.future import run_call
 from spdkthread.report import LeftoverMessage
 from spdkthread.stats import ThreadStats
-from spdkthread.waiting import WAIT_SAYS_AFTER_S, whereabouts
+from spdkthread.waiting import whereabouts
 
 __all__ = ["SpdkThread", "get_thread"]
 
@@ -367,7 +368,7 @@ cdef class SpdkThread:
                         "messages wait"
                     )
                 pause_s = min(pause_s, timeout_s - waited)
-            if not told and waited >= WAIT_SAYS_AFTER_S:
+            if not told and waited >= waiting.WAIT_SAYS_AFTER_S:
                 told = True
                 if polls == self.c.polls and not self._os_thread():
                     logger.warning("send_msg_wait has waited for %.1f s for room in %s", waited, whereabouts(self))
