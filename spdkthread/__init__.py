@@ -3,9 +3,9 @@
 Threads with preallocated message rings, pollers, timers on ``time.perf_counter_ns`` ticks, and a reactor that spins
 without the GIL and takes it only for Python work. This file only says which module each name is in.
 
-The modules are imported when a name of theirs is first used, and not here: a thread that imports ``spdkthread`` holds the
-package's import lock, and another one that imports ``spdkthread.aio`` at the same time holds that module's and waits for
-the package's. Were the package to wait for one of its modules, the two would wait for each other.
+The modules are imported when a name of theirs is first used, and not here: a thread that imports ``spdkthread`` holds
+the package's import lock, and another one that imports ``spdkthread.aio`` at the same time holds that module's and
+waits for the package's. Were the package to wait for one of its modules, the two would wait for each other.
 """
 
 import importlib
@@ -122,8 +122,8 @@ _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names
 
 if PathFinder.find_spec("spdkthread.thread", __path__) is None:
     raise ImportError(
-        f"the spdkthread in {__path__[0]} has no extension modules for this Python: it is the source tree. Build it there "
-        "with `make build`, or run Python in another directory to import the spdkthread that is installed",
+        f"the spdkthread in {__path__[0]} has no extension modules for this Python: it is the source tree. Build it "
+        "there with `make build`, or run Python in another directory to import the spdkthread that is installed",
         name=__name__,
     )
 

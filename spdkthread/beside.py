@@ -49,7 +49,7 @@ async def start_beside(one):
 
 
 async def stop_beside(one) -> None:
-    """Stop a Reactor or a ReactorGroup and log what it leaves behind. Cancelled meanwhile, the stop goes on by itself."""
+    """Stop a Reactor or a ReactorGroup and log what it leaves behind. Cancelled meanwhile, the stop goes on."""
 
     def stop() -> None:
         report = one.stop()

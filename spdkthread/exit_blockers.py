@@ -15,8 +15,8 @@ def register_blocker(kind: str, in_words: Callable[..., Iterable[str]]) -> None:
     kind : str
         What one of them is called.
     in_words : callable
-        ``in_words(thread)`` names each one that the thread has at present. It runs on any OS thread, beside the thread's
-        own, so it looks at copies.
+        ``in_words(thread)`` names each one that the thread has at present. It runs on any OS thread, beside the one
+        that polls the thread, so it looks at copies.
 
     Notes
     -----

@@ -14,8 +14,8 @@ Order of the states (`outcome` says whether there is one: state >= FUTURE_CANCEL
 2. Whoever waits makes the condition, under the same guard, and it stays. From then on every change of state happens
    with the condition held, as in the standard class: `wait` and `as_completed` rely on that.
 3. `value` is written before the state that announces it is released, and never again.
-4. A future does not keep alive what has to produce its result: what cannot be reached any more is collected, its messages
-   are dropped, and dropping them settles their futures.
+4. A future does not keep alive what has to produce its result: what cannot be reached any more is collected, its
+   messages are dropped, and dropping them settles their futures.
 """
 
 from libc.stdint cimport uint32_t

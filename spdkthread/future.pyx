@@ -511,7 +511,8 @@ def make_future(producer=None, running=False):
     Parameters
     ----------
     producer : SpdkThread or `waiting.Producer`, optional
-        What has to produce the result, not kept alive: waiting on the OS thread that polls it raises `WrongThreadError`.
+        What has to produce the result, not kept alive: waiting on the OS thread that polls it raises
+        `WrongThreadError`.
     running : bool, default False
         It has begun and cannot be cancelled any more.
 

@@ -146,7 +146,8 @@ cdef class Reactor:
     core : int, optional
         By default the next allowed core that no reactor of this process has.
     name : str, optional
-        By default ``reactor_<core>``, and where another reactor has that name, ``reactor_<core>_2`` and so on; also the OS thread's name, cut to 15 bytes.
+        By default ``reactor_<core>``, and where another reactor has that name, ``reactor_<core>_2`` and so on; also the
+        OS thread's name, cut to 15 bytes.
     idle : {"adaptive", "poll", "yield"} or object, default "adaptive"
         What a turn without work does: sleep after a while, look again at once, give up the core, or what the object's
         ``idle(work_count)`` does (with ``reset()`` when work has come).
@@ -406,8 +407,7 @@ cdef class Reactor:
         timeout_s : float, optional
             After so many seconds it ends with whatever is left. A callback that does not return by then is not waited
             for: the report names the reactor in `still_running`, and the loop ends when the callback does. None: it
-            takes as long as running what was accepted takes, and every 5, 10, 20, ... seconds the log says what it waits
-            for.
+            takes as long as running what was accepted takes. After 5, 10, 20, ... seconds the log says what it waits for.
 
         Returns
         -------

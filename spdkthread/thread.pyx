@@ -125,7 +125,6 @@ from spdkthread.timers cimport (
 )
 from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 
-from spdkthread import waiting
 from spdkthread.cores import parse_cores
 from spdkthread.error_log import describe
 from spdkthread.errors import (
@@ -142,7 +141,7 @@ from spdkthread.fd_handler import make_handler
 from spdkthread.future import run_call
 from spdkthread.report import LeftoverMessage
 from spdkthread.stats import ThreadStats
-from spdkthread.waiting import whereabouts
+from spdkthread.waiting import told_of_full_ring, whereabouts
 
 __all__ = ["SpdkThread", "get_thread"]
 
@@ -368,10 +367,7 @@ cdef class SpdkThread:
                         "messages wait"
                     )
                 pause_s = min(pause_s, timeout_s - waited)
-            if not told and waited >= waiting.WAIT_SAYS_AFTER_S:
-                told = True
-                if polls == self.c.polls and not self._os_thread():
-                    logger.warning("send_msg_wait has waited for %.1f s for room in %s", waited, whereabouts(self))
+            told = told or told_of_full_ring(self, polls, waited)
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 1e-3)
 
@@ -923,10 +919,13 @@ cdef class SpdkThread:
                 "room with send_msg_wait(), or give the thread a larger ring_size"
             )
         if verdict == RING_IS_CLOSED:
-            raise ThreadExitedError(f"{whereabouts(self)}, takes no messages any more: send before exit(), or to another")
+            raise ThreadExitedError(
+                f"{whereabouts(self)}, takes no messages any more: send before exit(), or to another"
+            )
         if verdict == RING_GATED_OFF:
             raise ThreadExitedError(
-                f"{whereabouts(self)}, takes nothing from outside while its reactor is being stopped: send before stop()"
+                f"{whereabouts(self)}, is being stopped with its reactor and takes nothing from outside: send before "
+                "stop()"
             )
         raise MemoryError(f"no memory for a message to {self!r}")
 

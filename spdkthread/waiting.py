@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from spdkthread.future import producer_awaited_by
 
-__all__ = ["Producer", "keep_waiting", "tell_while_waiting", "whereabouts"]
+__all__ = ["Producer", "keep_waiting", "tell_while_waiting", "told_of_full_ring", "whereabouts"]
 
 logger = logging.getLogger("spdkthread")
 
@@ -174,6 +174,15 @@ def _who_waits() -> str:
     reactor = get_reactor()
     name = threading.current_thread().name
     return f"OS thread {name!r}" if reactor is None else f"reactor {reactor.name!r} (core {reactor.core})"
+
+
+def told_of_full_ring(thread, polls_before: int, waited_s: float) -> bool:
+    """For a wait for room: after a while say so, when the thread was not polled meanwhile. False: it is too early."""
+    if waited_s < WAIT_SAYS_AFTER_S:
+        return False
+    if thread._polls_so_far() == polls_before and not thread._os_thread():
+        logger.warning("send_msg_wait has waited for %.1f s for room in %s", waited_s, whereabouts(thread))
+    return True
 
 
 def tell_while_waiting(

@@ -580,7 +580,7 @@ def test_functions_must_be_callable(threads, device, arguments):
 
 def test_a_completion_without_a_current_thread_is_refused_before_anything_is_sent(threads, device):
     get(threads[0], device)
-    with pytest.raises(NoThreadError, match="'disk'.*cpl"):
+    with pytest.raises(NoThreadError, match=r"'disk'.*cpl"):
         device.for_each_channel(noop, None, noop)
     assert threads[0].pending_msgs == 0
 

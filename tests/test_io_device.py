@@ -227,7 +227,7 @@ def test_an_unregistered_device_cannot_be_unregistered(lib, thread):
 
 
 def test_a_callback_without_a_current_thread_is_refused_before_anything_changes(thread, device):
-    with pytest.raises(NoThreadError, match="'disk'.*cb"):
+    with pytest.raises(NoThreadError, match=r"'disk'.*cb"):
         device.unregister(noop)
     assert device.is_registered
     end(device, thread)

@@ -42,7 +42,7 @@ def test_a_wait_for_a_move_is_refused_on_both_reactors_that_take_part(make_group
     here, there = first.create_thread("here"), second.create_thread("there")
 
     def move_and_wait():
-        with pytest.raises(WrongThreadError, match="move|reactor"):
+        with pytest.raises(WrongThreadError, match=r"move|reactor"):
             first.move_thread(here, second).result(PATIENCE_S)
         return True
 
@@ -191,7 +191,7 @@ def test_a_wait_for_a_stopped_reactor_says_so(make_reactor):
     reactor.stop()
     thread = reactor.create_thread("net")
     future = thread.call(int)
-    with pytest.raises(TimeoutError, match="'gone'.*has stopped"):
+    with pytest.raises(TimeoutError, match=r"'gone'.*has stopped"):
         future.exception(0.01)
     reactor.start()
     assert future.result(PATIENCE_S) == 0
@@ -206,7 +206,7 @@ def test_a_wait_for_a_callback_that_takes_long_names_it_and_is_not_logged(reacto
     thread = reactor.create_thread("net")
     future = thread.call(long_one)
     eventually(future.running)
-    with pytest.raises(TimeoutError, match="thread 'net'.*which is running and runs message"):
+    with pytest.raises(TimeoutError, match=r"thread 'net'.*which is running and runs message"):
         future.result(0.7)
     go_on.set()
     assert future.result(PATIENCE_S) is None
@@ -257,7 +257,7 @@ def test_two_reactors_that_wait_for_each_other_are_both_named(make_reactor, capl
 def test_waiting_for_room_says_for_whom_it_waits(lib, caplog, soon):
     thread = lib.create_thread("net", ring_size=2)
     fill(thread)
-    with pytest.raises(RingFullTimeoutError, match="thread 'net'.*on no reactor.*2 messages wait"):
+    with pytest.raises(RingFullTimeoutError, match=r"thread 'net'.*on no reactor.*2 messages wait"):
         thread.send_msg_wait(noop, timeout_s=0.7)
     assert len(said(caplog, "send_msg_wait has waited")) == 1
     drain(thread)
@@ -266,7 +266,7 @@ def test_waiting_for_room_says_for_whom_it_waits(lib, caplog, soon):
 def test_a_full_ring_says_where_it_is_and_what_to_do(make_reactor):
     thread = make_reactor(name="idler").create_thread("net", ring_size=2)
     fill(thread)
-    with pytest.raises(RingFullError, match="thread 'net'.*'idler'.*never started.*2 messages wait.*send_msg_wait"):
+    with pytest.raises(RingFullError, match=r"thread 'net'.*'idler'.*never started.*2 messages wait.*send_msg_wait"):
         thread.send_msg(noop)
 
 
@@ -378,7 +378,11 @@ def test_executors_iterations_and_coroutines_report_too(thread, lib, errors):
     async def fail():
         boom()
 
-    begin = [lambda: thread.executor().submit(boom), lambda: device.for_each_channel(boom), lambda: thread.spawn(fail())]
+    begin = [
+        lambda: thread.executor().submit(boom),
+        lambda: device.for_each_channel(boom),
+        lambda: thread.spawn(fail()),
+    ]
     for one in begin:
         future = one()
         drain(thread)
