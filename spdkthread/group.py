@@ -250,8 +250,7 @@ class ReactorGroup:
     @scheduler.setter
     def scheduler(self, scheduler) -> None:
         self._scheduler = make_scheduler(scheduler)
-        for move in self.balance(selected=True):
-            move.add_done_callback(_note_failed_move)
+        self.balance(selected=True)
 
     def snapshot(self, selected: bool = False) -> Snapshot:
         """The loads since the last snapshot, as the scheduler sees them."""
@@ -295,7 +294,9 @@ class ReactorGroup:
             if thread.cpumask is not None and move.core not in thread.cpumask:
                 continue
             try:
-                futures.append(source.move_thread(thread, self[move.core]))
+                future = source.move_thread(thread, self[move.core])
+                future.add_done_callback(_note_failed_move)
+                futures.append(future)
             except ReactorError:
                 # It has moved, exited or been stopped since the snapshot.
                 logger.debug("%r was not moved to core %d", thread, move.core)
@@ -387,8 +388,7 @@ class _Balancer:
     def _run(self) -> None:
         while not self._over.wait(self._group.period_us / 1e6):
             try:
-                for move in self._group.balance():
-                    move.add_done_callback(_note_failed_move)
+                self._group.balance()
             except Exception:
                 logger.exception("the scheduler of %r failed", self._group)
 
