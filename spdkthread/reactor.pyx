@@ -407,7 +407,7 @@ cdef class Reactor:
         timeout_s : float, optional
             After so many seconds it ends with whatever is left. A callback that does not return by then is not waited
             for: the report names the reactor in `still_running`, and the loop ends when the callback does. None: it
-            takes as long as running what was accepted takes. After 5, 10, 20, ... seconds the log says what it waits for.
+            takes as long as running what was accepted takes. After 5, 10, 20, ... s the log says what it waits for.
 
         Returns
         -------
