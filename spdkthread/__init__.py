@@ -1,33 +1,50 @@
 """SPDK's thread library and reactor for Python, as typed Cython classes.
 
 Threads with preallocated message rings, pollers, timers on ``time.perf_counter_ns`` ticks, and a reactor that spins
-without the GIL and takes it only for Python work. This file only assembles names.
+without the GIL and takes it only for Python work. This file only says which module each name is in.
+
+The modules are imported when a name of theirs is first used, and not here: a thread that imports ``spdkthread`` holds
+the package's import lock, and another one that imports ``spdkthread.aio`` at the same time holds that module's and
+waits for the package's. Were the package to wait for one of its modules, the two would wait for each other.
 """
 
+import importlib
+from importlib.machinery import PathFinder
+from typing import TYPE_CHECKING, Any
+
 from spdkthread._version import __version__
-from spdkthread.clock import TICKS_HZ, ManualClock, ticks
-from spdkthread.errors import (
-    AwaitError,
-    DeviceError,
-    FdError,
-    NoThreadError,
-    ReactorError,
-    RingFullError,
-    RingFullTimeoutError,
-    SpdkThreadError,
-    ThreadExitedError,
-    WrongThreadError,
-)
-from spdkthread.fd_handler import FdHandler
-from spdkthread.for_each import for_each_thread
-from spdkthread.group import ReactorGroup
-from spdkthread.io_device import IoChannel, IoChannelIter, IoDevice
-from spdkthread.lib import ThreadLib, default_lib
-from spdkthread.poller import Poller
-from spdkthread.reactor import Reactor, get_reactor
-from spdkthread.report import LeftoverChannel, LeftoverMessage, LeftoverPoller, LeftoverUnregistration, ShutdownReport
-from spdkthread.stats import ReactorStats, ThreadStats
-from spdkthread.thread import SpdkThread, get_thread
+
+if TYPE_CHECKING:
+    from spdkthread.clock import TICKS_HZ, ManualClock, ticks
+    from spdkthread.errors import (
+        AwaitError,
+        DeviceError,
+        FdError,
+        NoThreadError,
+        ReactorError,
+        RingFullError,
+        RingFullTimeoutError,
+        SpdkThreadError,
+        ThreadExitedError,
+        WrongThreadError,
+    )
+    from spdkthread.fd_handler import FdHandler
+    from spdkthread.for_each import for_each_thread
+    from spdkthread.group import ReactorGroup
+    from spdkthread.io_device import IoChannel, IoChannelIter, IoDevice
+    from spdkthread.lib import ThreadLib, default_lib
+    from spdkthread.poller import Poller
+    from spdkthread.reactor import Reactor, get_reactor
+    from spdkthread.report import (
+        LeftoverChannel,
+        LeftoverMessage,
+        LeftoverOther,
+        LeftoverPoller,
+        LeftoverUnregistration,
+        ShutdownReport,
+    )
+    from spdkthread.stats import ReactorStats, ThreadStats
+    from spdkthread.thread import SpdkThread, get_thread
 
 __all__ = [
     "TICKS_HZ",
@@ -40,6 +57,7 @@ __all__ = [
     "IoDevice",
     "LeftoverChannel",
     "LeftoverMessage",
+    "LeftoverOther",
     "LeftoverPoller",
     "LeftoverUnregistration",
     "ManualClock",
@@ -65,3 +83,64 @@ __all__ = [
     "get_thread",
     "ticks",
 ]
+
+# The modules of the core, and the names of each that are this package's.
+_HOMES = {
+    "clock": ("ManualClock", "TICKS_HZ", "ticks"),
+    "errors": (
+        "AwaitError",
+        "DeviceError",
+        "FdError",
+        "NoThreadError",
+        "ReactorError",
+        "RingFullError",
+        "RingFullTimeoutError",
+        "SpdkThreadError",
+        "ThreadExitedError",
+        "WrongThreadError",
+    ),
+    "fd_handler": ("FdHandler",),
+    "for_each": ("for_each_thread",),
+    "group": ("ReactorGroup",),
+    "io_device": ("IoChannel", "IoChannelIter", "IoDevice"),
+    "lib": ("ThreadLib", "default_lib"),
+    "poller": ("Poller",),
+    "reactor": ("Reactor", "get_reactor"),
+    "report": (
+        "LeftoverChannel",
+        "LeftoverMessage",
+        "LeftoverOther",
+        "LeftoverPoller",
+        "LeftoverUnregistration",
+        "ShutdownReport",
+    ),
+    "stats": ("ReactorStats", "ThreadStats"),
+    "thread": ("SpdkThread", "get_thread"),
+}
+
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+if PathFinder.find_spec("spdkthread.thread", __path__) is None:
+    raise ImportError(
+        f"the spdkthread in {__path__[0]} has no extension modules for this Python: it is the source tree. Build it "
+        "there with `make build`, or run Python in another directory to import the spdkthread that is installed",
+        name=__name__,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is not None:
+        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        return value
+    if not name.startswith("_"):
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

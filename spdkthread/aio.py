@@ -212,8 +212,7 @@ def _name(args: tuple) -> str:
 
 
 def _drop(args: tuple, why: str) -> None:
-    if args[0].set_running_or_notify_cancel():
-        args[0].set_exception(ThreadExitedError(why))
+    args[0]._never_ran(why)
 
 
 def _drop_fetch(args: tuple, why: str) -> None:

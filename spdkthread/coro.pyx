@@ -31,6 +31,7 @@ from spdkthread.timers cimport (
 )
 
 from spdkthread.errors import AwaitError, ThreadExitedError
+from spdkthread.exit_blockers import register_blocker
 from spdkthread.future import mixed
 from spdkthread.messages import special_message
 
@@ -80,14 +81,6 @@ cdef class CoroutineFutureCore(FutureCore):
 
     cdef Coroutine coroutine
 
-    def __del__(self):
-        # As asyncio does for its tasks: nobody asked, and nobody can ask any more.
-        if self.failed and not self.seen and self.coroutine is None and self.producer is not None:
-            self.producer.lib._report(
-                f"coroutine of thread {self.producer.name!r} failed and nobody asked for its result",
-                self.value, self.producer, "fn", None,
-            )
-
     def cancel(self) -> bool:
         """Cancel the coroutine: `asyncio.CancelledError` is thrown into it where it waits.
 
@@ -132,7 +125,7 @@ def spawn(SpdkThread thread not None, coro):
         raise TypeError(f"spawn on {thread!r} needs a coroutine, got {type(coro).__name__}")
     if future_class is None:
         future_class = mixed("CoroutineFuture", CoroutineFutureCore, CoroutineFutureCore.__doc__)
-    future = <CoroutineFutureCore>new_future_of(future_class, thread)
+    future = <CoroutineFutureCore>new_future_of(future_class, thread._weak)
     coroutine = Coroutine.__new__(Coroutine)
     coroutine.coro = coro
     coroutine.context = PyContext_CopyCurrent()
@@ -232,23 +225,23 @@ cdef class Coroutine:
             future.start()
         if not future.is_done():
             future.settle(FUTURE_FINISHED, ThreadExitedError(why), True)
-            future.seen = True      # whoever had the thread end knows
+            future.retrieve()       # the end of the thread is reported where it happens
         self.coro.close()
 
     cdef int settle_in(self) except -1:
         """On the thread that it has come to."""
         cdef CoroutineHome home = home_of(self.home)
         home.coroutines[self] = None
-        self.home.c.registered += 1
+        self.home.c.kept += 1
         self.settled = True
-        self.future.producer = self.home
+        self.future.producer = self.home._weak
         return 0
 
     cdef int move_out(self) except -1:
         if self.settled:
             self.settled = False
             del home_of(self.home).coroutines[self]
-            self.home.c.registered -= 1
+            self.home.c.kept -= 1
         return 0
 
     cdef int step(self) except -1:
@@ -345,7 +338,10 @@ cdef class Coroutine:
         elif isinstance(error, cancelled_error()):
             future.settle(FUTURE_NOTIFIED, None, False)
         else:
+            future.note_failure(error, self.coro)
             future.settle(FUTURE_FINISHED, error, True)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                future.retrieve()       # it is raised on
         return 0
 
 
@@ -599,6 +595,13 @@ def fd_ready(fd, events="r"):
 
 # The coroutines of one thread, and their timers
 
+def coroutines_in_words(thread):
+    return [] if thread._coroutines is None else [f"coroutine {name!r}" for name in thread._coroutines.names()]
+
+
+register_blocker("coroutine", coroutines_in_words)
+
+
 cdef inline CoroutineHome home_of(SpdkThread thread):
     if thread._coroutines is None:
         thread._coroutines = make_home(thread)
@@ -622,6 +625,10 @@ cdef class CoroutineHome:
 
     def __dealloc__(self):
         timer_queue_free(&self.timers)
+
+    def alarm_is_set(self):
+        """Whether its poller, which is none of the user's, is in the thread's timer queue."""
+        return self.alarm.c.timer.queued
 
     def names(self):
         """Of the coroutines that have not ended."""

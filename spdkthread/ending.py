@@ -20,7 +20,7 @@ class Ending:
     """
 
     def __init__(self, reactors: Iterable):
-        self._reactors = tuple(reactors)
+        self.reactors = tuple(reactors)
         self._over = False
 
     def may_exit(self) -> bool:
@@ -31,7 +31,7 @@ class Ending:
 
     def _look(self) -> list | None:
         marks = []
-        for reactor in self._reactors:
+        for reactor in self.reactors:
             mark = reactor._quiet_mark()
             if mark is None:
                 return None

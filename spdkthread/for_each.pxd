@@ -8,8 +8,10 @@ from spdkthread.thread cimport SpdkThread
 cdef class Iteration:
     cdef object fn
     cdef object cpl
-    cdef ThreadLib lib
-    cdef SpdkThread origin
+    cdef readonly ThreadLib lib
+    cdef SpdkThread origin          # None: it was begun where no SpdkThread was current
+    cdef SpdkThread target          # where it is, or is on its way to
     cdef FutureCore future
+    cdef object __weakref__
 
     cdef int go_on(self, id) except -1

@@ -1,6 +1,8 @@
 """for_each_thread: one call on every thread, one after the other."""
 
-from spdkthread.future cimport new_future
+import weakref
+
+from spdkthread.future cimport FutureCore, new_future
 from spdkthread.lib cimport ThreadLib, lib_or_default
 from spdkthread.thread cimport SpdkThread
 
@@ -21,9 +23,9 @@ def for_each_thread(fn, cpl=None, *, lib=None):
     ----------
     fn : callable
     cpl : callable, optional
-        Runs at the end, by a message on the caller's thread.
+        Runs at the end, by a message on the caller's thread. Only where an SpdkThread is current.
     lib : ThreadLib, optional
-        Whose threads; by default those of the current thread's library.
+        Whose threads; by default those of the current thread's library, and without one those of the process-wide one.
 
     Returns
     -------
@@ -33,13 +35,14 @@ def for_each_thread(fn, cpl=None, *, lib=None):
     Raises
     ------
     NoThreadError
-        When there is no current SpdkThread.
+        When there is a `cpl` and no current SpdkThread on which it could run.
     TypeError
         When `fn` or `cpl` is not callable.
 
     Notes
     -----
-    **Thread safety:** on any SpdkThread. That thread does not exit before the iteration has ended. Answers to
+    **Thread safety:** on any SpdkThread, which does not exit before the iteration has ended; without `cpl` on any OS
+    thread: where no SpdkThread is current, the future resolves on the last thread that is visited. Answers to
     ``spdk_for_each_thread``.
     """
     if not callable(fn):
@@ -48,24 +51,30 @@ def for_each_thread(fn, cpl=None, *, lib=None):
         raise TypeError(f"cpl must be callable or None, got {type(cpl).__name__}")
     cdef ThreadLib over = None if lib is None else lib_or_default(lib)
     origin = get_thread()
-    if origin is None:
-        raise NoThreadError("for_each_thread needs a current SpdkThread to come back to")
+    if origin is None and cpl is not None:
+        raise NoThreadError(
+            "for_each_thread needs a current SpdkThread on which cpl can run; without cpl it needs none"
+        )
     if over is None:
-        over = origin.lib
+        over = lib_or_default(None) if origin is None else origin.lib
+    cdef FutureCore future
     cdef Iteration iteration = Iteration.__new__(Iteration)
     iteration.fn = fn
     iteration.cpl = cpl
     iteration.lib = over
     iteration.origin = origin
-    iteration.future = new_future(origin)
-    iteration.future.start()
-    origin._hold(iteration)
+    iteration.future = future = new_future(weakref.ref(iteration))
+    future.start()
+    if origin is not None:
+        origin._hold(iteration)
     try:
         iteration.go_on(0)
     except BaseException:
-        origin._let_go(iteration)
+        iteration.future = None
+        if origin is not None:
+            origin._let_go(iteration)
         raise
-    return iteration.future
+    return future
 
 
 cdef class Iteration:
@@ -79,10 +88,15 @@ cdef class Iteration:
         while True:
             thread = self.lib._thread_after(id)
             if thread is None:
-                self.origin._send_library_msg(self.complete)
+                self.target = None
+                if self.origin is None:
+                    self.complete()
+                else:
+                    self.origin._send_library_msg(self.complete)
                 return 0
             id = thread.id
             if thread.is_running:
+                self.target = thread
                 try:
                     thread._send_library_msg(self.visit, thread)
                     return 0
@@ -102,9 +116,27 @@ cdef class Iteration:
             self.go_on(thread.id)
 
     def complete(self):
-        self.origin._let_go(self)
+        future, self.future = self.future, None
+        if self.origin is not None:
+            self.origin._let_go(self)
         try:
             if self.cpl is not None:
                 self.cpl()
         finally:
-            self.future.set_result(None)
+            future.set_result(None)
+
+    def __del__(self):
+        if self.future is not None:
+            self.future._settle_orphan(f"{self} never ended: the threads that had to run it are gone")
+
+    # As the `waiting.Producer` of its future
+
+    def _needed(self):
+        target, origin = self.target, self.origin
+        return tuple([one for one in (target, origin) if one is not None])
+
+    def _task_name(self):
+        return str(self)
+
+    def _reported_on(self):
+        return self.origin

@@ -14,6 +14,8 @@ Order of the states (`outcome` says whether there is one: state >= FUTURE_CANCEL
 2. Whoever waits makes the condition, under the same guard, and it stays. From then on every change of state happens
    with the condition held, as in the standard class: `wait` and `as_completed` rely on that.
 3. `value` is written before the state that announces it is released, and never again.
+4. A future does not keep alive what has to produce its result: what cannot be reached any more is collected, its
+   messages are dropped, and dropping them settles their futures.
 """
 
 from libc.stdint cimport uint32_t
@@ -28,17 +30,27 @@ cdef enum future_state:
     FUTURE_FINISHED
 
 
+cdef class Unretrieved:
+    """The exception of a future, until it is retrieved. The future alone holds it: with the future it is dropped."""
+    cdef object error
+    cdef object fn
+    cdef str what
+    cdef object lib                 # weak references, or None
+    cdef object thread
+    cdef bint retrieved
+
+
 cdef class FutureCore:
     cdef st_atomic_u32 lock
     cdef st_atomic_u32 state
     cdef bint failed
-    cdef bint seen                  # somebody has had the outcome
     cdef object value               # the result, or the exception when `failed`
     cdef object condition           # threading.Condition, once somebody waits
     cdef uint32_t made_after        # the fork generation in which `condition` was made
     cdef list waiters               # those of concurrent.futures.wait and as_completed
     cdef object callbacks           # None, one callable, or a list of them
-    cdef object producer            # the SpdkThread that has to produce the result, or None
+    cdef object producer            # a weak reference to what has to produce the result (`waiting.Producer`), or None
+    cdef Unretrieved unretrieved    # once it failed, until the exception is retrieved
 
     cdef int settle(self, uint32_t state, object value, bint failed) except -1
     cdef bint start(self) except -1
@@ -49,10 +61,13 @@ cdef class FutureCore:
     cdef object make_condition(self)
     cdef int await_outcome(self, object timeout) except -1
     cdef int call_back(self, object callbacks) except -1
+    cdef int note_failure(self, object error, object fn) except -1
+    cdef void retrieve(self) noexcept
 
     cdef inline bint is_done(self) noexcept:
         return st_load32_acquire(&self.state) >= FUTURE_CANCELLED
 
 
+# `producer`: a weak reference.
 cdef FutureCore new_future(object producer)
 cdef FutureCore new_future_of(type cls, object producer)

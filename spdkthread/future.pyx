@@ -1,6 +1,10 @@
 """SpdkFuture: a `concurrent.futures.Future` that makes its lock when somebody waits. See ``future.pxd``."""
 
-from libc.stdint cimport uint32_t
+import logging
+import os
+import weakref
+
+from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.atomics cimport (
     st_load32_acquire,
@@ -11,7 +15,7 @@ from spdkthread.atomics cimport (
 from spdkthread.forks cimport fork_generation, spin_lock, spin_unlock
 
 from spdkthread.error_log import describe
-from spdkthread.errors import ThreadExitedError
+from spdkthread.errors import ThreadExitedError, WrongThreadError
 from spdkthread.messages import special_message
 
 __all__ = ["FutureCore", "future_class", "make_future", "run_call"]
@@ -28,6 +32,7 @@ cdef extern from *:
         return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, no_args, NULL);
     }
     """
+    uint64_t PyThread_get_thread_ident() nogil
     const bint ST_FUTURE_LOCKS
     object st_bare_instance(object type, object no_args)
 
@@ -38,6 +43,14 @@ cdef object the_class = None
 cdef object CancelledError = None
 cdef object InvalidStateError = None
 cdef object LOGGER = None
+
+# What each OS thread that waits for a future waits for: its number -> the future's `producer`.
+cdef dict waits = {}
+
+# How long a wait goes on before it looks at whether what it waits for can come.
+cdef double FIRST_LOOK_S = 0.5
+
+logger = logging.getLogger("spdkthread")
 
 STATES = ("PENDING", "RUNNING", "CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED")
 WORDS = ("pending", "running", "cancelled", "cancelled", "finished")
@@ -146,7 +159,7 @@ cdef class FutureCore:
             self.await_outcome(timeout)
         if st_load32_acquire(&self.state) != FUTURE_FINISHED:
             raise CancelledError()
-        self.seen = True
+        self.retrieve()
         return self.value if self.failed else None
 
     # For whoever runs the work
@@ -194,6 +207,8 @@ cdef class FutureCore:
         """Reach a state in which it is done, and tell everybody."""
         cdef object callbacks
         self.after_fork()
+        if failed and self.unretrieved is None:
+            self.note_failure(value, None)
         guard(self)
         if self.condition is None:
             if self.is_done():
@@ -292,10 +307,44 @@ cdef class FutureCore:
     cdef object outcome(self):
         if st_load32_acquire(&self.state) != FUTURE_FINISHED:
             raise CancelledError()
-        self.seen = True
         if self.failed:
+            self.retrieve()
             raise self.value
         return self.value
+
+    cdef int note_failure(self, object error, object fn) except -1:
+        """Before it is settled: should the exception never be retrieved, this says so when the future is dropped."""
+        cdef Unretrieved mine = Unretrieved.__new__(Unretrieved)
+        producer = None if self.producer is None else self.producer()
+        mine.error = error
+        mine.fn = fn
+        if producer is not None:
+            mine.what = producer._task_name()
+            mine.lib = weakref.ref(producer.lib)
+            mine.thread = self.producer
+        self.unretrieved = mine
+        return 0
+
+    cdef void retrieve(self) noexcept:
+        """The exception is retrieved, or was reported otherwise."""
+        cdef Unretrieved mine = self.unretrieved
+        if mine is not None:
+            mine.retrieved = True
+            self.unretrieved = None
+
+    def _never_ran(self, why):
+        """The thread that had to produce the result has ended, which is reported where that happens."""
+        if self.start():
+            self.settle(FUTURE_FINISHED, ThreadExitedError(why), True)
+            self.retrieve()
+
+    def _settle_orphan(self, why):
+        """Nothing can produce the result any more."""
+        if not self.is_done():
+            try:
+                self.settle(FUTURE_FINISHED, ThreadExitedError(why), True)
+            except InvalidStateError:
+                pass        # it was settled at the last moment
 
     cdef int after_fork(self) except -1:
         """In the child: who waited in the parent does not exist here, and may have held the condition."""
@@ -318,26 +367,41 @@ cdef class FutureCore:
         return self.condition
 
     cdef int await_outcome(self, object timeout) except -1:
-        cdef object condition
-        if timeout is None or timeout > 0:
-            self.check_wait()
+        cdef object condition, outer
+        cdef uint64_t me
+        if timeout is not None and timeout <= 0:
+            raise TimeoutError(f"{self!r} is not done")
+        self.check_wait()
         condition = self.make_condition()
-        with condition:
+        me = PyThread_get_thread_ident()
+        outer = waits.get(me)
+        waits[me] = self.producer
+        try:
+            with condition:
+                if not self.is_done():
+                    condition.wait(FIRST_LOOK_S if timeout is None or timeout > FIRST_LOOK_S else timeout)
             if not self.is_done():
-                condition.wait(timeout)
-            if not self.is_done():
-                raise TimeoutError()
+                from spdkthread.waiting import keep_waiting
+
+                keep_waiting(self, self.producer, condition, FIRST_LOOK_S, timeout)
+        finally:
+            if outer is None:
+                waits.pop(me, None)
+            else:
+                waits[me] = outer
         return 0
 
     def check_wait(self):
         """Raise where waiting would hold up the OS thread that has to produce the result."""
-        if self.producer is not None and not self.is_done() and self.producer._is_driven_here():
-            from spdkthread.errors import WrongThreadError
-
-            raise WrongThreadError(
-                f"waiting for {self!r} here would stop {self.producer!r}, which has to produce its result: this is "
-                "the OS thread that polls it"
-            )
+        producer = None if self.producer is None or self.is_done() else self.producer()
+        if producer is None:
+            return
+        for one in producer._needed():
+            if one._is_driven_here() and not self.is_done():
+                raise WrongThreadError(
+                    f"waiting for {self!r} here would stop {one!r}, which has to produce its result: this is "
+                    "the OS thread that polls it"
+                )
 
     def refuse(self):
         raise InvalidStateError(f"{self._state}: {self!r}")
@@ -352,6 +416,32 @@ cdef class FutureCore:
         except Exception:
             LOGGER.exception("exception calling callback for %r", self)
         return 0
+
+
+os.register_at_fork(after_in_child=waits.clear)
+
+
+def producer_awaited_by(os_thread):
+    """What has to produce the future for which an OS thread waits: a weak reference, or None."""
+    return waits.get(os_thread)
+
+
+cdef class Unretrieved:
+
+    def __del__(self):
+        if self.retrieved:
+            return
+        lib = None if self.lib is None else self.lib()
+        if self.fn is not None:
+            what = f"{describe(self.fn)} on {self.what}" if self.what is not None else describe(self.fn)
+        else:
+            what = self.what if self.what is not None else "the call of a future"
+        message = f"{what} failed and its exception was never retrieved"
+        if lib is None:
+            logger.error("%s: %r", message, self.error)
+        else:
+            producer = self.thread()
+            lib._report(message, self.error, None if producer is None else producer._reported_on(), "fn", self.fn)
 
 
 cdef inline void guard(FutureCore future) noexcept:
@@ -386,7 +476,7 @@ def mixed(name, core, doc):
 
 
 cdef FutureCore new_future(object producer):
-    """A pending SpdkFuture. `producer`: the SpdkThread that has to produce the result, or None."""
+    """A pending SpdkFuture. `producer`: a weak reference to what has to produce the result, or None."""
     if the_class is None:
         load()
     return new_future_of(the_class, producer)
@@ -409,8 +499,9 @@ def make_future(producer=None, running=False):
 
     Parameters
     ----------
-    producer : SpdkThread, optional
-        The thread that has to produce the result: waiting on the OS thread that polls it raises `WrongThreadError`.
+    producer : SpdkThread or `waiting.Producer`, optional
+        What has to produce the result, not kept alive: waiting on the OS thread that polls it raises
+        `WrongThreadError`.
     running : bool, default False
         It has begun and cannot be cancelled any more.
 
@@ -418,7 +509,7 @@ def make_future(producer=None, running=False):
     -----
     **Thread safety:** any OS thread.
     """
-    cdef FutureCore future = new_future(producer)
+    cdef FutureCore future = new_future(None if producer is None else weakref.ref(producer))
     if running:
         st_store32_relaxed(&future.state, FUTURE_RUNNING)
     return future
@@ -431,8 +522,10 @@ def run_call(FutureCore future not None, fn, tuple args):
     try:
         result = fn(*args)
     except BaseException as error:
+        future.note_failure(error, fn)
         future.settle(FUTURE_FINISHED, error, True)
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            future.retrieve()       # it is raised here
             raise
     else:
         future.settle(FUTURE_FINISHED, result, False)
@@ -444,8 +537,7 @@ def name_of_call(args):
 
 def drop_call(args, why):
     """It never ran: its thread has ended."""
-    if args[0].set_running_or_notify_cancel():
-        args[0].set_exception(ThreadExitedError(why))
+    args[0]._never_ran(why)
 
 
 special_message(run_call, name_of_call, drop_call)

@@ -4,15 +4,18 @@ import itertools
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Self
 
 from spdkthread.cores import parse_cores
 from spdkthread.ending import Ending
+from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError
 from spdkthread.forks import ReentrantLock
 from spdkthread.latch import Latch
+from spdkthread.future import make_future
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.placement import allowed_reactors, move_inside_mask
 from spdkthread.reactor import Reactor, check_number, check_timeout, get_reactor, on_any_reactor
@@ -98,6 +101,18 @@ class ReactorGroup:
         report = self.stop()
         if not report.ok:
             logger.warning("%r stopped and left behind: %s", self, report)
+
+    async def __aenter__(self) -> Self:
+        """Under asyncio: start, without blocking its loop."""
+        from spdkthread.beside import start_beside
+
+        return await start_beside(self)
+
+    async def __aexit__(self, *exc_info) -> None:
+        """Under asyncio: stop, without blocking its loop."""
+        from spdkthread.beside import stop_beside
+
+        await stop_beside(self)
 
     def __len__(self) -> int:
         return len(self._reactors)
@@ -219,37 +234,9 @@ class ReactorGroup:
             raise TypeError(f"cpl must be callable or None, got {type(cpl).__name__}")
         if any(reactor.state != "running" for reactor in self):
             raise ReactorError(f"{self!r} does not run")
-        future: Future = Future()
-        future.set_running_or_notify_cancel()
-        calling = get_reactor()
-        origin = calling if calling in self.reactors else self.reactors[0]
-        pending = iter(self.reactors)
-
-        def hop() -> None:
-            reactor = next(pending, None)
-            target, step = (origin, complete) if reactor is None else (reactor, visit)
-            target._call_on_loop(step)
-            # Without effect while it runs: a loop that ends serves what came too late for it.
-            target._serve_now()
-
-        def visit() -> None:
-            reactor = get_reactor()
-            if reactor is None or reactor.state not in ("running", "stopping"):
-                future.set_exception(ReactorError(f"{reactor!r} ended before its turn"))
-                return
-            try:
-                fn()
-            finally:
-                hop()
-
-        def complete() -> None:
-            try:
-                if cpl is not None:
-                    cpl()
-            finally:
-                future.set_result(None)
-
-        hop()
+        visit = _ReactorVisit(self, fn, cpl)
+        future = visit.future
+        visit.hop()
         return future
 
     # Scheduling
@@ -306,7 +293,9 @@ class ReactorGroup:
             if thread.cpumask is not None and move.core not in thread.cpumask:
                 continue
             try:
-                futures.append(source.move_thread(thread, self[move.core]))
+                future = source.move_thread(thread, self[move.core])
+                future.add_done_callback(_note_failed_move)
+                futures.append(future)
             except ReactorError:
                 # It has moved, exited or been stopped since the snapshot.
                 logger.debug("%r was not moved to core %d", thread, move.core)
@@ -316,6 +305,65 @@ class ReactorGroup:
     def reactors(self) -> tuple[Reactor, ...]:
         """The reactors in the order of their cores."""
         return tuple(self._reactors.values())
+
+
+class _ReactorVisit:
+    """A for_each_reactor under way: the `waiting.Producer` of its future."""
+
+    def __init__(self, group: ReactorGroup, fn, cpl):
+        self.lib = group.lib
+        self.fn = fn
+        self.cpl = cpl
+        calling = get_reactor()
+        self.origin = calling if calling in group.reactors else group.reactors[0]
+        self.pending = deque(group.reactors)
+        self.target: Reactor | None = None
+        self.future = make_future(self, running=True)
+
+    def __str__(self) -> str:
+        return f"for_each_reactor of {describe(self.fn)}"
+
+    def __del__(self):
+        self.future._settle_orphan(f"{self} never ended: a reactor that had to run it is gone")
+
+    def _needed(self) -> tuple:
+        target = self.target
+        return (self.origin, *self.pending, *([] if target is None else [target]))
+
+    def _task_name(self) -> str:
+        return str(self)
+
+    def _reported_on(self) -> None:
+        return None
+
+    def hop(self) -> None:
+        """To the next reactor, or home."""
+        if self.pending:
+            self.target = self.pending.popleft()
+            target, step = self.target, self.visit
+        else:
+            self.target = None
+            target, step = self.origin, self.complete
+        target._call_on_loop(step)
+        # Without effect while it runs: a loop that ends serves what came too late for it.
+        target._serve_now()
+
+    def visit(self) -> None:
+        reactor = get_reactor()
+        if reactor is None or reactor.state not in ("running", "stopping"):
+            self.future.set_exception(ReactorError(f"{reactor!r} ended before its turn"))
+            return
+        try:
+            self.fn()
+        finally:
+            self.hop()
+
+    def complete(self) -> None:
+        try:
+            if self.cpl is not None:
+                self.cpl()
+        finally:
+            self.future.set_result(None)
 
 
 class _Balancer:
@@ -342,6 +390,13 @@ class _Balancer:
                 self._group.balance()
             except Exception:
                 logger.exception("the scheduler of %r failed", self._group)
+
+
+def _note_failed_move(move) -> None:
+    """The thread has moved, exited or been stopped since the snapshot; the next round sees where it is."""
+    error = move.exception()
+    if error is not None:
+        logger.debug("a thread was not moved: %s", error)
 
 
 def _core_numbers(cores) -> list[int]:

@@ -145,9 +145,11 @@ cdef class IoChannelIter:
     cdef object _future
     cdef object _status
     cdef object _error
-    cdef SpdkThread _origin
+    cdef SpdkThread _origin     # None: it was begun where no SpdkThread was current
     cdef SpdkThread _thread     # where fn runs or has deferred
+    cdef SpdkThread _target     # where it is, or is on its way to
     cdef int _state
+    cdef object __weakref__
 
     cdef int _move(self, uint64_t thread_id) except -1
     cdef int _go_on(self, object status) except -1

@@ -242,7 +242,8 @@ cdef class IoDevice:
         Parameters
         ----------
         cb : callable, optional
-            ``cb(device)`` then runs by a message on the calling thread, after the completions of all iterations.
+            ``cb(device)`` then runs by a message on the calling thread, after the completions of all iterations. Only
+            where an SpdkThread is current.
 
         Returns
         -------
@@ -252,7 +253,7 @@ cdef class IoDevice:
         Raises
         ------
         NoThreadError
-            When there is no current SpdkThread.
+            When there is a `cb` and no current SpdkThread on which it could run.
         DeviceError
             When it is not registered, or being unregistered already.
         TypeError
@@ -260,8 +261,9 @@ cdef class IoDevice:
 
         Notes
         -----
-        **Thread safety:** on any SpdkThread of its library. That thread does not exit before `cb` has run; an
-        exception of `cb` is reported. Answers to ``spdk_io_device_unregister``.
+        **Thread safety:** on any SpdkThread of its library, which does not exit before `cb` has run; an exception of
+        `cb` is reported. Without `cb` on any OS thread: where no SpdkThread is current, the future resolves on the
+        thread of the last channel. Answers to ``spdk_io_device_unregister``.
         """
         cdef SpdkThread origin
         cdef Unregistration ending
@@ -270,30 +272,34 @@ cdef class IoDevice:
             raise TypeError(f"cb must be callable or None, got {type(cb).__name__}")
         if self.lib is None:
             self._refuse("unregister")
-        origin = origin_for(self, "unregister")
+        origin = origin_for(self, "unregister", "cb", cb)
         ending = Unregistration.__new__(Unregistration)
         ending.device = self
         ending.cb = cb
         ending.origin = origin
-        ending.future = running_future()
+        ending.future = future = make_future(ending, running=True)
         with self.lib._lock:
             if st_load32_acquire(&self.c.state) != DEVICE_REGISTERED:
                 self._refuse("unregister")
             # Before the state: whoever ends the last channel finds it.
             self._ending = ending
-            origin._await(ending)
+            if origin is not None:
+                origin._await(ending)
             self.lib._remove_device(self)
             over = device_begin_end(&self.c)
         if over:
             self._end()
-        return ending.future
+        return future
 
     def _end(self):
         """Nothing is left of it: say so where the unregistration was asked for."""
         cdef Unregistration ending = self._ending
         self._ending = None
         st_store32_release(&self.c.state, DEVICE_UNREGISTERED)
-        ending.origin._send_lib(ending.complete, (), RING_GATED)
+        if ending.origin is None:
+            ending.complete()
+        else:
+            ending.origin._send_lib(ending.complete, (), RING_GATED)
 
     cdef int _ended(self, uint32_t *what) except -1:
         if device_count_down(&self.c, what):
@@ -479,7 +485,8 @@ cdef class IoDevice:
         ctx : object, optional
             ``iter.ctx``.
         cpl : callable, optional
-            Runs by a message on the calling thread, with the status that ended the iteration, or 0.
+            Runs by a message on the calling thread, with the status that ended the iteration, or 0. Only where an
+            SpdkThread is current.
 
         Returns
         -------
@@ -490,7 +497,7 @@ cdef class IoDevice:
         Raises
         ------
         NoThreadError
-            When there is no current SpdkThread.
+            When there is a `cpl` and no current SpdkThread on which it could run.
         DeviceError
             When the device is not registered, or the current thread is of another library.
         TypeError
@@ -498,8 +505,9 @@ cdef class IoDevice:
 
         Notes
         -----
-        **Thread safety:** on any SpdkThread of its library. That thread does not exit before the iteration has ended,
-        and the device's unregistration waits for it. Answers to ``spdk_for_each_channel``.
+        **Thread safety:** on any SpdkThread of its library, which does not exit before the iteration has ended; without
+        `cpl` on any OS thread: where no SpdkThread is current, the future resolves on the last thread that is visited.
+        The device's unregistration waits for the iteration. Answers to ``spdk_for_each_channel``.
         """
         cdef IoChannelIter iterator
         cdef SpdkThread origin
@@ -509,21 +517,24 @@ cdef class IoDevice:
             raise TypeError(f"cpl must be callable or None, got {type(cpl).__name__}")
         if self.lib is None:
             self._refuse("for_each_channel")
-        origin = origin_for(self, "for_each_channel")
+        origin = origin_for(self, "for_each_channel", "cpl", cpl)
         iterator = IoChannelIter.__new__(IoChannelIter)
         iterator.device = self
         iterator.ctx = ctx
         iterator._fn = fn
         iterator._cpl = cpl
         iterator._origin = origin
-        iterator._future = future = running_future()
         if not device_begin_iteration(&self.c):
             self._refuse("for_each_channel")
-        origin._hold(iterator)
+        iterator._future = future = make_future(iterator, running=True)
+        if origin is not None:
+            origin._hold(iterator)
         try:
             iterator._move(0)
         except BaseException:
-            origin._let_go(iterator)
+            if origin is not None:
+                origin._let_go(iterator)
+            iterator._future = None
             self._ended(&self.c.iterations)
             raise
         return future
@@ -583,8 +594,29 @@ cdef class Unregistration:
 
     cdef IoDevice device
     cdef object cb
-    cdef SpdkThread origin
+    cdef SpdkThread origin          # None: it was asked for where no SpdkThread was current
     cdef object future
+    cdef object __weakref__
+
+    def __del__(self):
+        settle_lost(self.future, self)
+
+    # As the `waiting.Producer` of its future
+
+    @property
+    def lib(self):
+        return self.device.lib
+
+    def _needed(self):
+        """Who has to run something before it ends."""
+        channels = tuple([channel.thread for channel in self.device.channels])
+        return channels if self.origin is None else (*channels, self.origin)
+
+    def _task_name(self):
+        return str(self)
+
+    def _reported_on(self):
+        return self.origin
 
     def __str__(self):
         threads = [repr(channel.thread.name) for channel in self.device.channels]
@@ -596,7 +628,9 @@ cdef class Unregistration:
         )
 
     def complete(self):
-        self.origin._await_no_more(self)
+        future, self.future = self.future, None
+        if self.origin is not None:
+            self.origin._await_no_more(self)
         try:
             if self.cb is not None:
                 self.cb(self.device)
@@ -609,7 +643,7 @@ cdef class Unregistration:
                 self.origin, "device", self.device,
             )
         finally:
-            self.future.set_result(None)
+            future.set_result(None)
 
 
 cdef class ChannelContext:
@@ -781,6 +815,25 @@ cdef class IoChannelIter:
     def __repr__(self):
         return f"<IoChannelIter: {self}>"
 
+    def __del__(self):
+        settle_lost(self._future, self)
+
+    # As the `waiting.Producer` of its future
+
+    @property
+    def lib(self):
+        return self.device.lib
+
+    def _needed(self):
+        target, origin = self._target, self._origin
+        return tuple([one for one in (target, origin) if one is not None])
+
+    def _task_name(self):
+        return str(self)
+
+    def _reported_on(self):
+        return self._origin
+
     def defer(self) -> None:
         """Have the iteration wait for `continue_` after the function has returned.
 
@@ -873,6 +926,7 @@ cdef class IoChannelIter:
         cdef IoChannel channel
         while (channel := self.device._channel_after(thread_id)) is not None:
             thread_id = channel.c.thread_id
+            self._target = channel.thread
             try:
                 channel.thread._send_lib(self._visit, (channel.thread,), RING_GATED)
             except ThreadExitedError:
@@ -881,8 +935,12 @@ cdef class IoChannelIter:
         return self._end(0)
 
     cdef int _end(self, object status) except -1:
-        self._origin._send_lib(self._complete, (status,), RING_GATED)
+        self._target = None
         self._state = ITER_DONE
+        if self._origin is None:
+            self._complete(status)
+        else:
+            self._origin._send_lib(self._complete, (status,), RING_GATED)
         return 0
 
     def _complete(self, status):
@@ -891,7 +949,8 @@ cdef class IoChannelIter:
         future, cpl, error, origin = self._future, self._cpl, self._error, self._origin
         self._future = self._cpl = self._error = self._fn = None
         self._origin = None
-        origin._let_go(self)
+        if origin is not None:
+            origin._let_go(self)
         try:
             if cpl is not None:
                 cpl(self, status)
@@ -923,11 +982,15 @@ cdef object as_status(object result):
             from None
 
 
-cdef SpdkThread origin_for(IoDevice device, str what):
-    """The current thread, which has to be one of the device's library."""
+cdef SpdkThread origin_for(IoDevice device, str what, str role, object callback):
+    """The current thread, which has to be one of the device's library; None where there is none, and no callback."""
     cdef thread_s *thread = current_thread()
     if thread == NULL:
-        raise NoThreadError(f"{what} of {device!r} needs a current SpdkThread to come back to")
+        if callback is None:
+            return None
+        raise NoThreadError(
+            f"{what} of {device!r} needs a current SpdkThread on which {role} can run; without {role} it needs none"
+        )
     cdef SpdkThread origin = <SpdkThread>thread.owner
     if origin.lib is not device.lib:
         raise DeviceError(f"{what}: {device!r} and {origin!r} belong to different libraries")
@@ -936,9 +999,11 @@ cdef SpdkThread origin_for(IoDevice device, str what):
     return origin
 
 
-cdef object running_future():
-    cdef thread_s *thread = current_thread()
-    return make_future(None if thread == NULL else <object>thread.owner, running=True)
+cdef int settle_lost(object future, object what) except -1:
+    """`what` is dropped with the threads that had to end it: its future cannot be settled any more."""
+    if future is not None and not future.done():
+        future._settle_orphan(f"{what} never ended: the threads that had to end it are gone")
+    return 0
 
 
 cdef object checked_dtype(object ctx_dtype):

@@ -8,6 +8,8 @@ from spdkthread.thread import SpdkThread
 
 __all__ = ["LoopCore"]
 
+def event_loop_in_words(thread: SpdkThread) -> list[str]: ...
+
 class TimerHandle(asyncio.TimerHandle): ...
 
 class LoopCore:

@@ -6,6 +6,7 @@ import os
 import selectors
 import signal
 import threading
+import weakref
 from asyncio import events, format_helpers
 from asyncio.base_events import BaseEventLoop
 
@@ -61,6 +62,7 @@ from spdkthread.timers cimport (
 from spdkthread.wake cimport wake_clear, wake_gate_give_back, wake_gate_take, wake_notify
 
 from spdkthread.errors import ReactorError, WrongThreadError
+from spdkthread.exit_blockers import register_blocker
 from spdkthread.weak_registry import WeakRegistry
 
 __all__ = ["LoopCore"]
@@ -142,6 +144,14 @@ cdef int64_t SIGNAL_NAP_NS = 500_000_000
 cdef int64_t SHORT_NAP_NS = 1_000_000
 # Beyond this asyncio's selector loop does not sleep either.
 cdef int64_t LONGEST_NAP_NS = 24 * 3600 * 1_000_000_000
+
+
+def event_loop_in_words(thread):
+    loop = None if thread._event_loop is None else thread._event_loop()
+    return [] if loop is None else [f"event loop {loop!r}, which is not closed"]
+
+
+register_blocker("event loop", event_loop_in_words)
 
 
 # Handles
@@ -285,7 +295,8 @@ cdef class LoopCore:
         self.gate = wake_gate_take()
         st_storep_release(&self.thread.c.wake, self.gate)
         # It stays as long as the loop is not closed.
-        self.thread.c.registered += 1
+        self.thread.c.kept += 1
+        self.thread._event_loop = weakref.ref(self)
         self.held = True
         loops.add(self)
 
@@ -305,7 +316,8 @@ cdef class LoopCore:
             return
         self.held = False
         st_storep_release(&self.thread.c.wake, NULL)
-        self.thread.c.registered -= 1
+        self.thread.c.kept -= 1
+        self.thread._event_loop = None
         if self.owns_thread and not self.thread.is_exited:
             with self.thread:
                 self.thread.exit()

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
 from spdkthread.errors import ReactorError
+from spdkthread.future import make_future
 
 __all__ = ["allowed_reactors", "move_inside_mask", "move_thread"]
 
@@ -18,8 +19,6 @@ def move_thread(source, thread, to) -> Future:
     -----
     **Thread safety:** any OS thread.
     """
-    future: Future = Future()
-    future.set_running_or_notify_cancel()
     if thread._placed_on() is not source:
         raise ReactorError(f"{thread!r} is not on {source!r}")
     if to.state not in ("new", "running"):
@@ -28,25 +27,66 @@ def move_thread(source, thread, to) -> Future:
         raise ReactorError(f"{thread!r} cannot be moved away from {source!r}")
     if thread.cpumask is not None and to.core not in thread.cpumask:
         raise ReactorError(f"{thread!r} may only be placed on cores {sorted(thread.cpumask)}, not on {to!r}")
+    move = _Move(thread, source, to)
+    future = move.future
     if to is source:
-        future.set_result(thread)
+        move.arrived()
         return future
-
-    def arrived() -> None:
-        future.set_result(thread)
-
-    def leave() -> None:
-        try:
-            source._hand_over(thread, to)
-        except BaseException as error:
-            future.set_exception(error)
-            return
-        to._call_on_loop(arrived)
-        to._serve_now()
-
-    source._call_on_loop(leave)
+    source._call_on_loop(move.leave)
     source._serve_now()
     return future
+
+
+class _Placing:
+    """A change of place under way: the `waiting.Producer` of its future, which fails when it is dropped."""
+
+    def __init__(self, thread):
+        self.thread = thread
+        self.lib = thread.lib
+        self.future = make_future(self, running=True)
+
+    def __del__(self):
+        self.future._settle_orphan(f"{self} never ended: a reactor that had to do it is gone")
+
+    def _needed(self) -> tuple:
+        raise NotImplementedError
+
+    def _task_name(self) -> str:
+        return str(self)
+
+    def _reported_on(self):
+        return self.thread
+
+
+class _Move(_Placing):
+    """A thread on its way from one reactor to another."""
+
+    def __init__(self, thread, source, to):
+        super().__init__(thread)
+        self.source = source
+        self.to = to
+        self.left = False
+
+    def __str__(self) -> str:
+        return f"the move of thread {self.thread.name!r} from {self.source!r} to {self.to!r}"
+
+    def _needed(self) -> tuple:
+        return (self.to,) if self.left else (self.source, self.to)
+
+    def leave(self) -> None:
+        """On the loop of the first reactor."""
+        try:
+            self.source._hand_over(self.thread, self.to)
+        except BaseException as error:
+            self.future.set_exception(error)
+            return
+        self.left = True
+        self.to._call_on_loop(self.arrived)
+        self.to._serve_now()
+
+    def arrived(self) -> None:
+        """On the loop of the second one."""
+        self.future.set_result(self.thread)
 
 
 def move_inside_mask(group, thread, cpumask: frozenset[int]) -> Future:
@@ -61,36 +101,54 @@ def move_inside_mask(group, thread, cpumask: frozenset[int]) -> Future:
     """
     allowed = allowed_reactors(group.reactors, cpumask, group.isolated, repr(thread))
     thread._set_mask(cpumask)
-    future: Future = Future()
-    future.set_running_or_notify_cancel()
+    change = _MaskChange(thread, cpumask, allowed)
+    future = change.future
+    change.go()
+    return future
 
-    def go() -> None:
-        source = thread._placed_on()
-        if source is None or source.core in cpumask:
-            future.set_result(thread)
+
+class _MaskChange(_Placing):
+    """A thread on its way to a core of its new cpumask."""
+
+    def __init__(self, thread, cpumask: frozenset[int], allowed: list):
+        super().__init__(thread)
+        self.cpumask = cpumask
+        self.allowed = allowed
+        self.reactors: tuple = ()
+
+    def __str__(self) -> str:
+        return f"the move of thread {self.thread.name!r} to one of cores {sorted(self.cpumask)}"
+
+    def _needed(self) -> tuple:
+        return self.reactors
+
+    def go(self) -> None:
+        source = self.thread._placed_on()
+        if source is None or source.core in self.cpumask:
+            self.future.set_result(self.thread)
             return
-        target = min(allowed, key=lambda one: len(one.threads))
+        target = min(self.allowed, key=lambda one: len(one.threads))
+        self.reactors = (source, target)
         try:
-            move_thread(source, thread, target).add_done_callback(lambda move: look(move, source))
+            move = move_thread(source, self.thread, target)
         except ReactorError as error:
-            again_or(error, source)
+            self.again_or(error, source)
+        else:
+            move.add_done_callback(lambda move: self.look(move, source))
 
-    def look(move: Future, source) -> None:
+    def look(self, move: Future, source) -> None:
         error = move.exception()
         if error is None:
-            future.set_result(thread)
+            self.future.set_result(self.thread)
         else:
-            again_or(error, source)
+            self.again_or(error, source)
 
-    def again_or(error: BaseException, source) -> None:
-        """Somebody else has moved it, or there is a reason that stays."""
-        if thread._placed_on() is source:
-            future.set_exception(error)
+    def again_or(self, error: BaseException, source) -> None:
+        """It was moved elsewhere meanwhile, or there is a reason that stays."""
+        if self.thread._placed_on() is source:
+            self.future.set_exception(error)
         else:
-            go()
-
-    go()
-    return future
+            self.go()
 
 
 def allowed_reactors(reactors: Sequence, cpumask: Iterable[int] | None, isolated: frozenset[int], owner: str) -> list:

@@ -85,6 +85,7 @@ from spdkthread.thread_core cimport (
 )
 from spdkthread.wake cimport wake_gate_give_back, wake_gate_mend, wake_gate_take, wake_notify
 
+from spdkthread import waiting
 from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError, ThreadExitedError, WrongThreadError
 from spdkthread.forks import ReentrantLock
@@ -95,6 +96,7 @@ from spdkthread.report import ShutdownReport, what_is_left
 from spdkthread.roster import claim_core, enlist, warn_if_crowded
 from spdkthread.stats import ReactorStats
 from spdkthread.thread import _mark_reactor
+from spdkthread.waiting import tell_while_waiting
 
 __all__ = ["Reactor", "get_reactor"]
 
@@ -155,7 +157,8 @@ cdef class Reactor:
     core : int, optional
         By default the next allowed core that no reactor of this process has.
     name : str, optional
-        By default ``reactor_<core>``; also the OS thread's name, cut to 15 bytes.
+        By default ``reactor_<core>``, and where another reactor has that name, ``reactor_<core>_2`` and so on; also the
+        OS thread's name, cut to 15 bytes.
     idle : {"adaptive", "poll", "yield"} or object, default "adaptive"
         What a turn without work does: sleep after a while, look again at once, give up the core (by a nap of 50 us
         where the core is shared with a process that computes), or what the object's
@@ -218,7 +221,7 @@ cdef class Reactor:
         if self.r.idle.mode == IDLE_ADAPTIVE or self.r.idle.mode == IDLE_YIELD:
             self.r.gate = wake_gate_take()
         self.lib = default_lib() if lib is None else lib
-        enlist(self)
+        enlist(self, name)
 
     def __dealloc__(self):
         if self.r.gate != NULL:
@@ -240,6 +243,18 @@ cdef class Reactor:
         report = self.stop()
         if not report.ok:
             logger.warning("%r stopped and left behind: %s", self, report)
+
+    def __aenter__(self):
+        """Under asyncio: start, without blocking its loop."""
+        from spdkthread.beside import start_beside
+
+        return start_beside(self)
+
+    def __aexit__(self, *exc_info):
+        """Under asyncio: stop, without blocking its loop."""
+        from spdkthread.beside import stop_beside
+
+        return stop_beside(self)
 
     # Lifecycle
 
@@ -405,7 +420,7 @@ cdef class Reactor:
         timeout_s : float, optional
             After so many seconds it ends with whatever is left. A callback that does not return by then is not waited
             for: the report names the reactor in `still_running`, and the loop ends when the callback does. None: it
-            takes as long as running what was accepted takes.
+            takes as long as running what was accepted takes. After 5, 10, 20, ... s the log says what it waits for.
 
         Returns
         -------
@@ -432,7 +447,7 @@ cdef class Reactor:
             return self._drain_by_hand(timeout_s)
         if on_reactor_thread():
             return self._what_is_left() + ShutdownReport(still_running=(self.name,))
-        if not self._ended.wait(timeout_s):
+        if not tell_while_waiting(self._ended.wait, timeout_s, self._tell_stop):
             self._request(REQUEST_ABORT)
             if not self._ended.wait(0.2):
                 return self._what_is_left() + ShutdownReport(still_running=(self.name,))
@@ -528,6 +543,13 @@ cdef class Reactor:
     def _is_driven_here(self) -> bool:
         """Whether the calling OS thread runs its loop."""
         return st_load_acquire(&self._owner) == PyThread_get_thread_ident()
+
+    def _os_thread(self):
+        """The number of the OS thread that runs its loop, or a turn of it; 0: none does."""
+        return st_load_acquire(&self._owner)
+
+    def _polls_so_far(self):
+        return self.r.turns
 
     cdef int _phase_now(self) noexcept:
         return st_load32_acquire(&self._phase)
@@ -1094,6 +1116,8 @@ cdef class Reactor:
             except BaseException as error:
                 logger.error("%r could not look after its threads at its end: %r", self, error)
             report = self._what_is_left(by_name=True)
+            for thread in list(self._members):
+                thread._tell_repeats()
             if self._fatal is not None and looped and not self.r.watches_signals and self._is_own_os_thread():
                 logger.error("%r was stopped by %r", self, self._fatal)
         finally:
@@ -1130,6 +1154,8 @@ cdef class Reactor:
         cdef PyObject *outer
         cdef uint32_t idle_turns = 0
         give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        began = time.monotonic()
+        says_after_s = waiting.STOP_SAYS_AFTER_S
         inside = on_reactor_thread()
         while not self._claim_loop():
             if self._looping:
@@ -1151,6 +1177,9 @@ cdef class Reactor:
                 while not self._may_end():
                     if give_up is not None and time.monotonic() >= give_up:
                         break
+                    if time.monotonic() - began >= says_after_s:
+                        self._tell_stop(time.monotonic() - began)
+                        says_after_s *= 2
                     self._turn()
                     # On another reactor's OS thread: what waits for that reactor would wait for ever.
                     idle_turns = 0 if self.r.turn_rc > 0 else idle_turns + 1
@@ -1162,6 +1191,36 @@ cdef class Reactor:
         finally:
             self._be_gone(outer)
             self._give_loop_back()
+
+    def _set_name(self, name):
+        """For the roster, which gives the names under its lock."""
+        self.name = str(name)
+
+    def _tell_stop(self, waited_s):
+        """A stop takes long: log what it waits for."""
+        with self._lock:
+            ending = self._ending
+        together = (self,) if ending is None else ending.reactors
+        waits = [words for one in together for words in one._keeps_stop_waiting()]
+        logger.warning(
+            "%r has been stopping for %.0f s and waits for %s", self, waited_s, "; ".join(waits) or "its last turns"
+        )
+
+    def _keeps_stop_waiting(self):
+        """What this reactor has to run before it can end, in words."""
+        cdef SpdkThread thread
+        if not self._looping and not self.r.stopping:
+            return []
+        running = self._running_now()
+        waits = [f"{running} on reactor {self.name!r}, which runs now"] if running else []
+        with self._lock:
+            members = [thread for thread in self._members if not quiet_thread(&thread.c)]
+        for thread in members:
+            blockers = thread.exit_blockers
+            if blockers:
+                shown = ", ".join(blockers[:10]) + (", ..." if len(blockers) > 10 else "")
+                waits.append(f"thread {thread.name!r} on reactor {self.name!r} ({shown})")
+        return waits
 
     def _last_report(self):
         with self._lock:
@@ -1191,15 +1250,20 @@ cdef class Reactor:
 
     def _stalled(self):
         """For the watchdog: what runs now, by name, and on which OS thread. Counts the stall."""
+        st_add_relaxed(&self.r.stalls, 1)
+        what = self._running_now()
+        return (what, st_load_acquire(&self._owner)) if what else (None, 0)
+
+    def _running_now(self):
+        """The callback that runs now, and its thread, in words; empty: none does."""
         cdef SpdkThread owner
         cdef uint32_t cursor
-        st_add_relaxed(&self.r.stalls, 1)
         with self._lock:
             cursor = self.r.cursor
-            if cursor >= self.r.count:
-                return None, 0
+            if not self.r.in_poll or cursor >= self.r.count:
+                return ""
             owner = <SpdkThread>self.r.threads[cursor].owner
-        return f"{owner._running_name()} of thread {owner.name!r}", st_load_acquire(&self._owner)
+        return f"{owner._running_name()} of thread {owner.name!r}"
 
     def _die(self):
         """In the child of a fork: the OS thread is not there any more, or this is its copy inside a callback."""

@@ -3,14 +3,21 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from spdkthread.exit_blockers import blockers_by_kind
+
 __all__ = [
     "LeftoverChannel",
     "LeftoverMessage",
+    "LeftoverOther",
     "LeftoverPoller",
     "LeftoverUnregistration",
     "ShutdownReport",
     "what_is_left",
 ]
+
+
+# Kinds of what keeps a thread that have a field in the report. An iteration shows as the message that carries it.
+KINDS_OF_THEIR_OWN = ("message", "poller", "channel", "unregistration", "iteration")
 
 
 class LeftoverMessage(NamedTuple):
@@ -42,6 +49,14 @@ class LeftoverUnregistration(NamedTuple):
     name: str
 
 
+class LeftoverOther(NamedTuple):
+    """Anything else that keeps a thread from exiting: a file descriptor, a coroutine, an event loop, ..."""
+
+    thread: str
+    kind: str
+    name: str
+
+
 class ShutdownReport(NamedTuple):
     """What was left when a reactor stopped; each entry names its owner."""
 
@@ -51,6 +66,7 @@ class ShutdownReport(NamedTuple):
     still_running: tuple[str, ...] = ()
     """Reactors that had not ended when the time was over, or because the caller must not wait for them."""
     leftover_unregistrations: tuple[LeftoverUnregistration, ...] = ()
+    leftover_others: tuple[LeftoverOther, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -64,6 +80,7 @@ class ShutdownReport(NamedTuple):
             self.leftover_channels + other.leftover_channels,
             self.still_running + other.still_running,
             self.leftover_unregistrations + other.leftover_unregistrations,
+            self.leftover_others + other.leftover_others,
         )
 
     def __str__(self) -> str:
@@ -76,6 +93,7 @@ class ShutdownReport(NamedTuple):
             for left in self.leftover_channels
         ]
         parts += [f"{left.name} on thread {left.thread}" for left in self.leftover_unregistrations]
+        parts += [f"{left.name} on thread {left.thread}" for left in self.leftover_others]
         parts += [f"{name} still running" for name in self.still_running]
         shown = "; ".join(parts[:20])
         return f"{shown}; ... {len(parts)} in all" if len(parts) > 20 else shown
@@ -83,7 +101,7 @@ class ShutdownReport(NamedTuple):
 
 def what_is_left(threads: Iterable, by_name: bool) -> ShutdownReport:
     """What keeps these threads. `by_name`: on their loop; from elsewhere messages may run, and go, and are counted."""
-    messages, pollers, channels, waits = [], [], [], []
+    messages, pollers, channels, waits, others = [], [], [], [], []
     for thread in threads:
         if thread.is_exited:
             continue
@@ -92,11 +110,13 @@ def what_is_left(threads: Iterable, by_name: bool) -> ShutdownReport:
         else:
             messages += [LeftoverMessage(thread.name, "(its reactor still runs)")] * thread.pending_msgs
         pollers += [LeftoverPoller(thread.name, poller.name) for poller in thread.pollers]
-        pollers += [LeftoverPoller(thread.name, handler.name) for handler in list(thread._fd_handlers.values())]
-        if thread._coroutines is not None:
-            pollers += [LeftoverPoller(thread.name, name) for name in thread._coroutines.names()]
         channels += [
             LeftoverChannel(thread.name, channel.device.name, channel.ref_count) for channel in thread.io_channels
         ]
         waits += [LeftoverUnregistration(thread.name, name) for name in thread._awaited()]
-    return ShutdownReport(tuple(messages), tuple(pollers), tuple(channels), leftover_unregistrations=tuple(waits))
+        others += [
+            LeftoverOther(thread.name, kind, words)
+            for kind, words in blockers_by_kind(thread)
+            if kind not in KINDS_OF_THEIR_OWN
+        ]
+    return ShutdownReport(tuple(messages), tuple(pollers), tuple(channels), (), tuple(waits), tuple(others))

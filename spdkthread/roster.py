@@ -1,6 +1,7 @@
 """The reactors of this process, the cores that they have, and what becomes of them at its end and after a fork."""
 
 import atexit
+import itertools
 import os
 import time
 import warnings
@@ -8,16 +9,27 @@ import warnings
 from spdkthread.cores import allowed_cores
 from spdkthread.ending import Ending
 from spdkthread.errors import ReactorError
+from spdkthread.forks import ReentrantLock
 from spdkthread.lib import ThreadLib
 from spdkthread.weak_registry import WeakRegistry
 
 __all__ = ["all_reactors", "available_cores", "claim_core", "enlist", "warn_if_crowded"]
 
 _reactors = WeakRegistry()
+# Two reactors that are made at once must not take one name.
+_naming = ReentrantLock()
 
 
-def enlist(mine):
-    _reactors.add(mine)
+def enlist(mine, name):
+    """Note a new reactor. Returns its name: `name`, or where that is None one by its core that no other reactor has."""
+    with _naming:
+        if name is None:
+            taken = {one.name for one in all_reactors() if one is not mine}
+            numbers = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
+            name = next(free for number in numbers if (free := f"reactor_{mine.core}{number}") not in taken)
+        mine._set_name(name)
+        _reactors.add(mine)
+    return name
 
 
 def all_reactors():

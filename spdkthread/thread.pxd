@@ -36,6 +36,8 @@ cdef class SpdkThread:
     cdef uint32_t _fd_registrations     # ever made, see FdHandler.tag
     cdef public object _coroutines  # CoroutineHome, once one was spawned here
     cdef object _reactor            # who polls it; None: its user
+    cdef readonly object _weak      # a weak reference to itself, for futures
+    cdef public object _event_loop  # a weak reference to the event loop that drives it, or None
     cdef uint64_t _next_poller_id
     cdef st_atomic_u64 _driver      # OS thread that polls it or has entered it; 0: none
     cdef uint32_t _driver_depth

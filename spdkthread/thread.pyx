@@ -5,6 +5,7 @@ cimport cython
 import logging
 import os
 import time
+import weakref
 from operator import attrgetter
 
 from cpython.list cimport PyList_GET_SIZE
@@ -137,11 +138,13 @@ from spdkthread.errors import (
     ThreadExitedError,
     WrongThreadError,
 )
+from spdkthread.exit_blockers import exit_blockers, register_blocker
 from spdkthread.fd_handler import make_handler
 from spdkthread.forks import ReentrantLock
 from spdkthread.future import run_call
 from spdkthread.report import LeftoverMessage
 from spdkthread.stats import ThreadStats
+from spdkthread.waiting import told_of_full_ring, whereabouts
 
 __all__ = ["SpdkThread", "get_thread"]
 
@@ -245,6 +248,7 @@ cdef class SpdkThread:
         self._awaits = {}
         self._fd_handlers = {}
         self._entered = []
+        self._weak = weakref.ref(self)
         self.c.owner = <PyObject *>self
         self._next_poller_id = 1
 
@@ -348,17 +352,26 @@ cdef class SpdkThread:
         **Thread safety:** any OS thread but those of reactors. Other Python threads run meanwhile.
         """
         cdef double pause_s = 20e-6
+        cdef uint64_t polls
         if timeout_s is not None and not timeout_s >= 0:
             raise ValueError(f"timeout_s must not be negative, got {timeout_s!r}")
         if on_reactor() or self._is_here():
             raise WrongThreadError(f"waiting for room in {self!r} would stop the thread that is to make room")
-        give_up = None if timeout_s is None else time.monotonic() + timeout_s
+        if self.try_send_msg(fn, *args):
+            return
+        began = time.monotonic()
+        polls = self.c.polls
+        told = False
         while not self.try_send_msg(fn, *args):
-            if give_up is not None:
-                left = give_up - time.monotonic()
-                if left <= 0:
-                    raise RingFullTimeoutError(f"the ring of {self!r} had no room for {timeout_s} s")
-                pause_s = min(pause_s, left)
+            waited = time.monotonic() - began
+            if timeout_s is not None:
+                if waited >= timeout_s:
+                    raise RingFullTimeoutError(
+                        f"the ring of {whereabouts(self)} had no room for {timeout_s:g} s: {self.c.ring.capacity} "
+                        "messages wait"
+                    )
+                pause_s = min(pause_s, timeout_s - waited)
+            told = told or told_of_full_ring(self, polls, waited)
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 1e-3)
 
@@ -438,7 +451,9 @@ cdef class SpdkThread:
             Py_DECREF_raw(<PyObject *>fn)
             if st_loadp_acquire(&self.c.critical) == CLOSED_SLOT:
                 self._refuse(RING_IS_CLOSED)
-            raise RingFullError(f"the critical slot of {self!r} is taken")
+            raise RingFullError(
+                f"the critical slot of {whereabouts(self)} is taken: there is one, and an earlier message waits in it"
+            )
         attention_set(&self.c, ATTENTION_CRITICAL)
         thread_wake(&self.c)
 
@@ -505,7 +520,7 @@ cdef class SpdkThread:
         cdef int verdict
         if not PyCallable_Check(fn):
             raise TypeError(f"a call on {self!r} must be callable, got {type(fn).__name__}")
-        future = new_future(self)
+        future = new_future(self._weak)
         verdict = self._send(run_call, future, fn, args, NOTHING, ())
         if verdict != RING_OK:
             self._refuse(verdict)
@@ -904,11 +919,19 @@ cdef class SpdkThread:
     cdef object _refuse(self, int verdict):
         """Raise what a refused send means."""
         if verdict == RING_FULL:
-            raise RingFullError(f"the ring of {self!r} is full: {self.c.ring.capacity} messages wait")
+            raise RingFullError(
+                f"the ring of {whereabouts(self)} is full: {self.c.ring.capacity} messages wait. Send less, wait for "
+                "room with send_msg_wait(), or give the thread a larger ring_size"
+            )
         if verdict == RING_IS_CLOSED:
-            raise ThreadExitedError(f"{self!r} takes no messages any more")
+            raise ThreadExitedError(
+                f"{whereabouts(self)}, takes no messages any more: send before exit(), or to another"
+            )
         if verdict == RING_GATED_OFF:
-            raise ThreadExitedError(f"{self!r} is being stopped and takes nothing from outside")
+            raise ThreadExitedError(
+                f"{whereabouts(self)}, is being stopped with its reactor and takes nothing from outside: send before "
+                "stop()"
+            )
         raise MemoryError(f"no memory for a message to {self!r}")
 
     cdef Py_ssize_t _send_items(self, object fn, tuple items) except -1:
@@ -1286,6 +1309,27 @@ cdef class SpdkThread:
             return reactor._is_driven_here()
         return st_load_relaxed(&self._driver) == PyThread_get_thread_ident()
 
+    # As the `waiting.Producer` of the futures of its calls
+
+    def _needed(self):
+        return (self,)
+
+    def _task_name(self):
+        return f"thread {self.name!r}"
+
+    def _reported_on(self):
+        return self
+
+    def _os_thread(self):
+        """The number of the OS thread that polls it now; 0: none does."""
+        reactor = self._placed_on()
+        if reactor is not None:
+            return reactor._os_thread()
+        return st_load_relaxed(&self._driver)
+
+    def _polls_so_far(self):
+        return self.c.polls
+
     def _exit_here(self):
         if st_load32_relaxed(&self.c.state) == THREAD_RUNNING:
             st_store32_release(&self.c.state, THREAD_EXITING)
@@ -1300,6 +1344,12 @@ cdef class SpdkThread:
         drop_garbage(&self.c)
         st_store32_release(&self.c.state, THREAD_EXITED)
         self.lib._remove_thread(self.id)
+        self._tell_repeats()
+
+    def _tell_repeats(self):
+        """Failures of this thread that were only counted since the log last said so."""
+        if self.c.errors:
+            self.lib.error_log.tell_repeats(self.id)
 
     def _hold(self, what):
         """Keep the thread from exiting, and its reactor from ending, while `what` is under way. On this thread only.
@@ -1327,6 +1377,10 @@ cdef class SpdkThread:
     def _awaited(self):
         """What `_await` waits for, in words."""
         return [str(what) for what in self._awaits.copy()]
+
+    def _held_by(self):
+        """What `_hold` holds it for."""
+        return list(self._held.copy())
 
     def _waiting(self):
         """What was accepted and has not run, without taking it: for a report. Only while nothing polls."""
@@ -1541,7 +1595,10 @@ cdef class SpdkThread:
     @property
     def has_pollers(self) -> bool:
         """Whether any poller, active or timed, waits for its turn. Answers to ``spdk_thread_has_pollers``."""
-        return self._has_active() or self.c.timed_count != 0
+        cdef uint32_t timed = self.c.timed_count
+        if timed and self._coroutines is not None and self._coroutines.alarm_is_set():
+            timed -= 1      # coroutines that sleep are no poller
+        return self._has_active() or timed != 0
 
     @property
     def next_poller_expiration(self) -> int | None:
@@ -1570,22 +1627,12 @@ cdef class SpdkThread:
 
     @property
     def exit_blockers(self) -> tuple:
-        """What `exit` waits for, or would, each in words: messages, pollers, channels, unregistrations, iterations.
+        """What `exit` waits for, or would, each in words: everything that keeps the thread, of whatever kind.
 
+        Messages, pollers, timers, file descriptors, channels, iterations, unregistrations, coroutines, event loops.
         Exact on this thread; a snapshot elsewhere.
         """
-        blockers = []
-        waiting = self.pending_msgs
-        if waiting:
-            blockers.append("1 message" if waiting == 1 else f"{waiting} messages")
-        blockers += [f"poller {poller.name!r}" for poller in self.pollers]
-        blockers += [f"handler {handler.name!r} of fd {fd}" for fd, handler in self._fd_handlers.copy().items()]
-        for channel in self._channels.copy():
-            count = channel.ref_count
-            left = f"{count} reference{'s' * (count != 1)}" if count else "being destroyed"
-            blockers.append(f"the channel of device {channel.device.name!r} ({left})")
-        blockers += [str(what) for what in self._held.copy()] + self._awaited()
-        return tuple(blockers)
+        return exit_blockers(self)
 
     @property
     def stats(self) -> ThreadStats:
@@ -1599,6 +1646,27 @@ cdef class SpdkThread:
             busy, max(total - busy, 0), self.c.msgs_run, self.c.pollers_run, self.c.polls, self.c.errors,
             st_load_relaxed(&self.c.ring.refused), ring_high_water(self.c.ring),
         )
+
+
+cdef str count_messages(SpdkThread thread):
+    waiting = thread.pending_msgs
+    return "1 message" if waiting == 1 else f"{waiting} messages"
+
+
+def channel_in_words(channel):
+    count = channel.ref_count
+    left = f"{count} reference{'s' * (count != 1)}" if count else "being destroyed"
+    return f"the channel of device {channel.device.name!r} ({left})"
+
+
+register_blocker("message", lambda thread: [count_messages(thread)] if thread.pending_msgs else [])
+register_blocker("poller", lambda thread: [f"poller {poller.name!r}" for poller in thread.pollers])
+register_blocker("file descriptor", lambda thread: [
+    f"file descriptor {handler.fd} (handler {handler.name!r})" for handler in thread._fd_handlers.copy().values()
+])
+register_blocker("channel", lambda thread: [channel_in_words(channel) for channel in thread._channels.copy()])
+register_blocker("iteration", lambda thread: [str(what) for what in thread._held_by()])
+register_blocker("unregistration", lambda thread: thread._awaited())
 
 
 cdef int find_io_device_type() except -1:

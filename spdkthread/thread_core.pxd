@@ -95,7 +95,8 @@ cdef struct thread_s:
     uint32_t active_count           # on the list and not paused, and the one that runs
     bint active_runs                # one of them is inside its function
     uint32_t timed_count            # in the timer queue
-    uint32_t registered             # paused and running ones too
+    uint32_t registered             # pollers, paused and running ones too
+    uint32_t kept                   # what else keeps it from exiting: coroutines, event loops; see exit_blockers.py
     uint32_t holds                  # iterations and completions of its own that are under way
     uint32_t waits                  # unregistrations of devices that it is to hear of
     uint32_t channels               # those waiting for their destruction too

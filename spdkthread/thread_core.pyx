@@ -389,6 +389,7 @@ cdef bint thread_quiescent(thread_s *thread) noexcept nogil:
     """Whether nothing keeps an exiting thread: no message, poller, channel, nor anything of its own under way."""
     return (
         thread.registered == 0
+        and thread.kept == 0
         and thread.channels == 0
         and thread.holds == 0
         and thread.waits == 0

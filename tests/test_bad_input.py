@@ -212,7 +212,7 @@ def test_arguments_of_poll_beyond_64_bits_harm_nobody(thread, arguments):
 def test_wrong_thread_no_thread_full_ring_and_exited_thread_each_have_their_error(lib):
     thread, gone = lib.create_thread("net", ring_size=2), lib.create_thread("gone")
     with pytest.raises(NoThreadError):
-        lib.for_each_thread(noop)
+        lib.for_each_thread(noop, noop)
     fill(thread)
     with pytest.raises(RingFullError, match="net"):
         thread.send_msg(noop)

@@ -743,7 +743,8 @@ def test_a_stopping_reactor_names_the_coroutines_that_it_leaves(make_reactor, li
     eventually(future.running)
     report = reactor.stop(timeout_s=PATIENCE_S)
     assert not report.ok
-    assert ("net", "for_ever") in [(left.thread, left.name) for left in report.leftover_pollers]
+    assert ("net", "coroutine", "coroutine 'for_ever'") in [tuple(left) for left in report.leftover_others]
+    assert report.leftover_pollers == ()
     with thread:
         future.cancel()
     thread.poll()

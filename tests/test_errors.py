@@ -82,7 +82,7 @@ def test_polling_a_thread_of_a_reactor_names_both(make_reactor):
 
 def test_a_missing_current_thread_says_what_needed_it(lib):
     with pytest.raises(NoThreadError, match="for_each_thread"):
-        lib.for_each_thread(noop)
+        lib.for_each_thread(noop, noop)
 
 
 def test_a_library_closed_too_early_names_the_threads_still_there(lib):

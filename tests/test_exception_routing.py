@@ -4,9 +4,9 @@ import logging
 import sys
 
 import pytest
-from support import finish, noop, run_python
+from support import PATIENCE_S, eventually, finish, noop, run_python
 
-from spdkthread import ThreadLib, get_thread
+from spdkthread import Reactor, ThreadLib, get_thread
 
 
 class Mishap(Exception):
@@ -450,3 +450,48 @@ thread.poll()
     assert "Exception handler of <ThreadLib open" in done.stderr
     assert "LookupError: no such place" in done.stderr
     assert "reporting an exception failed" not in done.stderr
+def test_repeats_of_one_failure_are_told_at_doubling_counts(quiet_lib, caplog):
+    thread = quiet_lib.create_thread("net")
+    with thread:
+        thread.register_poller(fail, name="beat")
+    for _ in range(290):
+        thread.poll()
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts[0].endswith("thread 'net'")
+    assert [int(text.split(", ")[-1].split()[0]) for text in texts[1:]] == [10, 20, 40, 80, 160]
+    assert quiet_lib.error_log.records()[0].count == 290
+
+
+def test_repeats_that_were_only_counted_are_told_when_the_thread_exits(quiet_lib, caplog):
+    thread, other = quiet_lib.create_thread("net"), quiet_lib.create_thread("other")
+    for one in (thread, other):
+        for _ in range(3):
+            one.send_msg(fail)
+        one.poll()
+    caplog.clear()
+    finish(thread)
+    (text,) = [record.getMessage() for record in caplog.records]
+    assert "'net'" in text
+    assert "3 times so far" in text
+    caplog.clear()
+    finish(other)
+    quiet_lib.close()
+    (text,) = [record.getMessage() for record in caplog.records]
+    assert "'other'" in text
+
+
+def test_repeats_that_were_only_counted_are_told_when_the_reactor_stops(caplog):
+    library = ThreadLib()
+    with Reactor(lib=library) as reactor:
+        thread = reactor.create_thread("net")
+        poller = thread.register_poller(fail, name="beat")
+        eventually(lambda: poller.error_count > 2)
+        poller.pause()
+        thread.call(noop).result(PATIENCE_S)
+        count = poller.error_count
+    told = [record.getMessage() for record in caplog.records if f"{count} times so far" in record.getMessage()]
+    assert len(told) == 1
+    with thread:
+        poller.unregister()
+    finish(thread)
+    library.close()

@@ -445,7 +445,11 @@ def test_what_a_stop_leaves_registered_is_reported(make_reactor, pipe):
     thread = reactor.create_thread("server")
     handler = thread.register_fd(pipe[0], noop, name="ear")
     report = reactor.stop()
-    assert [tuple(left) for left in report.leftover_pollers] == [("server", "ear")]
+    assert report.leftover_pollers == ()
+    (left,) = report.leftover_others
+    assert tuple(left) == ("server", "file descriptor", f"file descriptor {pipe[0]} (handler 'ear')")
+    assert f"file descriptor {pipe[0]} (handler 'ear') on thread server" in str(report)
+    assert thread.exit_blockers == (left.name,)
     with thread:
         handler.unregister()
     finish(thread)

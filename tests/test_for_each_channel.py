@@ -578,11 +578,57 @@ def test_functions_must_be_callable(threads, device, arguments):
         device.for_each_channel(*arguments)
 
 
-def test_without_a_current_thread_it_is_refused(threads, device):
+def test_a_completion_without_a_current_thread_is_refused_before_anything_is_sent(threads, device):
     get(threads[0], device)
-    with pytest.raises(NoThreadError, match="'disk'"):
-        device.for_each_channel(noop)
+    with pytest.raises(NoThreadError, match=r"'disk'.*cpl"):
+        device.for_each_channel(noop, None, noop)
     assert threads[0].pending_msgs == 0
+
+
+def test_without_a_current_thread_and_completion_the_future_resolves_where_the_last_visit_was(threads, device):
+    seen, where = [], []
+    for thread in threads[:2]:
+        get(thread, device)
+    future = device.for_each_channel(lambda it: seen.append(it.channel.thread.name))
+    future.add_done_callback(lambda _: where.append(get_thread()))
+    assert not future.done()
+    drain(*threads)
+    assert (seen, future.result(), where) == (["a", "b"], 0, [threads[1]])
+
+
+def test_without_a_current_thread_a_status_and_an_exception_end_it_too(threads, device):
+    get(threads[0], device)
+    get(threads[1], device)
+    status = device.for_each_channel(lambda it: 7)
+    drain(*threads)
+    assert status.result() == 7
+
+    def fail(it):
+        raise ValueError("no")
+
+    failed = device.for_each_channel(fail)
+    drain(*threads)
+    assert isinstance(failed.exception(), ValueError)
+
+
+def test_without_a_current_thread_a_deferred_visit_is_waited_for(threads, device):
+    get(threads[0], device)
+    iterators = []
+
+    def defer(iterator):
+        iterator.defer()
+        iterators.append(iterator)
+
+    future = device.for_each_channel(defer)
+    drain(*threads)
+    assert not future.done()
+    with threads[0]:
+        iterators.pop().continue_(3)
+    assert future.result() == 3
+
+
+def test_without_a_current_thread_and_channels_it_is_done_at_once(device):
+    assert device.for_each_channel(noop).result() == 0
 
 
 def test_on_an_exited_thread_it_is_refused(threads, device):

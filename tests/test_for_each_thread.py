@@ -211,14 +211,40 @@ def test_the_caller_may_be_exiting(lib, threads):
     assert threads[0].is_exited
 
 
-def test_without_a_current_thread_it_is_refused(lib, threads):
+def test_a_completion_without_a_current_thread_is_refused_before_anything_is_sent(lib, threads):
+    with pytest.raises(NoThreadError, match="cpl"):
+        lib.for_each_thread(noop, noop)
     with pytest.raises(NoThreadError):
-        lib.for_each_thread(noop)
-    with pytest.raises(NoThreadError):
-        spdkthread.for_each_thread(noop, lib=lib)
+        spdkthread.for_each_thread(noop, noop, lib=lib)
     with threads[0], pytest.raises(NoThreadError):
-        elsewhere(lib.for_each_thread, noop)
+        elsewhere(lib.for_each_thread, noop, noop)
     assert all(thread.pending_msgs == 0 for thread in threads)
+
+
+def test_without_a_current_thread_and_completion_it_goes_by_messages_in_creation_order(lib, threads):
+    log = []
+    future = lib.for_each_thread(visitor(log))
+    assert log == []
+    for thread in reversed(threads):
+        thread.poll()
+    assert [name for _, name in log] == ["a"]
+    assert not future.done()
+    drain(*threads)
+    assert [name for _, name in log] == ["a", "b", "c", "d"]
+    assert future.result() is None
+
+
+def test_without_a_current_thread_and_threads_it_is_done_at_once(lib):
+    assert lib.for_each_thread(noop).result() is None
+
+
+def test_without_a_current_thread_a_thread_that_exits_meanwhile_is_skipped(lib, threads):
+    log = []
+    finish(threads[1])
+    future = lib.for_each_thread(visitor(log))
+    drain(*(thread for thread in threads if not thread.is_exited))
+    assert [name for _, name in log] == ["a", "c", "d"]
+    assert future.done()
 
 
 def test_a_visit_that_raises_is_reported_and_the_iteration_goes_on(lib, threads, errors):

@@ -228,6 +228,7 @@ def test_wait_sees_the_first_exception(thread):
     done, pending = waiting.outcome()
     assert done == {futures[0]}
     assert pending == {futures[1]}
+    assert isinstance(futures[0].exception(), ValueError)
     drain(thread)
 
 
@@ -323,6 +324,7 @@ def test_it_has_what_the_standard_class_has_and_takes_no_part_in_cycles():
     theirs = {name for name in dir(concurrent.futures.Future()) if not name.startswith("_")}
     assert theirs <= ours
     future.set_exception(ValueError())
+    assert isinstance(future.exception(), ValueError)
     gc.collect()
     gc.disable()
     try:

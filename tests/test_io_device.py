@@ -226,11 +226,29 @@ def test_an_unregistered_device_cannot_be_unregistered(lib, thread):
     assert thread.exit_blockers == ()
 
 
-def test_without_a_current_thread_it_is_refused(thread, device):
-    with pytest.raises(NoThreadError, match="'disk'"):
-        device.unregister()
+def test_a_callback_without_a_current_thread_is_refused_before_anything_changes(thread, device):
+    with pytest.raises(NoThreadError, match=r"'disk'.*cb"):
+        device.unregister(noop)
     assert device.is_registered
     end(device, thread)
+
+
+def test_without_a_current_thread_and_callback_the_future_resolves_with_the_last_channel(thread, device):
+    with thread:
+        channel = device.get_io_channel()
+    future = device.unregister()
+    assert (device.state, future.done()) == ("unregistering", False)
+    assert thread.exit_blockers == ("the channel of device 'disk' (1 reference)",)
+    with thread:
+        channel.put()
+    drain(thread)
+    assert future.result() is None
+    assert device.state == "unregistered"
+
+
+def test_without_a_current_thread_and_channels_the_unregistration_ends_at_once(device):
+    assert device.unregister().result() is None
+    assert device.state == "unregistered"
 
 
 def test_a_thread_of_another_library_cannot_unregister(thread, device):

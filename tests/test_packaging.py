@@ -121,3 +121,67 @@ def test_the_metadata_names_the_runtime_dependency():
     except importlib.metadata.PackageNotFoundError:
         requires = (PACKAGE.parent / "pyproject.toml").read_text().splitlines()
     assert any("numpy" in line for line in requires)
+
+
+def test_threads_that_import_the_package_for_the_first_time_at_once_all_get_it():
+    """Each imports another module of it: none may wait for what another one holds."""
+    for _ in range(8):
+        done = run_python(
+            """
+import importlib, sys, threading
+
+sys.setswitchinterval(1e-6)
+names = ["spdkthread", "spdkthread.aio", "spdkthread.group", "spdkthread.testing"]
+start = threading.Barrier(len(names))
+fine = []
+
+def use(name):
+    start.wait()
+    importlib.import_module(name)
+    import spdkthread
+    spdkthread.SpdkThread, spdkthread.Reactor, spdkthread.ReactorGroup
+    fine.append(name)
+
+threads = [threading.Thread(target=use, args=(name,)) for name in names]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(fine))
+"""
+        )
+        assert (done.stdout.split(), done.stderr) == (["4"], "")
+
+
+def test_a_source_tree_that_is_not_built_says_so(tmp_path):
+    package = tmp_path / "spdkthread"
+    package.mkdir()
+    for source in Path(spdkthread.__file__).parent.glob("*.py*"):
+        if source.suffix in (".py", ".pyx", ".pyi"):
+            (package / source.name).write_bytes(source.read_bytes())
+    done = run_python(
+        f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+try:
+    import spdkthread
+except ImportError as error:
+    print(error)
+try:
+    from spdkthread.aio import EventLoop
+except ImportError as error:
+    print(error)
+"""
+    )
+    first, second = done.stdout.splitlines()
+    assert "no extension modules" in first
+    assert "make build" in first
+    assert str(package) in first
+    assert second == first
+
+
+def test_a_name_that_the_package_does_not_have_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        spdkthread.no_such_name  # noqa: B018
+    assert set(spdkthread.__all__) <= set(dir(spdkthread))
+    assert spdkthread.stats.ThreadStats is spdkthread.ThreadStats

@@ -81,6 +81,15 @@ def test_a_reactor_says_what_it_is(make_reactor):
     assert isinstance(reactor.state, str)
 
 
+def test_reactors_of_one_core_get_names_of_their_own(make_reactor):
+    core = make_reactor().core
+    reactors = [make_reactor(core) for _ in range(3)]
+    names = {reactor.name for reactor in reactors}
+    assert len(names) == 3
+    assert all(name.startswith(f"reactor_{core}") for name in names)
+    assert make_reactor(core, name="mine").name == "mine"
+
+
 def test_a_reactor_without_a_name_gets_one(make_reactor):
     assert make_reactor().name
 

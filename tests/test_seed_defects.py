@@ -26,7 +26,7 @@ def test_1_for_each_thread_without_a_current_thread_raises_and_holds_no_lock(lib
     """Seed: returns with the mutex held; the whole process deadlocks."""
     for _ in range(3):
         with pytest.raises(NoThreadError):
-            lib.for_each_thread(noop)
+            lib.for_each_thread(noop, noop)
     other = elsewhere(lib.create_thread, "after")
     assert elsewhere(lambda: lib.threads) == (thread, other)
     assert elsewhere(lib.get_thread_by_id, 1) is thread
@@ -243,7 +243,7 @@ import spdkthread
 lib = spdkthread.ThreadLib()
 thread = lib.create_thread("net", ring_size=2)
 mistakes = [
-    lambda: lib.for_each_thread(print),
+    lambda: lib.for_each_thread(print, print),
     lambda: [thread.send_msg(print) for _ in range(3)],
     lambda: thread.send_msg(None),
     lambda: thread.register_poller(print, -1),

@@ -270,11 +270,11 @@ def test_16_an_iteration_asks_only_the_threads_that_have_a_channel(lib, device):
     end(device, *threads)
 
 
-def test_21_an_iteration_without_a_current_thread_raises(threads, device):
+def test_21_a_completion_without_a_current_thread_raises(threads, device):
     """Seed and HEAD: the completion goes to no thread and is lost, or a NULL pointer is followed."""
     channel = get(threads[1], device)
     with pytest.raises(NoThreadError):
-        device.for_each_channel(noop)
+        device.for_each_channel(noop, None, noop)
     put(channel)
     drain(*threads)
     end(device, *threads)
