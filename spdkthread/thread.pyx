@@ -163,6 +163,8 @@ cdef object NOTHING = object()          # no argument here
 cdef object io_device_type = None       # IoDevice, which stands on a higher floor
 cdef void *CLOSED_SLOT = <void *>1      # the critical slot of an exited thread
 cdef uint64_t END_OF_TIME = <uint64_t>1 << 63   # one period later is still a tick
+cdef uint64_t NO_DRIVER = 0
+cdef uint64_t DRIVEN_BY_REACTOR = <uint64_t>-1  # PYTHREAD_INVALID_THREAD_ID: no OS thread has it
 cdef st_atomic_u64 live
 
 requests_lock = threading.Lock()
@@ -825,21 +827,85 @@ cdef class SpdkThread:
     cdef int _claim_driver(self) except -1:
         """Be the one OS thread that touches this thread's state; as often as it likes."""
         cdef uint64_t me = PyThread_get_thread_ident()
-        cdef uint64_t nobody = 0
-        if st_load_relaxed(&self._driver) != me:
-            if not st_cas_acq_rel(&self._driver, &nobody, me):
-                raise WrongThreadError(f"{self!r} is driven by another OS thread")
-            # Looked at after the claim: it may have been put on a reactor a moment ago.
-            if self._reactor is not None:
-                st_store_release(&self._driver, 0)
-                raise WrongThreadError(f"{self!r} is polled by {self._placed_on()!r}")
+        cdef uint64_t found = NO_DRIVER
+        # Acquires what the driver before did; its release is the store in `_release_driver` or `_give_up`.
+        if st_load_relaxed(&self._driver) != me and not st_cas_acq_rel(&self._driver, &found, me):
+            self._refuse_driver(found)
         self._driver_depth += 1
         return 0
 
     cdef void _release_driver(self) noexcept:
         self._driver_depth -= 1
         if self._driver_depth == 0:
-            st_store_release(&self._driver, 0)
+            st_store_release(&self._driver, NO_DRIVER)
+
+    cdef int _refuse_driver(self, uint64_t driver) except -1:
+        """Raise what says who the driver is."""
+        owner = self._owned_by()
+        if driver == DRIVEN_BY_REACTOR:
+            raise WrongThreadError(f"{self!r} is polled by {describe(owner)}")
+        names = [repr(one.name) for one in threading.enumerate() if one.ident == driver]
+        where = f"OS thread {names[0] if names else driver}"
+        if owner is not None:
+            where = f"{describe(owner)} or its user, on {where}"
+        raise WrongThreadError(f"{self!r} is driven by another OS thread: by {where}")
+
+    def _belong_to(self, owner, polls, refusal=WrongThreadError):
+        """Have a reactor or an event loop as owner from now on: one at a time, and none of an exited thread.
+
+        Parameters
+        ----------
+        owner : Reactor or EventLoop
+        polls : bool
+            It drives the thread from now on until `_give_up`, and by hand that is refused. Otherwise `owner` enters
+            the thread when it runs.
+        refusal : type, default WrongThreadError
+            What is raised when the thread has an owner.
+
+        Raises
+        ------
+        WrongThreadError
+            While an OS thread drives it, this one included.
+        ThreadExitedError
+            When it has exited.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread. The claim of the driver's word orders it with every other attempt.
+        """
+        self._check_ready()
+        # A better word than that of the claim. What counts is looked at again after it.
+        self._refuse_owner(owner, refusal)
+        self._claim_driver()
+        try:
+            if self._driver_depth > 1:
+                raise WrongThreadError(f"{self!r} cannot be given to {describe(owner)} while it is entered or being polled")
+            self._refuse_owner(owner, refusal)
+            if st_load32_acquire(&self.c.state) == THREAD_EXITED:
+                raise ThreadExitedError(f"{self!r} cannot be given to {describe(owner)}")
+            self._place(owner, owner if polls else None)
+        except BaseException:
+            self._release_driver()
+            raise
+        if polls:
+            self._driver_depth = 0
+            st_store_release(&self._driver, DRIVEN_BY_REACTOR)
+        else:
+            self._release_driver()
+
+    def _refuse_owner(self, owner, refusal):
+        there = self._owned_by()
+        if there is not None:
+            raise refusal(f"{self!r} cannot be given to {describe(owner)}, it belongs to {describe(there)}")
+
+    def _give_up(self, owner):
+        """`owner` lets go of the thread: the last thing that it does with it. Nothing when it has another owner."""
+        if self._owned_by() is not owner:
+            return
+        polled = self._placed_on() is not None
+        self._place(None, None)
+        if polled:
+            st_store_release(&self._driver, NO_DRIVER)
 
     # Inside: sending
 
@@ -1298,7 +1364,7 @@ cdef class SpdkThread:
         What waits in it is left alone: it runs in the parent, and a lock inside it may be held by an OS thread that
         is not here.
         """
-        self._place(None)
+        self._give_up(self._owned_by())
         self._dead = True
         st_storep_release(&self.c.wake, NULL)
         st_storep_release(&self.c.critical, CLOSED_SLOT)
@@ -1405,10 +1471,16 @@ cdef class SpdkThread:
         with cython.critical_section(self):
             self._cpumask = mask
 
-    def _place(self, reactor):
-        """Say who polls it."""
+    def _place(self, owner, reactor):
+        """Say which reactor or loop it belongs to, and which reactor polls it."""
         with cython.critical_section(self):
+            self._owner = owner
             self._reactor = reactor
+
+    def _owned_by(self):
+        """The Reactor or EventLoop that it belongs to, or None."""
+        with cython.critical_section(self):
+            return self._owner
 
     def _placed_on(self):
         """The reactor that polls it, or None."""
