@@ -5,6 +5,7 @@ without the GIL and takes it only for Python work. This file only assembles name
 """
 
 from spdkthread._version import __version__
+from spdkthread.affinity import call_unaffinitized
 from spdkthread.clock import TICKS_HZ, ManualClock, ticks
 from spdkthread.errors import (
     AwaitError,
@@ -59,6 +60,7 @@ __all__ = [
     "ThreadStats",
     "WrongThreadError",
     "__version__",
+    "call_unaffinitized",
     "default_lib",
     "for_each_thread",
     "get_reactor",

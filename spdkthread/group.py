@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Self
 
+from spdkthread.checks import check_integer, check_number, check_timeout
 from spdkthread.cores import parse_cores
 from spdkthread.ending import Ending
 from spdkthread.errors import ReactorError
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.placement import allowed_reactors, move_inside_mask
-from spdkthread.reactor import Reactor, check_number, check_timeout, get_reactor, on_any_reactor
+from spdkthread.reactor import Reactor, get_reactor, on_any_reactor
 from spdkthread.report import ShutdownReport
-from spdkthread.roster import available_cores
-from spdkthread.scheduler import CoreLoad, Snapshot, ThreadLoad, make_scheduler
+from spdkthread.roster import available_cores, refuse_missing
+from spdkthread.scheduler import CoreLoad, Snapshot, StaticScheduler, ThreadLoad, make_scheduler
 
 __all__ = ["ReactorGroup"]
 
@@ -33,7 +34,7 @@ class ReactorGroup:
     scheduler : {"static", "dynamic"} or object, default "static"
         Where threads go while they run. An object has ``balance(snapshot)``: see `spdkthread.scheduler`.
     period_us : float, default 1_000_000
-        How often the scheduler looks. 0: never.
+        How often the scheduler looks. 0: never. The static one looks when it is selected, whatever the period.
     idle, lib, stall_ms
         As for `Reactor`.
     isolated : None, str or iterable of int
@@ -65,9 +66,8 @@ class ReactorGroup:
     ):
         if lib is not None and not isinstance(lib, ThreadLib):
             raise TypeError(f"lib must be a ThreadLib or None, got {type(lib).__name__}")
-        check_number("period_us", period_us, "microseconds")
-        if not period_us >= 0:
-            raise ValueError(f"period_us must not be negative, got {period_us!r}")
+        if not 0 <= check_number("period_us", period_us, "microseconds") < 1e15:
+            raise ValueError(f"period_us must not be negative, and below 1e15, got {period_us!r}")
         numbers = _core_numbers(cores)
         self.lib = default_lib() if lib is None else lib
         self.isolated = frozenset() if isolated is None else parse_cores(isolated)
@@ -223,7 +223,7 @@ class ReactorGroup:
         future: Future = Future()
         future.set_running_or_notify_cancel()
         calling = get_reactor()
-        origin = calling if calling in self.reactors else self.reactors[0]
+        origin = calling if any(calling is one for one in self.reactors) else self.reactors[0]
         pending = iter(self.reactors)
 
         def hop() -> None:
@@ -263,6 +263,8 @@ class ReactorGroup:
     @scheduler.setter
     def scheduler(self, scheduler) -> None:
         self._scheduler = make_scheduler(scheduler)
+        if self._balancer is not None:
+            self._balancer.look_again()
         self.balance(selected=True)
 
     def snapshot(self, selected: bool = False) -> Snapshot:
@@ -320,11 +322,15 @@ class ReactorGroup:
 
 
 class _Balancer:
-    """Calls the scheduler once per period, from an OS thread of its own that otherwise sleeps."""
+    """Calls the scheduler once per period, from an OS thread of its own that otherwise sleeps.
+
+    The static scheduler has nothing to say between its selections, so with that one it sleeps until there is another.
+    """
 
     def __init__(self, group: ReactorGroup):
         self._group = group
-        self._over = threading.Event()
+        self._over = False
+        self._changed = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -333,12 +339,24 @@ class _Balancer:
             self._thread.start()
 
     def stop(self) -> None:
-        self._over.set()
+        self._over = True
+        self._changed.set()
         if self._thread is not None and self._thread is not threading.current_thread() and not on_any_reactor():
             self._thread.join()
 
+    def look_again(self) -> None:
+        """The group has another scheduler."""
+        self._changed.set()
+
     def _run(self) -> None:
-        while not self._over.wait(self._group.period_us / 1e6):
+        while True:
+            # A subclass may do what the static scheduler does not.
+            rests = type(self._group.scheduler) is StaticScheduler
+            if self._changed.wait(None if rests else self._group.period_us / 1e6):
+                self._changed.clear()
+                if self._over:
+                    return
+                continue
             try:
                 self._group.balance()
             except Exception:
@@ -349,15 +367,13 @@ def _core_numbers(cores) -> list[int]:
     allowed = sorted(available_cores())
     if cores is None:
         return allowed
-    if isinstance(cores, bool):
-        raise TypeError("cores must be None, a count, a string or an iterable of ints, got bool")
-    if isinstance(cores, int):
+    if not isinstance(cores, str) and not hasattr(type(cores), "__iter__"):
+        cores = check_integer("cores, when it is no string and no iterable,", cores)
         if cores < 1:
             raise ValueError(f"a group needs at least one core, got {cores}")
         if cores > len(allowed):
             raise ReactorError(f"{cores} cores are not available; this process may use {allowed}")
         return allowed[:cores]
     numbers = sorted(parse_cores(cores))
-    if missing := [core for core in numbers if core not in allowed]:
-        raise ReactorError(f"cores {missing} are not available; this process may use {allowed}")
+    refuse_missing(numbers, allowed)
     return numbers

@@ -15,7 +15,15 @@ from spdkthread.errors import SpdkThreadError
 
 __all__ = ["ThreadLib", "default_lib"]
 
-libs = weakref.WeakSet()
+libs: dict = {}      # id -> weak reference: a user's subclass may be equal to anything, and unhashable
+
+
+def forget(key):
+    """Take a library that is gone out of `libs`, unless another one has its id by then."""
+    def gone(reference):
+        if libs.get(key) is reference:
+            del libs[key]
+    return gone
 
 
 cdef class ThreadLib:
@@ -49,7 +57,7 @@ cdef class ThreadLib:
             self.clock = &(<ManualClock>clock).c
         self._lock = threading.RLock()
         self._error_log = ErrorLog()
-        libs.add(self)
+        libs[id(self)] = weakref.ref(self, forget(id(self)))
         self.exception_handler = exception_handler
 
     def __repr__(self):
@@ -133,7 +141,8 @@ cdef class ThreadLib:
     @staticmethod
     def _all():
         """The libraries of this process."""
-        return tuple(libs)
+        found = [reference() for reference in list(libs.values())]
+        return tuple([one for one in found if one is not None])
 
     def _after_fork(self):
         """In the child: whoever held the lock is not there any more."""

@@ -15,6 +15,7 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from spdkthread.affinity cimport affinity_enter, affinity_leave
 from spdkthread.atomics cimport (
     st_fence_seq_cst,
     st_load32_relaxed,
@@ -32,7 +33,7 @@ from spdkthread.fds cimport (
     fd_set_wait,
 )
 from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_wait
-from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_sharpen_timers, idle_sleep
+from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_sleep
 from spdkthread.ring cimport MSG_PYTHON, RING_POSITION, ring_ready, ring_slot, ring_slot_at, ring_take
 from spdkthread.thread_core cimport (
     ATTENTION_FDS,
@@ -314,13 +315,13 @@ cdef class LoopCore:
         self.entered = True
         self.os_thread = PyThread_get_thread_ident()
         self.on_main_thread = threading.current_thread() is threading.main_thread()
-        if self.idle_mode == IDLE_ADAPTIVE:
-            idle_sharpen_timers()
+        affinity_enter(-1, self.idle_mode == IDLE_ADAPTIVE, NULL, 0)
         gil_gate_enter()
 
     def _leave(self):
         if self.entered:
             gil_gate_leave()
+            affinity_leave()
             self.entered = False
             self.os_thread = 0
             self.thread.__exit__(None, None, None)

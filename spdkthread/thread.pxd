@@ -33,6 +33,7 @@ cdef class SpdkThread:
     cdef dict _held                 # what holds it -> how often
     cdef dict _awaits               # what it waits for -> None
     cdef public dict _fd_handlers   # fd -> FdHandler
+    cdef object _fd_running         # the FdHandler that runs, for the watchdog
     cdef public object _coroutines  # CoroutineHome, once one was spawned here
     cdef object _owner              # the Reactor or EventLoop that it belongs to; None: its user
     cdef object _reactor            # its owner, when that is a Reactor
@@ -45,11 +46,16 @@ cdef class SpdkThread:
     cdef bint _exit_asked
     cdef bint _polled
     cdef uint64_t _first_poll       # account stamp
+    cdef uint64_t _poll_began       # account stamp: a poll by hand that is under way
+    cdef st_atomic_u64 _busy_seen   # ticks: the most that `stats` has ever said
+    cdef st_atomic_u64 _idle_seen
+    cdef st_atomic_u64 _water_seen
     cdef bint _ready
     cdef bint _dead                 # in the child of a fork
     cdef object __weakref__
 
     cdef int _send(self, object fn, object a, object b, object c, object d, tuple more) except -1
+    cdef int _try_post_tuple(self, object fn, tuple args, uint64_t passes) except -1
     cdef int _post_tuple(self, object fn, tuple args, uint64_t passes) except -1
     cdef int _send_lib(self, object fn, tuple args, uint64_t passes) except -1
     cdef int _send_one(self, object fn, object a) except -1

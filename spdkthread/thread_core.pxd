@@ -111,6 +111,7 @@ cdef struct thread_s:
     uint32_t batch_next
     uint32_t batch_count
     uint32_t garbage_count
+    PyObject *critical_fn           # the critical message that runs, for the watchdog; NULL: none
     ring_slot batch[BATCH_SIZE]
     PyObject *garbage[GARBAGE_SIZE]
 
