@@ -223,7 +223,8 @@ class ReactorGroup:
         future: Future = Future()
         future.set_running_or_notify_cancel()
         calling = get_reactor()
-        origin = calling if any(calling is one for one in self.reactors) else self.reactors[0]
+        mine = calling is not None and any(calling is one for one in self.reactors)
+        origin = calling if calling is not None and mine else self.reactors[0]
         pending = iter(self.reactors)
 
         def hop() -> None:

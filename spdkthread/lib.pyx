@@ -10,7 +10,7 @@ from libc.stdint cimport uint64_t
 from spdkthread.atomics cimport st_add_relaxed, st_load_relaxed
 from spdkthread.clock cimport ManualClock, clock_read
 
-from spdkthread.error_log import ErrorLog
+from spdkthread.error_log import ErrorLog, describe
 from spdkthread.errors import SpdkThreadError
 
 __all__ = ["ThreadLib", "default_lib"]
@@ -131,7 +131,7 @@ cdef class ThreadLib:
             if self._closed:
                 return
             threads = [with_blockers(thread) for thread in self._threads.values()]
-            devices = [repr(device) for device in self._devices.values()]
+            devices = [describe(device) for device in self._devices.values()]
             if threads or devices:
                 left = ", ".join(threads + devices)
                 raise SpdkThreadError(f"the thread library cannot close, there are left: {left}")

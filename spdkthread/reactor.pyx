@@ -53,6 +53,7 @@ from spdkthread.reactor_core cimport (
     account_flush,
     account_idle,
     account_pause,
+    account_start,
     busy_owner,
     quiet_thread,
     reactor_begin,
@@ -364,8 +365,7 @@ cdef class Reactor:
         self.r.single_turn = True
         self.r.turn_rc = 0
         self.r.turn_worked = False
-        if self.r.started == 0:
-            self.r.started = st_cycles()
+        account_start(&self.r)
         try:
             if self.r.fd >= 0:
                 reactor_collect_fds(&self.r)
@@ -896,12 +896,7 @@ cdef class Reactor:
         st_store_relaxed(&self._tid, threading.get_native_id())
         if threading.current_thread() is not threading.main_thread():
             st_name_os_thread(self.name.encode(errors="replace")[:15])
-        # The time for which it was stopped is neither busy nor idle.
-        if self.r.started == 0:
-            self.r.started = st_cycles()
-        elif self.r.stopped:
-            self.r.started += st_cycles() - self.r.stopped
-        self.r.stopped = 0
+        account_start(&self.r)
         st_storep_release(&self.r.busy_owner, NULL)
         st_or32_release(&self.r.requests, REQUEST_MEMBERS)
 
@@ -1077,8 +1072,8 @@ cdef class Reactor:
                 self._ending = None
                 st_and32_acq_rel(&self.r.requests, ~<uint32_t>(REQUEST_STOP | REQUEST_ABORT))
             st_store_relaxed(&self._tid, 0)
+            self.r.stopped = st_cycles()
             if looped:
-                self.r.stopped = st_cycles()
                 if self._watchdog is not None:
                     self._watchdog.stop()
                 self._give_loop_back()
@@ -1148,7 +1143,7 @@ cdef class Reactor:
             thread = self.r.threads[cursor]
             # Native work is counted when a stretch of it is over: in between it shows by where it has come to.
             return (
-                self.r.turns, cursor, thread.polls, thread.msgs_run, thread.pollers_run,
+                self.r.turns, cursor, thread.polls, thread.msgs_run, thread.pollers_run, thread.fds_run,
                 thread.batch_next, <size_t>thread.running,
             )
 

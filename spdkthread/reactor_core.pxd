@@ -83,6 +83,15 @@ cdef int reactor_measure_cycles(reactor_s *r) except -1
 
 # Accounting. Stamps are taken where busy and idle change, not at every poll.
 
+cdef inline void account_start(reactor_s *r) noexcept nogil:
+    """It runs, for the first time or again: the time for which it was stopped is neither busy nor idle."""
+    if r.started == 0:
+        r.started = st_cycles()
+    elif r.stopped:
+        r.started += st_cycles() - r.stopped
+        r.stopped = 0
+
+
 cdef inline thread_s *busy_owner(reactor_s *r) noexcept nogil:
     return <thread_s *>st_loadp_relaxed(&r.busy_owner)
 

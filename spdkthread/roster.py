@@ -10,6 +10,7 @@ import weakref
 from spdkthread.checks import check_integer
 from spdkthread.cores import allowed_cores
 from spdkthread.ending import Ending
+from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError
 from spdkthread.lib import ThreadLib
 
@@ -73,8 +74,8 @@ def warn_if_crowded(mine):
     if not others or not any(isinstance(one.idle, str) and one.idle == "poll" for one in [mine, *others]):
         return
     warnings.warn(
-        f"{mine!r} shares its core with {', '.join([other.name for other in others])}, and idle='poll' never gives it "
-        "up; use 'adaptive' or 'yield' where there are fewer cores than reactors",
+        f"{describe(mine)} shares its core with {', '.join([other.name for other in others])}, and idle='poll' never "
+        "gives it up; use 'adaptive' or 'yield' where there are fewer cores than reactors",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -884,7 +884,9 @@ cdef class SpdkThread:
         self._claim_driver()
         try:
             if self._driver_depth > 1:
-                raise WrongThreadError(f"{self!r} cannot be given to {describe(owner)} while it is entered or being polled")
+                raise WrongThreadError(
+                    f"{self!r} cannot be given to {describe(owner)} while it is entered or being polled"
+                )
             self._refuse_owner(owner, refusal)
             if st_load32_acquire(&self.c.state) == THREAD_EXITED:
                 raise ThreadExitedError(f"{self!r} cannot be given to {describe(owner)}")
@@ -1276,6 +1278,7 @@ cdef class SpdkThread:
             if handler is None or not ready[index].events & handler.mask:
                 continue
             ran += 1
+            self.c.fds_run += 1
             self._fd_running = handler
             try:
                 handler.fn()

@@ -118,6 +118,7 @@ cdef struct thread_s:
     # Accounting.
     uint64_t msgs_run
     uint64_t pollers_run
+    uint64_t fds_run                # calls of descriptors' handlers
     uint64_t errors
     st_atomic_u64 busy              # account stamps, see clock.pxd
 

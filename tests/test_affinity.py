@@ -25,9 +25,7 @@ def surroundings():
 
 
 USUAL = elsewhere(surroundings)
-ASK = (
-    "import ctypes, os; print(sorted(os.sched_getaffinity(0)), ctypes.CDLL(None).prctl(30, 0, 0, 0, 0), flush=True)"
-)
+ASK = "import ctypes, os; print(sorted(os.sched_getaffinity(0)), ctypes.CDLL(None).prctl(30, 0, 0, 0, 0), flush=True)"
 ANSWER = f"{sorted(USUAL[0])} {USUAL[1]}"
 COMMAND = [sys.executable, "-S", "-c", ASK]
 

@@ -66,7 +66,7 @@ def test_an_owner_that_does_not_poll_keeps_reactors_and_other_owners_out(lib):
         thread._belong_to(other, False)
     with pytest.raises(ReactorError, match=r"'owned'.*belongs to <Owner>"):
         reactor.add_thread(thread)
-    thread.poll()       # by hand it may be driven while the owner does not run
+    thread.poll()  # by hand it may be driven while the owner does not run
     thread._give_up(other)
     with pytest.raises(WrongThreadError):
         thread._belong_to(other, False)

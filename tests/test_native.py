@@ -590,7 +590,9 @@ def test_a_null_pointer_as_context_is_a_null_pointer(thread, ctx):
     assert got == [None]
 
 
-@pytest.mark.parametrize("make", [ctypes.c_long, lambda: (ctypes.c_long * 3)(), Pair], ids=["value", "array", "structure"])
+@pytest.mark.parametrize(
+    "make", [ctypes.c_long, lambda: (ctypes.c_long * 3)(), Pair], ids=["value", "array", "structure"]
+)
 def test_memory_of_ctypes_as_context_is_its_own(thread, make):
     got, ctx = [], make()
     thread.send_native(MESSAGE(got.append), ctx)
