@@ -57,6 +57,7 @@ from spdkthread.timers cimport (
 )
 from spdkthread.wake cimport wake_clear, wake_gate_give_back, wake_gate_take, wake_notify
 
+from spdkthread.checks import check_number
 from spdkthread.errors import WrongThreadError
 
 __all__ = ["LoopCore"]
@@ -254,6 +255,7 @@ cdef class LoopCore:
         self.idle_mode = idle_mode_of(idle)
         if self.idle_mode == IDLE_OBJECT:
             raise TypeError(f"idle of an event loop must be 'poll', 'yield' or 'adaptive', got {idle!r}")
+        spin_us = check_number("spin_us", spin_us, "microseconds")
         if not 0 <= spin_us <= 1e9:
             raise ValueError(f"spin_us must be between 0 and 1e9, got {spin_us!r}")
         self.spin_ticks = <uint64_t>(spin_us * 1000)

@@ -24,6 +24,7 @@ from spdkthread import (
     WrongThreadError,
     get_thread,
 )
+from spdkthread.aio import EventLoop
 from spdkthread.ring import MessageRing
 from spdkthread.testing import ManualClock
 from spdkthread.timers import TimerQueue
@@ -540,6 +541,7 @@ def test_a_bool_is_no_number_anywhere(lib, thread, flag):
         "core": lambda: Reactor(flag, lib=lib),
         "spin_us": lambda: Reactor(spin_us=flag, lib=lib),
         "stall_ms": lambda: Reactor(stall_ms=flag, lib=lib),
+        "spin_us of a loop": lambda: EventLoop(spin_us=flag),
         "timeout_s of stop": lambda: Reactor(lib=lib).stop(timeout_s=flag),
         "timeout_s of join": lambda: Reactor(lib=lib).join(timeout_s=flag),
         "cores": lambda: ReactorGroup(flag, lib=lib),
