@@ -3,7 +3,7 @@ from typing import ParamSpec, TypeVar
 
 __all__ = ["call_unaffinitized"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
-def call_unaffinitized(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+def call_unaffinitized(fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T: ...

@@ -6,8 +6,8 @@ something is *loosened*, that is, has the affinity and the timer slack from befo
 between two turns, or before its next sleep.
 
 CPython says when a program starts something, by audit events, and only an OS thread that is bound or sharpened does
-anything about it. A process that runs no reactor and no loop has no hook. With one, CPython builds the arguments of each
-event, so a call that has an event costs more: ``id()``, the shortest of them, about 100 ns. No message, poller or
+anything about it. A process that runs no reactor and no loop has no hook. With one, CPython builds the arguments of
+each event, so a call that has an event costs more: ``id()``, the shortest of them, about 100 ns. No message, poller or
 handler has one.
 """
 

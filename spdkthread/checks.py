@@ -24,7 +24,7 @@ def check_number(name: str, value: object, unit: str) -> float:
     TypeError
         When `value` is not a number.
     """
-    if _is_bool(value) or not hasattr(type(value), "__float__") and not hasattr(type(value), "__index__"):
+    if _is_bool(value) or (not hasattr(type(value), "__float__") and not hasattr(type(value), "__index__")):
         raise TypeError(f"{name} must be a number of {unit}, got {type(value).__name__}")
     try:
         return float(value)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ __all__ = ["ReactorStats", "ThreadStats"]
 
 
 class ThreadStats(NamedTuple):
-    """A snapshot of an `SpdkThread`'s counters, none of which ever goes back. Answers to ``struct spdk_thread_stats``."""
+    """A snapshot of an `SpdkThread`'s counters: none ever goes back. Answers to ``struct spdk_thread_stats``."""
 
     busy_ticks: int
     """Ticks spent in polls whose result was above 0, without the reactor's waits for the GIL."""
