@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from spdkthread._version import __version__
 
 if TYPE_CHECKING:
+    from spdkthread.affinity import call_unaffinitized
     from spdkthread.clock import TICKS_HZ, ManualClock, ticks
     from spdkthread.errors import (
         AwaitError,
@@ -77,6 +78,7 @@ __all__ = [
     "ThreadStats",
     "WrongThreadError",
     "__version__",
+    "call_unaffinitized",
     "default_lib",
     "for_each_thread",
     "get_reactor",
@@ -86,6 +88,7 @@ __all__ = [
 
 # The modules of the core, and the names of each that are this package's.
 _HOMES = {
+    "affinity": ("call_unaffinitized",),
     "clock": ("ManualClock", "TICKS_HZ", "ticks"),
     "errors": (
         "AwaitError",

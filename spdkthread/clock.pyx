@@ -4,7 +4,9 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint64_t
 
-from spdkthread.atomics cimport st_add_relaxed, st_load_relaxed, st_store_relaxed
+from spdkthread.atomics cimport st_add_relaxed, st_cas_relaxed, st_load_relaxed, st_store_relaxed
+
+from spdkthread.checks import check_integer, check_number
 
 __all__ = ["TICKS_HZ", "ManualClock", "ticks"]
 
@@ -47,7 +49,8 @@ cdef class ManualClock:
     **Thread safety:** any OS thread may read and advance it.
     """
 
-    def __init__(self, start: int = 0):
+    def __init__(self, start=0):
+        start = check_integer("start", start)
         if not 0 <= start < 1 << 63:
             raise ValueError(f"start must be a tick from 0 up to 2**63 - 1, got {start}")
         st_store_relaxed(&self.c.now, <uint64_t>start)
@@ -55,7 +58,7 @@ cdef class ManualClock:
     def __repr__(self):
         return f"<ManualClock now={self.now}>"
 
-    def advance(self, us: float = 0, ticks: int = 0) -> int:
+    def advance(self, us=0, ticks=0) -> int:
         """Move forward by `us` microseconds plus `ticks` ticks.
 
         Returns
@@ -68,7 +71,11 @@ cdef class ManualClock:
         ValueError
             When the clock would go backwards.
         """
-        cdef object step = ticks + (us * 1000 if isinstance(us, int) else round(us * 1000))
+        cdef object step
+        ticks = check_integer("ticks", ticks)
+        if not isinstance(us, int) or isinstance(us, bool):
+            us = check_number("us", us, "microseconds")
+        step = ticks + (us * 1000 if isinstance(us, int) else round(us * 1000))
         if step < 0:
             raise ValueError(f"a clock does not go backwards, asked for {step} ticks")
         if step + self.now >= 1 << 63:
@@ -94,6 +101,19 @@ cdef int64_t account_ticks(manual_clock *manual, uint64_t difference) noexcept n
     return <int64_t>(<double>difference * (<double>(st_ticks() - origin_ticks) / <double>cycles))
 
 
+cdef int64_t never_less(st_atomic_u64 *seen, int64_t value) noexcept nogil:
+    """What to show of a counter whose last value is `value` and whose largest one so far is `seen`.
+
+    The scale between stamps and ticks is measured again at every look, so what passed long ago comes out a little
+    shorter or longer each time; and two readers may look at once.
+    """
+    cdef uint64_t before = st_load_relaxed(seen)
+    while value > 0 and before < <uint64_t>value:
+        if st_cas_relaxed(seen, &before, <uint64_t>value):
+            return value
+    return <int64_t>before
+
+
 cdef uint64_t period_to_ticks(object period_us) except? 0xFFFFFFFFFFFFFFFF:
     """Ticks of a poller's period; 0 stays 0, which means an active poller.
 
@@ -103,17 +123,14 @@ cdef uint64_t period_to_ticks(object period_us) except? 0xFFFFFFFFFFFFFFFF:
     cdef double value
     cdef long long whole
     cdef int overflow = 0
-    if isinstance(period_us, int):
+    if isinstance(period_us, int) and not isinstance(period_us, bool):
         whole = PyLong_AsLongLongAndOverflow(period_us, &overflow)
         if overflow < 0 or (overflow == 0 and whole < 0):
             raise ValueError(f"period_us must not be negative, got {period_us!r}")
         if overflow or <uint64_t>whole > MAX_PERIOD_TICKS // 1000:
             raise ValueError(f"period_us is too large, got {period_us!r}")
         return <uint64_t>whole * 1000
-    try:
-        value = period_us
-    except TypeError:
-        raise TypeError(f"period_us must be a number, got {type(period_us).__name__}") from None
+    value = check_number("period_us", period_us, "microseconds")
     if not isfinite(value) or value < 0:
         raise ValueError(f"period_us must be finite and not negative, got {period_us!r}")
     if value == 0:

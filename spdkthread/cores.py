@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterable
 
+from spdkthread.checks import check_integer
+
 __all__ = ["allowed_cores", "parse_cores"]
 
 
@@ -35,9 +37,7 @@ def parse_cores(spec: str | Iterable[int]) -> frozenset[int]:
     elif isinstance(spec, Iterable) and not isinstance(spec, (bytes, bytearray)):
         cores = set()
         for core in spec:
-            if isinstance(core, bool) or not hasattr(type(core), "__index__"):
-                raise TypeError(f"a core must be an int, got {core!r}")
-            cores.add(core.__index__())
+            cores.add(check_integer("a core", core))
     else:
         raise TypeError(f"cores must be a string or an iterable of ints, got {type(spec).__name__}")
     if not cores:
@@ -73,8 +73,19 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def allowed_cores() -> frozenset[int]:
-    """The cores on which this process may run."""
+def _cores_of(os_thread: int) -> frozenset[int]:
     if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
+        return frozenset(os.sched_getaffinity(os_thread))
     return frozenset(range(os.cpu_count() or 1))
+
+
+# An affinity belongs to an OS thread, and a program may bind each of its own, the main one too.
+_at_import = _cores_of(0)
+
+
+def allowed_cores() -> frozenset[int]:
+    """The cores that this process may use: its own when spdkthread was imported, and those of the calling OS thread.
+
+    A program that wants to keep its reactors to fewer cores names them.
+    """
+    return _at_import | _cores_of(0)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Self
 
+from spdkthread.checks import check_integer, check_number, check_timeout
 from spdkthread.cores import parse_cores
 from spdkthread.ending import Ending
 from spdkthread.error_log import describe
@@ -18,10 +19,10 @@ from spdkthread.latch import Latch
 from spdkthread.future import make_future
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.placement import allowed_reactors, move_inside_mask
-from spdkthread.reactor import Reactor, check_number, check_timeout, get_reactor, on_any_reactor
+from spdkthread.reactor import Reactor, get_reactor, on_any_reactor
 from spdkthread.report import ShutdownReport
-from spdkthread.roster import available_cores
-from spdkthread.scheduler import CoreLoad, Snapshot, ThreadLoad, make_scheduler
+from spdkthread.roster import available_cores, refuse_missing
+from spdkthread.scheduler import CoreLoad, Snapshot, StaticScheduler, ThreadLoad, make_scheduler
 
 __all__ = ["ReactorGroup"]
 
@@ -38,7 +39,7 @@ class ReactorGroup:
     scheduler : {"static", "dynamic"} or object, default "static"
         Where threads go while they run. An object has ``balance(snapshot)``: see `spdkthread.scheduler`.
     period_us : float, default 1_000_000
-        How often the scheduler looks. 0: never.
+        How often the scheduler looks. 0: never. The static one looks when it is selected, whatever the period.
     idle, lib, stall_ms
         As for `Reactor`.
     isolated : None, str or iterable of int
@@ -70,9 +71,8 @@ class ReactorGroup:
     ):
         if lib is not None and not isinstance(lib, ThreadLib):
             raise TypeError(f"lib must be a ThreadLib or None, got {type(lib).__name__}")
-        check_number("period_us", period_us, "microseconds")
-        if not period_us >= 0:
-            raise ValueError(f"period_us must not be negative, got {period_us!r}")
+        if not 0 <= check_number("period_us", period_us, "microseconds") < 1e15:
+            raise ValueError(f"period_us must not be negative, and below 1e15, got {period_us!r}")
         numbers = _core_numbers(cores)
         self.lib = default_lib() if lib is None else lib
         self.isolated = frozenset() if isolated is None else parse_cores(isolated)
@@ -249,6 +249,8 @@ class ReactorGroup:
     @scheduler.setter
     def scheduler(self, scheduler) -> None:
         self._scheduler = make_scheduler(scheduler)
+        if self._balancer is not None:
+            self._balancer.look_again()
         self.balance(selected=True)
 
     def snapshot(self, selected: bool = False) -> Snapshot:
@@ -315,7 +317,7 @@ class _ReactorVisit:
         self.fn = fn
         self.cpl = cpl
         calling = get_reactor()
-        self.origin = calling if calling in group.reactors else group.reactors[0]
+        self.origin = calling if any(calling is one for one in group.reactors) else group.reactors[0]
         self.pending = deque(group.reactors)
         self.target: Reactor | None = None
         self.future = make_future(self, running=True)
@@ -367,11 +369,15 @@ class _ReactorVisit:
 
 
 class _Balancer:
-    """Calls the scheduler once per period, from an OS thread of its own that otherwise sleeps."""
+    """Calls the scheduler once per period, from an OS thread of its own that otherwise sleeps.
+
+    The static scheduler has nothing to say between its selections, so with that one it sleeps until there is another.
+    """
 
     def __init__(self, group: ReactorGroup):
         self._group = group
-        self._over = Latch()
+        self._over = False
+        self._changed = Latch()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -380,12 +386,24 @@ class _Balancer:
             self._thread.start()
 
     def stop(self) -> None:
-        self._over.open()
+        self._over = True
+        self._changed.open()
         if self._thread is not None and self._thread is not threading.current_thread() and not on_any_reactor():
             self._thread.join()
 
+    def look_again(self) -> None:
+        """The group has another scheduler."""
+        self._changed.open()
+
     def _run(self) -> None:
-        while not self._over.wait(self._group.period_us / 1e6):
+        while True:
+            # A subclass may do what the static scheduler does not.
+            rests = type(self._group.scheduler) is StaticScheduler
+            if self._changed.wait(None if rests else self._group.period_us / 1e6):
+                self._changed.shut()
+                if self._over:
+                    return
+                continue
             try:
                 self._group.balance()
             except Exception:
@@ -403,15 +421,13 @@ def _core_numbers(cores) -> list[int]:
     allowed = sorted(available_cores())
     if cores is None:
         return allowed
-    if isinstance(cores, bool):
-        raise TypeError("cores must be None, a count, a string or an iterable of ints, got bool")
-    if isinstance(cores, int):
+    if not isinstance(cores, str) and not hasattr(type(cores), "__iter__"):
+        cores = check_integer("cores, when it is no string and no iterable,", cores)
         if cores < 1:
             raise ValueError(f"a group needs at least one core, got {cores}")
         if cores > len(allowed):
             raise ReactorError(f"{cores} cores are not available; this process may use {allowed}")
         return allowed[:cores]
     numbers = sorted(parse_cores(cores))
-    if missing := [core for core in numbers if core not in allowed]:
-        raise ReactorError(f"cores {missing} are not available; this process may use {allowed}")
+    refuse_missing(numbers, allowed)
     return numbers

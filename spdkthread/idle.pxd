@@ -37,7 +37,6 @@ cdef struct idle_s:
 cdef int idle_mode_of(object idle) except -1
 cdef int idle_step(idle_s *idle, uint32_t threads) noexcept nogil
 cdef int idle_sleep(wake_gate *gate, int fd, int signal_ear, int64_t timeout_ns) noexcept nogil
-cdef void idle_sharpen_timers() noexcept nogil
 
 
 cdef inline void idle_reset(idle_s *idle) noexcept nogil:

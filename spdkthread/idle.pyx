@@ -14,6 +14,7 @@ an object     with ``idle(work_count)``, called after each turn while there is n
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from spdkthread.affinity cimport affinity_tighten
 from spdkthread.clock cimport st_cycles, st_ticks
 
 cdef extern from *:
@@ -25,13 +26,6 @@ cdef extern from *:
     #include <poll.h>
     #include <sched.h>
     #include <time.h>
-    #ifdef __linux__
-    #include <sys/prctl.h>
-    /* The kernel rounds a sleep up to 50 us by default; for this OS thread, to a nanosecond. */
-    static inline void st_sharpen_timers(void) { prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL); }
-    #else
-    static inline void st_sharpen_timers(void) { }
-    #endif
 
     /* Wait until one of `ears` is readable, at most `timeout_ns` (negative: for ever). Returns their bits: 1: the bell
        rang, 2: a file descriptor of a thread is ready, 4: a signal has come, 8: other code has closed one of them. 0:
@@ -51,7 +45,6 @@ cdef extern from *:
             | ((ears[0].revents | ears[1].revents | ears[2].revents) & POLLNVAL ? 8 : 0);
     }
     """
-    void st_sharpen_timers() noexcept nogil
     int st_sleep(int bell, int fd, int signals, int64_t timeout_ns) noexcept nogil
     int sched_yield() noexcept nogil
 
@@ -159,9 +152,6 @@ cdef int step_yielding(idle_s *idle) noexcept nogil:
 
 
 cdef int idle_sleep(wake_gate *gate, int fd, int signal_ear, int64_t timeout_ns) noexcept nogil:
+    # It may have started something in its last turn.
+    affinity_tighten()
     return st_sleep(gate.ear, fd, signal_ear, timeout_ns)
-
-
-cdef void idle_sharpen_timers() noexcept nogil:
-    """For the OS thread that sleeps: wake up when the time is over, not within 50 us of it."""
-    st_sharpen_timers()

@@ -9,7 +9,7 @@ from libc.stdint cimport uint64_t
 from spdkthread.atomics cimport st_add_relaxed, st_load_relaxed
 from spdkthread.clock cimport ManualClock, clock_read
 
-from spdkthread.error_log import ErrorLog
+from spdkthread.error_log import ErrorLog, describe
 from spdkthread.errors import SpdkThreadError
 from spdkthread.forks import ReentrantLock
 from spdkthread.weak_registry import WeakRegistry
@@ -124,7 +124,7 @@ cdef class ThreadLib:
             if self._closed:
                 return
             threads = [with_blockers(thread) for thread in self._threads.copy().values()]
-            devices = [repr(device) for device in self._devices.copy().values()]
+            devices = [describe(device) for device in self._devices.copy().values()]
             if threads or devices:
                 left = ", ".join(threads + devices)
                 raise SpdkThreadError(f"the thread library cannot close, there are left: {left}")

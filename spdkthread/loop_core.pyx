@@ -18,6 +18,7 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from spdkthread.affinity cimport affinity_enter, affinity_leave
 from spdkthread.atomics cimport (
     st_fence_seq_cst,
     st_load32_relaxed,
@@ -37,7 +38,7 @@ from spdkthread.fds cimport (
 )
 from spdkthread.forks cimport fork_generation
 from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_wait
-from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_sharpen_timers, idle_sleep
+from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_sleep
 from spdkthread.ring cimport MSG_PYTHON, RING_POSITION, ring_ready, ring_slot, ring_slot_at, ring_take
 from spdkthread.thread_core cimport (
     ATTENTION_FDS,
@@ -61,6 +62,7 @@ from spdkthread.timers cimport (
 )
 from spdkthread.wake cimport wake_clear, wake_gate_give_back, wake_gate_take, wake_notify
 
+from spdkthread.checks import check_number
 from spdkthread.errors import ReactorError, WrongThreadError
 from spdkthread.exit_blockers import register_blocker
 from spdkthread.weak_registry import WeakRegistry
@@ -280,6 +282,7 @@ cdef class LoopCore:
         self.idle_mode = idle_mode_of(idle)
         if self.idle_mode == IDLE_OBJECT:
             raise TypeError(f"idle of an event loop must be 'poll', 'yield' or 'adaptive', got {idle!r}")
+        spin_us = check_number("spin_us", spin_us, "microseconds")
         if not 0 <= spin_us <= 1e9:
             raise ValueError(f"spin_us must be between 0 and 1e9, got {spin_us!r}")
         self.spin_ticks = <uint64_t>(spin_us * 1000)
@@ -363,13 +366,13 @@ cdef class LoopCore:
         self.entered = True
         self.os_thread = PyThread_get_thread_ident()
         self.on_main_thread = threading.current_thread() is threading.main_thread()
-        if self.idle_mode == IDLE_ADAPTIVE:
-            idle_sharpen_timers()
+        affinity_enter(-1, self.idle_mode == IDLE_ADAPTIVE, NULL, 0)
         gil_gate_enter()
 
     def _leave(self):
         if self.entered:
             gil_gate_leave()
+            affinity_leave()
             self.entered = False
             self.os_thread = 0
             self.thread.__exit__(None, None, None)

@@ -4,6 +4,7 @@ A function is accepted only from something that carries its C type, so that a wr
 a crash later.
 """
 
+import numbers
 import sys
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
@@ -79,14 +80,18 @@ cdef NativeCall _make(object fn, object ctx, str signature):
 cdef int _set_context(NativeCall call, object ctx) except -1:
     if ctx is None:
         return 0
-    if isinstance(ctx, int) and not isinstance(ctx, bool):
-        if not 0 <= ctx <= sys.maxsize * 2 + 1:
-            raise ValueError(f"ctx must be an address, got {ctx}")
-        call.ctx = <void *><uintptr_t>ctx
+    address = _address(ctx)
+    if address is not None:
+        if not 0 <= address <= sys.maxsize * 2 + 1:
+            raise ValueError(f"ctx must be an address, got {address}")
+        # A pointer may be all that keeps its target alive.
+        call._ctx_owner = ctx
+        call.ctx = <void *><uintptr_t>address
         return 0
-    if not PyObject_CheckBuffer(ctx):
+    if not PyObject_CheckBuffer(ctx) or isinstance(ctx, numbers.Number):
         raise TypeError(
-            f"ctx must be None, an int address or an object with a writable buffer, got {type(ctx).__name__}"
+            "ctx must be None, an int address, a ctypes or cffi pointer, or an object with a writable buffer, got "
+            f"{type(ctx).__name__}"
         )
     try:
         PyObject_GetBuffer(ctx, &call._view, PyBUF_WRITABLE)
@@ -96,6 +101,31 @@ cdef int _set_context(NativeCall call, object ctx) except -1:
     call._ctx_owner = ctx
     call.ctx = call._view.buf
     return 0
+
+
+cdef object _address(object ctx):
+    """The address that `ctx` means by itself: an integer, or what a pointer of ctypes or cffi points at; None for
+    anything else. A pointer has a buffer too, which is where it is stored: nothing that a function would want."""
+    if isinstance(ctx, numbers.Integral):
+        return None if isinstance(ctx, bool) else int(ctx)
+    ctypes = sys.modules.get("ctypes")
+    if ctypes is not None and isinstance(
+        ctx,
+        (
+            ctypes._Pointer, ctypes._CFuncPtr, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_wchar_p,
+            type(ctypes.byref(ctypes.c_int())),
+        ),
+    ):
+        return ctypes.cast(ctx, ctypes.c_void_p).value or 0
+    if not _is_cffi(ctx):
+        return None
+    backend = sys.modules["_cffi_backend"]
+    kind = backend.typeof(ctx)
+    if kind.kind in ("struct", "union"):
+        ctx = backend.rawaddressof(backend.new_pointer_type(kind), ctx, 0)
+    elif kind.kind not in ("pointer", "array", "function"):
+        raise TypeError(f"ctx must be a pointer, an array or a structure of cffi, got {kind.cname!r}")
+    return int(backend.cast(backend.new_primitive_type("uintptr_t"), ctx))
 
 
 cdef void *_from_capsule(object capsule, str signature, void **context) except NULL:

@@ -20,6 +20,7 @@ cdef enum reactor_request:
     REQUEST_CALLS = 2       # functions to run on the loop
     REQUEST_STOP = 4        # end, gracefully
     REQUEST_ABORT = 8       # end now
+    REQUEST_TIGHTEN = 16    # a callback has started something: see affinity.pyx
 
 
 cdef class Reactor:
@@ -33,8 +34,9 @@ cdef class Reactor:
     cdef object _thread             # threading.Thread
     cdef object _signals            # SignalWatch, while run() is on the main thread
     cdef object _affinity           # the OS thread's cores before it was bound
+    cdef bint _bound                # between affinity_enter and affinity_leave
     cdef st_atomic_u64 _tid
-    cdef dict _members              # SpdkThread -> None
+    cdef dict _members              # id(thread) -> SpdkThread: users' subclasses may say what is equal
     cdef object _calls              # deque of functions for the loop
     cdef object _lock
     cdef object _ended              # Latch

@@ -21,6 +21,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from spdkthread.affinity cimport affinity_enter, affinity_leave, affinity_tighten
 from spdkthread.alloc cimport core_calloc, core_free
 from spdkthread.atomics cimport (
     st_add_relaxed,
@@ -32,13 +33,14 @@ from spdkthread.atomics cimport (
     st_load32_relaxed,
     st_load_acquire,
     st_load_relaxed,
+    st_loadp_acquire,
     st_or32_release,
     st_store32_release,
     st_store_relaxed,
     st_store_release,
     st_storep_release,
 )
-from spdkthread.clock cimport account_ticks, clock_read, st_cycles, st_ticks
+from spdkthread.clock cimport account_ticks, clock_read, never_less, st_cycles, st_ticks
 from spdkthread.fds cimport FD_READABLE, fd_is_open, fd_set_add, fd_set_open, fd_set_remove
 from spdkthread.gil_gate cimport (
     GIL_HAND_OVER,
@@ -51,7 +53,7 @@ from spdkthread.gil_gate cimport (
     gil_gate_wait,
     gil_wanted,
 )
-from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_reset, idle_sharpen_timers
+from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_reset
 from spdkthread.reactor_core cimport (
     FLUSH_TURNS,
     NEED_IDLE_OBJECT,
@@ -62,6 +64,9 @@ from spdkthread.reactor_core cimport (
     account_attach,
     account_flush,
     account_idle,
+    account_pause,
+    account_start,
+    busy_owner,
     quiet_thread,
     reactor_begin,
     reactor_collect_fds,
@@ -86,6 +91,7 @@ from spdkthread.thread_core cimport (
 from spdkthread.wake cimport wake_gate_give_back, wake_gate_mend, wake_gate_take, wake_notify
 
 from spdkthread import waiting
+from spdkthread.checks import check_number, check_timeout
 from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError, ThreadExitedError, WrongThreadError
 from spdkthread.forks import ReentrantLock
@@ -201,13 +207,13 @@ cdef class Reactor:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, got {type(name).__name__}")
         self.r.idle.mode = idle_mode_of(idle)
-        check_number("spin_us", spin_us, "microseconds")
+        spin_us = check_number("spin_us", spin_us, "microseconds")
         if not 0 <= spin_us <= 1e9:
             raise ValueError(f"spin_us must be between 0 and 1e9, got {spin_us!r}")
         if stall_ms is not None:
-            check_number("stall_ms", stall_ms, "milliseconds or None")
-            if not stall_ms > 0:
-                raise ValueError(f"stall_ms must be above 0, got {stall_ms!r}")
+            stall_ms = check_number("stall_ms", stall_ms, "milliseconds or None")
+            if not 0 < stall_ms < 1e12:
+                raise ValueError(f"stall_ms must be above 0 and below 1e12, got {stall_ms!r}")
         self.r.idle.spin_ticks = <uint64_t>(spin_us * 1000)
         self.idle = idle
         self.spin_us = spin_us
@@ -342,8 +348,7 @@ cdef class Reactor:
             if signals is not None:
                 signals.stop()
             self._be_gone(outer)
-            if self._affinity is not None:
-                os.sched_setaffinity(0, self._affinity)
+            self._unbind()
         if self._fatal is not None:
             fatal, self._fatal = self._fatal, None
             raise fatal
@@ -388,8 +393,7 @@ cdef class Reactor:
         self.r.single_turn = True
         self.r.turn_rc = 0
         self.r.turn_worked = False
-        if self.r.started == 0:
-            self.r.started = st_cycles()
+        account_start(&self.r)
         try:
             if self.r.fd >= 0:
                 reactor_collect_fds(&self.r)
@@ -500,9 +504,10 @@ cdef class Reactor:
         Raises
         ------
         ReactorError
-            When a reactor polls it already, this one is stopping, or its cpumask forbids this core.
+            When it belongs to a reactor or an event loop already, this one is stopping, or its cpumask forbids this
+            core.
         WrongThreadError
-            While another OS thread drives it.
+            While it is entered or polled by hand, on whatever OS thread.
         ThreadExitedError
             When it has exited.
         """
@@ -511,17 +516,12 @@ cdef class Reactor:
         mask = thread.cpumask
         if mask is not None and self.core not in mask:
             raise ReactorError(f"{thread!r} may only be placed on cores {sorted(mask)}, not on {self!r}")
-        if thread._reactor is not None:
-            raise ReactorError(f"{thread!r} is on {thread._placed_on()!r} already")
-        if thread.is_exited:
-            raise ThreadExitedError(f"{thread!r} cannot be placed on {self!r}")
-        thread._claim_driver()
+        thread._belong_to(self, True, ReactorError)
         try:
-            if thread.c.polling or thread._driver_depth > 1:
-                raise WrongThreadError(f"{thread!r} cannot be placed while it is entered or being polled")
             self._take_in(thread)
-        finally:
-            thread._release_driver()
+        except BaseException:
+            thread._give_up(self)
+            raise
 
     def move_thread(self, SpdkThread thread not None, Reactor to not None):
         """Have another reactor poll `thread`. No message is lost, and none changes its place.
@@ -595,19 +595,20 @@ cdef class Reactor:
             if self._phase_now() not in (PHASE_NEW, PHASE_RUNNING, PHASE_STOPPED):
                 raise ReactorError(f"{self!r} takes no threads any more")
             self._make_ready(thread)
-            self._members[thread] = None
-            thread._place(self)
+            self._members[id(thread)] = thread
+            thread._place(self, self)
             if not thread._polled:
                 thread._polled = True
                 thread._first_poll = clock_read(thread.c.clock) if thread.c.clock != NULL else st_cycles()
             st_storep_release(&thread.c.wake, self.r.gate)
-        self._request(REQUEST_MEMBERS)
+            # Under the lock: a stop that begins right after sees that there is a member to be taken in first.
+            self._request(REQUEST_MEMBERS)
 
     def _hand_over(self, SpdkThread thread, Reactor to):
         """On the loop, between turns: give a thread to another reactor. It is never on none."""
         to._make_ready(thread)
         with self._lock:
-            if thread._reactor is not self or thread not in self._members:
+            if thread._reactor is not self or id(thread) not in self._members:
                 raise ReactorError(f"{thread!r} is not on {self!r} any more")
             if thread.is_exited:
                 raise ThreadExitedError(f"{thread!r} cannot be moved")
@@ -616,7 +617,7 @@ cdef class Reactor:
                 raise ReactorError(f"{thread!r} may only be placed on cores {sorted(mask)}, not on {to!r}")
             if self.r.stopping:
                 raise ReactorError(f"{thread!r} cannot be moved away from {self!r}")
-            del self._members[thread]
+            del self._members[id(thread)]
         self._rebuild()
         self._unwatch_fds(thread)
         try:
@@ -671,23 +672,23 @@ cdef class Reactor:
         cdef SpdkThread thread
         account_idle(&self.r)
         with self._lock:
-            gone = [thread for thread in self._members if thread.is_exited]
+            gone = [thread for thread in self._members.values() if thread.is_exited]
             for thread in gone:
                 self._unwatch_fds(thread)
-                del self._members[thread]
-                thread._place(None)
+                del self._members[id(thread)]
                 st_storep_release(&thread.c.wake, NULL)
+                thread._give_up(self)
             if self._spare != NULL:
                 core_free(self.r.threads)
                 self.r.threads, self._capacity = self._spare, self._spare_capacity
                 self._spare, self._spare_capacity = NULL, 0
-            for thread in self._members:
+            for thread in self._members.values():
                 self.r.threads[count] = &thread.c
                 count += 1
             self.r.count = count
             self.r.cursor = 0
             self.r.adopted_until = st_ticks() + ADOPTION_TICKS
-            for thread in self._members:
+            for thread in self._members.values():
                 if thread.c.fd_count:
                     self._watch_fds(thread)
         return 0
@@ -715,7 +716,7 @@ cdef class Reactor:
             return
         fd_set_remove(self.r.fd, thread.c.fd_set, FD_READABLE)
         with self._lock:
-            for other in self._members:
+            for other in self._members.values():
                 if other is not thread and other.c.fd_count:
                     return
         close(self.r.fd)
@@ -777,6 +778,9 @@ cdef class Reactor:
         if flags == 0:
             return 0
         try:
+            if flags & REQUEST_TIGHTEN:
+                affinity_tighten()
+                flags &= ~<uint32_t>REQUEST_TIGHTEN
             if flags & REQUEST_MEMBERS:
                 self._rebuild()
                 flags &= ~<uint32_t>REQUEST_MEMBERS
@@ -812,7 +816,7 @@ cdef class Reactor:
             return
         with self._lock:
             self._set_phase(PHASE_STOPPING)
-            members = list(self._members)
+            members = list(self._members.values())
         self.r.stopping = True
         self.r.exiting = False
         self.r.stop_turn = self.r.turns
@@ -825,7 +829,7 @@ cdef class Reactor:
         cdef thread_s *outer
         self.r.exiting = True
         self.r.stop_turn = self.r.turns
-        for thread in list(self._members):
+        for thread in list(self._members.values()):
             outer = set_current(&thread.c)
             thread._exit_here()
             set_current(outer)
@@ -865,7 +869,7 @@ cdef class Reactor:
                 return mark
             if self._phase_now() not in (PHASE_STOPPING, PHASE_ABORTING):
                 return None
-            for thread in self._members:
+            for thread in self._members.values():
                 # In this order: a poll that begins in between has taken a message, which shows in the tail.
                 sent = st_load_acquire(&thread.c.ring.tail) & RING_POSITION
                 st_fence_seq_cst()
@@ -934,27 +938,30 @@ cdef class Reactor:
                 self._leave_loop()
         finally:
             self._be_gone(outer)
+            self._unbind()
+
+    def _unbind(self):
+        if self._bound:
+            self._bound = False
+            affinity_leave()
 
     def _enter_loop(self):
-        if hasattr(os, "sched_setaffinity"):
-            before = frozenset(os.sched_getaffinity(0))
-            with self._lock:
-                self._affinity = None
-            if self.pin:
-                try:
-                    os.sched_setaffinity(0, {self.core})
-                except OSError as error:
-                    raise ReactorError(f"{self!r} cannot be bound to core {self.core}: {error.strerror}") from None
-                with self._lock:
-                    self._affinity = before
+        before = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        try:
+            affinity_enter(
+                self.core if self.pin else -1, self.r.idle.mode == IDLE_ADAPTIVE or self.r.idle.mode == IDLE_YIELD,
+                &self.r.requests, REQUEST_TIGHTEN,
+            )
+        except OSError as error:
+            raise ReactorError(f"{self!r} cannot be bound to core {self.core}: {error.strerror}") from None
+        self._bound = True
+        with self._lock:
+            self._affinity = before if self.pin else None
         st_store_relaxed(&self._tid, threading.get_native_id())
-        if self.r.idle.mode == IDLE_ADAPTIVE or self.r.idle.mode == IDLE_YIELD:
-            idle_sharpen_timers()
         if threading.current_thread() is not threading.main_thread():
             st_name_os_thread(self.name.encode(errors="replace")[:15])
-        st_store_relaxed(&self.r.busy, 0)
-        self.r.started = st_cycles()
-        self.r.busy_owner = NULL
+        account_start(&self.r)
+        st_storep_release(&self.r.busy_owner, NULL)
         st_or32_release(&self.r.requests, REQUEST_MEMBERS)
 
     def _loop(self):
@@ -969,7 +976,9 @@ cdef class Reactor:
                 else:
                     gil_gate_leave()
                 if release != GIL_NO_WORK_LEFT:
+                    self.r.attach_started = st_cycles()
                     gil_gate_make_way(release)
+                    account_pause(&self.r)
                 reason = reactor_detached(&self.r)
                 if reason == NEED_REQUESTS and self.r.stopping and not self.r.turn_worked:
                     st_nap()
@@ -1048,12 +1057,12 @@ cdef class Reactor:
                 return GIL_NO_WORK_LEFT
             reactor_finish(r, thread)
             r.cursor += 1
-            if r.busy_owner == thread:
+            if busy_owner(r) == thread:
                 # Long callbacks show in the statistics at once.
                 if thread.rc > 0:
                     account_flush(r, now)
                 else:
-                    r.busy_owner = NULL
+                    st_storep_release(&r.busy_owner, NULL)
             if st_load32_relaxed(&thread.state) == THREAD_EXITED:
                 st_or32_release(&r.requests, REQUEST_MEMBERS)
             # The clock says when others have their turn, after each poll: a turn may be any number of polls.
@@ -1075,7 +1084,7 @@ cdef class Reactor:
                 if st_load_relaxed(&gil_wanted):
                     return GIL_HAND_OVER
                 r.turns += 1
-                if r.turns & FLUSH_TURNS == 0 and r.busy_owner != NULL:
+                if r.turns & FLUSH_TURNS == 0 and busy_owner(r) != NULL:
                     account_flush(r, now)
                 r.cursor = 0
                 r.turn_worked = False
@@ -1124,11 +1133,12 @@ cdef class Reactor:
             with self._lock:
                 if self._phase_now() != PHASE_DEAD:
                     self._report = report
-                    for thread in list(self._members):
+                    for thread in list(self._members.values()):
                         self._unwatch_fds(thread)
-                        thread._place(None)
                         st_storep_release(&thread.c.wake, NULL)
                         ring_gate(thread.c.ring, False)
+                        # The last: from here on another reactor may have it.
+                        thread._give_up(self)
                     self._members.clear()
                     self.r.count = 0
                     self.r.cursor = 0
@@ -1139,6 +1149,7 @@ cdef class Reactor:
                 self._ending = None
                 st_and32_acq_rel(&self.r.requests, ~<uint32_t>(REQUEST_STOP | REQUEST_ABORT))
             st_store_relaxed(&self._tid, 0)
+            self.r.stopped = st_cycles()
             if looped:
                 if self._watchdog is not None:
                     self._watchdog.stop()
@@ -1229,7 +1240,7 @@ cdef class Reactor:
     def _what_is_left(self, by_name=False):
         """`by_name`: on the loop. From elsewhere messages are only counted: they may run, and go, meanwhile."""
         with self._lock:
-            members = list(self._members)
+            members = list(self._members.values())
         return what_is_left(members, by_name)
 
     def _progress(self):
@@ -1239,12 +1250,12 @@ cdef class Reactor:
         with self._lock:
             # Once: the loop moves it on meanwhile. The table and the count change under the lock only.
             cursor = self.r.cursor
-            if not self.r.in_poll or cursor >= self.r.count:
-                return None
+            if not self.r.in_poll or cursor >= self.r.count or self.r.attach_started:
+                return None     # waiting for the GIL is not the callback's time
             thread = self.r.threads[cursor]
             # Native work is counted when a stretch of it is over: in between it shows by where it has come to.
             return (
-                self.r.turns, cursor, thread.polls, thread.msgs_run, thread.pollers_run,
+                self.r.turns, cursor, thread.polls, thread.msgs_run, thread.pollers_run, thread.fds_run,
                 thread.batch_next, <size_t>thread.running,
             )
 
@@ -1277,7 +1288,7 @@ cdef class Reactor:
         self.r.signal_ear = -1
         if self._signals is not None:
             self._signals.die()
-        for thread in list(self._members):
+        for thread in list(self._members.values()):
             thread._die()
         # The loop may be under way beneath us, on the only OS thread of the child: its threads stay.
         self._departed = dict(self._members)
@@ -1296,7 +1307,7 @@ cdef class Reactor:
     def threads(self) -> tuple:
         """The threads that it polls, in the order in which they came."""
         with self._lock:
-            return tuple([thread for thread in self._members if not thread.is_exited])
+            return tuple([thread for thread in self._members.values() if not thread.is_exited])
 
     @property
     def state(self) -> str:
@@ -1310,15 +1321,30 @@ cdef class Reactor:
 
     @property
     def stats(self) -> ReactorStats:
-        """A snapshot of the counters."""
-        cdef int64_t busy = 0, total = 0
+        """A snapshot of the counters. None of them ever goes back, over restarts too."""
+        cdef uint64_t until, busy, stopped
+        cdef int64_t busy_ticks = 0, idle_ticks = 0
         if self.r.started:
-            busy = account_ticks(NULL, st_load_relaxed(&self.r.busy))
-            total = account_ticks(NULL, st_cycles() - self.r.started)
+            # Stamps in this order: see `reactor_s`.
+            stopped = self.r.stopped
+            until = stopped if stopped else st_cycles()
+            if not stopped and (self.r.in_poll or st_loadp_acquire(&self.r.busy_owner) != NULL):
+                until = st_load_acquire(&self.r.busy_since)
+            busy = st_load_relaxed(&self.r.busy)
+            busy_ticks = account_ticks(NULL, busy)
+            idle_ticks = account_ticks(NULL, until - self.r.started - busy)
         return ReactorStats(
-            busy, max(total - busy, 0), self.r.turns, self.r.parks, self.r.wakes, self.r.gil_waits,
-            account_ticks(NULL, self.r.gil_wait), st_load_relaxed(&self.r.stalls), self.r.idle.slices_lost,
+            never_less(&self.r.busy_seen, busy_ticks), never_less(&self.r.idle_seen, idle_ticks), self.r.turns,
+            self.r.parks, self.r.wakes, self.r.gil_waits,
+            never_less(&self.r.gil_wait_seen, account_ticks(NULL, self.r.gil_wait)), st_load_relaxed(&self.r.stalls),
+            self.r.idle.slices_lost,
         )
+
+    def _unaccounted_since(self, SpdkThread thread):
+        """The stamp since when what passes for one of its threads is neither busy nor idle yet; None: it is idle."""
+        if not thread.c.polling and st_loadp_acquire(&self.r.busy_owner) != &thread.c:
+            return None
+        return st_load_acquire(&self.r.busy_since)
 
 
 cdef inline int release_after(reactor_s *r, uint64_t now) noexcept nogil:
@@ -1360,17 +1386,3 @@ def check_os_threads(reactor):
         "thread; leave out that part of its monkey patching (gevent: patch_all(thread=False)), or drive the reactor "
         "by run() in a process of its own"
     )
-
-
-def check_number(name, value, unit):
-    """Raise `TypeError` for what cannot be compared with a number."""
-    if not hasattr(type(value), "__float__"):
-        raise TypeError(f"{name} must be a number of {unit}, got {type(value).__name__}")
-
-
-def check_timeout(timeout_s):
-    if timeout_s is None:
-        return
-    check_number("timeout_s", timeout_s, "seconds or None")
-    if not timeout_s >= 0:
-        raise ValueError(f"timeout_s must be None or not negative, got {timeout_s!r}")

@@ -2,7 +2,16 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from spdkthread.atomics cimport st_atomic_u32, st_atomic_u64, st_load_relaxed, st_store_relaxed
+from spdkthread.atomics cimport (
+    st_atomic_ptr,
+    st_atomic_u32,
+    st_atomic_u64,
+    st_load_relaxed,
+    st_loadp_relaxed,
+    st_store_relaxed,
+    st_store_release,
+    st_storep_release,
+)
 from spdkthread.clock cimport clock_read, st_cycles
 from spdkthread.idle cimport idle_s
 from spdkthread.thread_core cimport BATCH_SIZE, poll_begin, poll_end, poll_work_ready, thread_s
@@ -45,12 +54,17 @@ cdef struct reactor_s:
     int signal_ear              # readable when a signal has come; -1: none
     int64_t turn_rc
 
-    # Accounting: whose time is running, and since when.
-    thread_s *busy_owner
-    uint64_t busy_since
+    # Accounting: whose time is running, and since when. What has passed since is neither busy nor idle yet. Readers on
+    # other OS threads look at `busy_owner`, `busy_since` and `busy` in this order, each stored after the next.
+    st_atomic_ptr busy_owner    # thread_s; NULL: none
+    st_atomic_u64 busy_since
     st_atomic_u64 busy
     uint64_t manual_since       # the same for a thread with a manual clock
-    uint64_t started
+    uint64_t started            # moved on by the time for which it was stopped; 0: never started
+    uint64_t stopped            # when it was; 0: it runs
+    st_atomic_u64 busy_seen     # ticks: the most that `stats` has ever said
+    st_atomic_u64 idle_seen
+    st_atomic_u64 gil_wait_seen
 
     uint64_t turns
     uint64_t stop_turn          # when the stop began
@@ -58,8 +72,8 @@ cdef struct reactor_s:
     uint64_t wakes
     uint64_t gil_waits
     uint64_t gil_wait           # account stamps
-    uint64_t attach_started     # account stamp: when it began to wait for the GIL
-    uint64_t detached_at        # and when it last did Python work
+    uint64_t attach_started     # account stamp: since when it waits for the GIL; 0: it does not
+    uint64_t detached_at        # when it last did Python work
     uint64_t stretch_began      # since when loops hold the GIL without a pause; 0: from the next attached phase on
     uint64_t trimmed_busy       # `busy` when the rings' memory was last given back
     uint64_t hold_cycles        # after so much of it there is a pause
@@ -79,18 +93,32 @@ cdef int reactor_measure_cycles(reactor_s *r) except -1
 
 # Accounting. Stamps are taken where busy and idle change, not at every poll.
 
+cdef inline void account_start(reactor_s *r) noexcept nogil:
+    """It runs, for the first time or again: the time for which it was stopped is neither busy nor idle."""
+    if r.started == 0:
+        r.started = st_cycles()
+    elif r.stopped:
+        r.started += st_cycles() - r.stopped
+        r.stopped = 0
+
+
+cdef inline thread_s *busy_owner(reactor_s *r) noexcept nogil:
+    return <thread_s *>st_loadp_relaxed(&r.busy_owner)
+
+
 cdef inline void account_flush(reactor_s *r, uint64_t now) noexcept nogil:
-    cdef uint64_t passed = now - r.busy_since
+    cdef thread_s *owner = busy_owner(r)
+    cdef uint64_t passed = now - st_load_relaxed(&r.busy_since)
     st_store_relaxed(&r.busy, st_load_relaxed(&r.busy) + passed)
-    if r.busy_owner.clock == NULL:
-        st_store_relaxed(&r.busy_owner.busy, st_load_relaxed(&r.busy_owner.busy) + passed)
-    r.busy_since = now
+    if owner.clock == NULL:
+        st_store_relaxed(&owner.busy, st_load_relaxed(&owner.busy) + passed)
+    st_store_release(&r.busy_since, now)
 
 
 cdef inline void account_idle(reactor_s *r) noexcept nogil:
-    if r.busy_owner != NULL:
+    if busy_owner(r) != NULL:
         account_flush(r, st_cycles())
-        r.busy_owner = NULL
+        st_storep_release(&r.busy_owner, NULL)
 
 
 # One poll of one thread, begun and ended.
@@ -108,12 +136,12 @@ cdef inline bint reactor_begin(reactor_s *r, thread_s *thread) noexcept nogil:
     elif not poll_work_ready(thread):
         thread.polls += 1
         return False
-    if r.busy_owner != thread:
-        if r.busy_owner != NULL:
+    if busy_owner(r) != thread:
+        if busy_owner(r) != NULL:
             account_flush(r, st_cycles())
-            r.busy_owner = NULL
+            st_storep_release(&r.busy_owner, NULL)
         else:
-            r.busy_since = st_cycles()
+            st_store_relaxed(&r.busy_since, st_cycles())
     if thread.clock != NULL:
         r.manual_since = clock_read(thread.clock)
     thread.polling = True
@@ -124,17 +152,26 @@ cdef inline bint reactor_begin(reactor_s *r, thread_s *thread) noexcept nogil:
 
 cdef inline void reactor_finish(reactor_s *r, thread_s *thread) noexcept nogil:
     poll_end(thread)
-    thread.polling = False
-    r.in_poll = False
     if thread.rc > 0:
         r.turn_worked = True
-        r.busy_owner = thread
+        st_storep_release(&r.busy_owner, thread)
         if thread.clock != NULL:
             st_store_relaxed(
                 &thread.busy, st_load_relaxed(&thread.busy) + clock_read(thread.clock) - r.manual_since
             )
         if thread.rc > r.turn_rc:
             r.turn_rc = thread.rc
+    # After its time is known to be busy: see `Reactor._unaccounted_since`.
+    thread.polling = False
+    r.in_poll = False
+
+
+cdef inline uint64_t account_pause(reactor_s *r) noexcept nogil:
+    """How long it has waited since `attach_started`: time in no callback, so no busy time."""
+    cdef uint64_t waited = st_cycles() - r.attach_started
+    r.attach_started = 0
+    st_store_relaxed(&r.busy_since, st_load_relaxed(&r.busy_since) + waited)
+    return waited
 
 
 cdef inline void account_attach(reactor_s *r, uint64_t handed) noexcept nogil:
@@ -142,12 +179,12 @@ cdef inline void account_attach(reactor_s *r, uint64_t handed) noexcept nogil:
 
     `handed` is the stretch of the loop that handed it over, or 0.
     """
-    cdef uint64_t now = st_cycles()
-    cdef uint64_t waited = now - r.attach_started
+    cdef uint64_t began = r.attach_started
+    cdef uint64_t waited = account_pause(r)
     if waited > r.wait_cycles:
         r.gil_waits += 1
         r.gil_wait += waited
     if handed:
         r.stretch_began = handed
-    elif r.stretch_began == 0 or r.attach_started - r.detached_at > r.gap_cycles or waited > r.gap_cycles:
-        r.stretch_began = now
+    elif r.stretch_began == 0 or began - r.detached_at > r.gap_cycles or waited > r.gap_cycles:
+        r.stretch_began = began + waited

@@ -109,7 +109,7 @@ cdef int reactor_detached(reactor_s *r) noexcept nogil:
         else:
             r.stretch_began = 0
         if r.turn_worked:
-            if r.turns & FLUSH_TURNS == 0 and r.busy_owner != NULL:
+            if r.turns & FLUSH_TURNS == 0 and busy_owner(r) != NULL:
                 account_flush(r, st_cycles())
             # The user's object is told once that work has come.
             if r.idle.mode == IDLE_OBJECT and r.idle.idle_turns:

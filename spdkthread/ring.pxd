@@ -70,18 +70,20 @@ cdef extern from *:
     #define RING_TRIMMING ((uint64_t)1 << 60)
     #define RING_POSITION (RING_TRIMMING - 1)
 
-    /* One message, one cache line. `fn` stands right before `args`: a vectorcall may borrow the place before its
-       arguments. */
+    /* One message, one cache line. `kind` and `nargs` stand right before `args`: a vectorcall borrows the place before
+       its arguments for a while (the call of a bound method puts its object there), and what looks on meanwhile, the
+       watchdog, needs `fn`. Borrowed, the two are half a pointer each, so `kind` is never MSG_NATIVE then. */
     typedef struct ring_slot {
         st_atomic_u64 stamp;
+        void *fn;
         uint32_t kind;
         uint32_t nargs;
-        void *fn;
         void *args[4];
         uint64_t unused;
     } ring_slot;
     _Static_assert(sizeof(ring_slot) == 64, "a slot is one cache line");
-    _Static_assert(offsetof(ring_slot, args) == offsetof(ring_slot, fn) + sizeof(void *), "fn precedes args");
+    _Static_assert(sizeof(void *) == 8 && offsetof(ring_slot, args) == offsetof(ring_slot, kind) + 8,
+                   "kind and nargs are the word before args");
 
     typedef struct ring_spill {
         struct ring_spill *next;
@@ -142,9 +144,9 @@ cdef extern from *:
 
     ctypedef struct ring_slot:
         st_atomic_u64 stamp
+        void *fn
         uint32_t kind
         uint32_t nargs
-        void *fn
         void *args[4]
 
     ctypedef struct ring_spill:

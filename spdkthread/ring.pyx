@@ -20,6 +20,8 @@ from spdkthread.atomics cimport (
 )
 from spdkthread.forks cimport spin_lock, spin_unlock
 
+from spdkthread.checks import check_integer
+
 __all__ = ["MessageRing"]
 
 cdef extern from "sched.h":
@@ -42,8 +44,7 @@ cdef uint64_t MAX_CAPACITY = <uint64_t>1 << 34
 cdef uint64_t ring_capacity_for(object ring_size) except 0:
     """Check a `ring_size` and round it up to a power of two."""
     cdef uint64_t capacity = 1
-    if isinstance(ring_size, bool) or not isinstance(ring_size, int):
-        raise TypeError(f"ring_size must be an int, got {type(ring_size).__name__}")
+    ring_size = check_integer("ring_size", ring_size)
     if ring_size < 1:
         raise ValueError(f"ring_size must be at least 1, got {ring_size}")
     if ring_size > MAX_CAPACITY:

@@ -6,14 +6,16 @@ import os
 import time
 import warnings
 
+from spdkthread.checks import check_integer
 from spdkthread.cores import allowed_cores
 from spdkthread.ending import Ending
+from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError
 from spdkthread.forks import ReentrantLock
 from spdkthread.lib import ThreadLib
 from spdkthread.weak_registry import WeakRegistry
 
-__all__ = ["all_reactors", "available_cores", "claim_core", "enlist", "warn_if_crowded"]
+__all__ = ["all_reactors", "available_cores", "claim_core", "enlist", "refuse_missing", "warn_if_crowded"]
 
 _reactors = WeakRegistry()
 # Two reactors that are made at once must not take one name.
@@ -49,14 +51,22 @@ def claim_core(mine, core):
     """The core that `mine` gets: the one it asks for, or the least used of the allowed ones."""
     allowed = available_cores()
     if core is not None:
-        if isinstance(core, bool) or not hasattr(type(core), "__index__"):
-            raise TypeError(f"core must be an int or None, got {type(core).__name__}")
-        core = core.__index__()
-        if core not in allowed:
-            raise ReactorError(f"core {core} is not available; this process may use {sorted(allowed)}")
+        core = check_integer("core", core)
+        refuse_missing([core], allowed)
         return core
     used = [other.core for other in all_reactors() if other is not mine and other.state not in ("stopped", "dead")]
     return min(sorted(allowed), key=used.count)
+
+
+def refuse_missing(cores, allowed):
+    """Raise `ReactorError` for cores that are not among those that the process may use."""
+    missing = [core for core in cores if core not in allowed]
+    if missing:
+        which = f"core {missing[0]} is" if len(missing) == 1 else f"cores {missing} are"
+        raise ReactorError(
+            f"{which} not available; this process may use {sorted(allowed)}, by its affinity mask when spdkthread was "
+            "imported and that of the calling OS thread"
+        )
 
 
 def warn_if_crowded(mine):
@@ -64,11 +74,12 @@ def warn_if_crowded(mine):
     others = [
         other for other in all_reactors() if other is not mine and other.core == mine.core and other.state == "running"
     ]
-    if not others or "poll" not in [mine.idle, *[other.idle for other in others]]:
+    # A user's idle object may be equal to anything.
+    if not others or not any(isinstance(one.idle, str) and one.idle == "poll" for one in [mine, *others]):
         return
     warnings.warn(
-        f"{mine!r} shares its core with {', '.join([other.name for other in others])}, and idle='poll' never gives it "
-        "up; use 'adaptive' or 'yield' where there are fewer cores than reactors",
+        f"{describe(mine)} shares its core with {', '.join([other.name for other in others])}, and idle='poll' never "
+        "gives it up; use 'adaptive' or 'yield' where there are fewer cores than reactors",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -222,11 +222,11 @@ def make_scheduler(scheduler) -> Scheduler:
     TypeError
         For an object without ``balance``.
     """
-    if scheduler == "static":
-        return StaticScheduler()
-    if scheduler == "dynamic":
-        return DynamicScheduler()
     if isinstance(scheduler, str):
+        if scheduler == "static":
+            return StaticScheduler()
+        if scheduler == "dynamic":
+            return DynamicScheduler()
         raise ValueError(f"scheduler must be 'static', 'dynamic' or an object with balance(), got {scheduler!r}")
     if not callable(getattr(scheduler, "balance", None)):
         raise TypeError(f"a scheduler must have balance(snapshot), got {type(scheduler).__name__}")

@@ -6,12 +6,12 @@ __all__ = ["ReactorStats", "ThreadStats"]
 
 
 class ThreadStats(NamedTuple):
-    """A snapshot of an `SpdkThread`'s counters. Answers to ``struct spdk_thread_stats``."""
+    """A snapshot of an `SpdkThread`'s counters: none ever goes back. Answers to ``struct spdk_thread_stats``."""
 
     busy_ticks: int
-    """Ticks spent in polls whose result was above 0."""
+    """Ticks spent in polls whose result was above 0, without the reactor's waits for the GIL."""
     idle_ticks: int
-    """Ticks since its first poll that were not busy."""
+    """Ticks since its first poll that were not busy. A poll that has not ended is neither yet."""
     msgs_run: int
     pollers_run: int
     polls: int
@@ -24,12 +24,12 @@ class ThreadStats(NamedTuple):
 
 
 class ReactorStats(NamedTuple):
-    """A snapshot of a `Reactor`'s counters."""
+    """A snapshot of a `Reactor`'s counters, none of which ever goes back, not even when it is started again."""
 
     busy_ticks: int
-    """Ticks in turns that found work."""
+    """Ticks in turns that found work, without the waits for the GIL."""
     idle_ticks: int
-    """Ticks since it started that were not busy, asleep or not."""
+    """Ticks while it was started that were not busy, asleep or not. A turn that has not ended is neither yet."""
     turns: int
     parks: int
     """How often it went to sleep."""

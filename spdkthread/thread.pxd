@@ -34,12 +34,14 @@ cdef class SpdkThread:
     cdef dict _awaits               # what it waits for -> None
     cdef public dict _fd_handlers   # fd -> FdHandler
     cdef uint32_t _fd_registrations     # ever made, see FdHandler.tag
+    cdef object _fd_running         # the FdHandler that runs, for the watchdog
     cdef public object _coroutines  # CoroutineHome, once one was spawned here
-    cdef object _reactor            # who polls it; None: its user
+    cdef object _owner              # the Reactor or EventLoop that it belongs to; None: its user
+    cdef object _reactor            # its owner, when that is a Reactor
     cdef readonly object _weak      # a weak reference to itself, for futures
     cdef public object _event_loop  # a weak reference to the event loop that drives it, or None
     cdef uint64_t _next_poller_id
-    cdef st_atomic_u64 _driver      # OS thread that polls it or has entered it; 0: none
+    cdef st_atomic_u64 _driver      # OS thread that polls it or has entered it; NO_DRIVER; DRIVEN_BY_REACTOR
     cdef uint32_t _driver_depth
     cdef list _entered
     cdef uint32_t _entered_before_poll
@@ -47,11 +49,16 @@ cdef class SpdkThread:
     cdef bint _exit_asked
     cdef bint _polled
     cdef uint64_t _first_poll       # account stamp
+    cdef uint64_t _poll_began       # account stamp: a poll by hand that is under way
+    cdef st_atomic_u64 _busy_seen   # ticks: the most that `stats` has ever said
+    cdef st_atomic_u64 _idle_seen
+    cdef st_atomic_u64 _water_seen
     cdef bint _ready
     cdef bint _dead                 # in the child of a fork
     cdef object __weakref__
 
     cdef int _send(self, object fn, object a, object b, object c, object d, tuple more) except -1
+    cdef int _try_post_tuple(self, object fn, tuple args, uint64_t passes) except -1
     cdef int _post_tuple(self, object fn, tuple args, uint64_t passes) except -1
     cdef int _send_lib(self, object fn, tuple args, uint64_t passes) except -1
     cdef int _send_one(self, object fn, object a) except -1
@@ -72,6 +79,7 @@ cdef class SpdkThread:
     cdef int _unregister(self, Poller poller) except -1
     cdef int _require_here(self, str what) except -1
     cdef int _claim_driver(self) except -1
+    cdef int _refuse_driver(self, uint64_t driver) except -1
     cdef void _release_driver(self) noexcept
     cdef Poller _new_poller(self, object period_us, object name)
     cdef Poller _enlist(self, Poller poller)

@@ -33,7 +33,7 @@ from spdkthread.atomics cimport (
     st_storep_release,
     st_sub_relaxed,
 )
-from spdkthread.clock cimport account_read, account_ticks, clock_read, period_to_ticks
+from spdkthread.clock cimport account_read, account_ticks, clock_read, never_less, period_to_ticks
 from spdkthread.fd_handler cimport FdHandler
 from spdkthread.fds cimport (
     FD_BATCH,
@@ -127,6 +127,7 @@ from spdkthread.timers cimport (
 )
 from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 
+from spdkthread.checks import check_integer, check_timeout
 from spdkthread.cores import parse_cores
 from spdkthread.error_log import describe
 from spdkthread.errors import (
@@ -166,9 +167,12 @@ cdef extern from *:
 logger = logging.getLogger("spdkthread")
 
 cdef object NOTHING = object()          # no argument here
+cdef object ZERO = 0                    # the one small int 0 that there is
 cdef object io_device_type = None       # IoDevice, which stands on a higher floor
 cdef void *CLOSED_SLOT = <void *>1      # the critical slot of an exited thread
 cdef uint64_t END_OF_TIME = <uint64_t>1 << 63   # one period later is still a tick
+cdef uint64_t NO_DRIVER = 0
+cdef uint64_t DRIVEN_BY_REACTOR = <uint64_t>-1  # PYTHREAD_INVALID_THREAD_ID: no OS thread has it
 cdef st_atomic_u64 live
 
 requests_lock = ReentrantLock()
@@ -353,8 +357,7 @@ cdef class SpdkThread:
         """
         cdef double pause_s = 20e-6
         cdef uint64_t polls
-        if timeout_s is not None and not timeout_s >= 0:
-            raise ValueError(f"timeout_s must not be negative, got {timeout_s!r}")
+        check_timeout(timeout_s)
         if on_reactor() or self._is_here():
             raise WrongThreadError(f"waiting for room in {self!r} would stop the thread that is to make room")
         if self.try_send_msg(fn, *args):
@@ -465,16 +468,18 @@ cdef class SpdkThread:
         fn : native function ``void (*)(void *)``
             A PyCapsule of that name, an entry of a Cython module's ``__pyx_capi__``, a numba ``@cfunc``, or a ctypes
             or cffi function pointer.
-        ctx : None, int or buffer
-            What the function gets: NULL (or the capsule's context), an address, or the start of an object's writable
-            buffer. Function and context are kept alive until it has run.
+        ctx : None, int, pointer or buffer
+            What the function gets. None: NULL, or the capsule's context. An int: that address. A pointer of ctypes
+            (also ``c_void_p``, ``c_char_p``, ``byref``) or cffi: the address that it holds now. Anything else: the
+            start of its writable buffer, as with a numpy array, a bytearray, an array or structure of ctypes. Function
+            and context are kept alive until it has run.
 
         Raises
         ------
         RingFullError, ThreadExitedError
             As `send_msg`.
         TypeError
-            When `fn` is not of that type, or `ctx` none of these.
+            When `fn` is not of that type, or `ctx` none of these, its buffer read-only for instance.
 
         Notes
         -----
@@ -778,12 +783,14 @@ cdef class SpdkThread:
         """
         cdef uint32_t limit = BATCH_SIZE
         cdef uint64_t tick = 0
-        if max_msgs:
+        if max_msgs is not ZERO:
+            max_msgs = check_integer("max_msgs", max_msgs)
             if max_msgs < 0:
                 raise ValueError(f"max_msgs must not be negative, got {max_msgs}")
-            if max_msgs < BATCH_SIZE:
+            if 0 < max_msgs < BATCH_SIZE:
                 limit = max_msgs
         if now is not None:
+            now = check_integer("now", now)
             if not 0 <= now < END_OF_TIME:
                 raise ValueError(f"now must be a tick from 0 up to 2**63 - 1, got {now}")
             tick = now
@@ -816,7 +823,7 @@ cdef class SpdkThread:
             self.c.rc = 0
             self._release_driver()
             return STEP_DONE
-        start = account_read(self.c.clock)
+        start = self._poll_began = account_read(self.c.clock)
         self.c.polling = True
         self._entered_before_poll = <uint32_t>len(self._entered)
         if self.c.fd_count:
@@ -830,9 +837,9 @@ cdef class SpdkThread:
             else:
                 step = poll_attached(&self.c)
         poll_end(&self.c)
-        self.c.polling = False
         if self.c.rc > 0:
             self._account(start)
+        self.c.polling = False
         self._release_driver()
         return step
 
@@ -845,21 +852,87 @@ cdef class SpdkThread:
     cdef int _claim_driver(self) except -1:
         """Be the one OS thread that touches this thread's state; as often as it likes."""
         cdef uint64_t me = PyThread_get_thread_ident()
-        cdef uint64_t nobody = 0
-        if st_load_relaxed(&self._driver) != me:
-            if not st_cas_acq_rel(&self._driver, &nobody, me):
-                raise WrongThreadError(f"{self!r} is driven by another OS thread")
-            # Looked at after the claim: it may have been put on a reactor a moment ago.
-            if self._reactor is not None:
-                st_store_release(&self._driver, 0)
-                raise WrongThreadError(f"{self!r} is polled by {self._placed_on()!r}")
+        cdef uint64_t found = NO_DRIVER
+        # Acquires what the driver before did; its release is the store in `_release_driver` or `_give_up`.
+        if st_load_relaxed(&self._driver) != me and not st_cas_acq_rel(&self._driver, &found, me):
+            self._refuse_driver(found)
         self._driver_depth += 1
         return 0
 
     cdef void _release_driver(self) noexcept:
         self._driver_depth -= 1
         if self._driver_depth == 0:
-            st_store_release(&self._driver, 0)
+            st_store_release(&self._driver, NO_DRIVER)
+
+    cdef int _refuse_driver(self, uint64_t driver) except -1:
+        """Raise what says who the driver is."""
+        owner = self._owned_by()
+        if driver == DRIVEN_BY_REACTOR:
+            raise WrongThreadError(f"{self!r} is polled by {describe(owner)}")
+        names = [repr(one.name) for one in threading.enumerate() if one.ident == driver]
+        where = f"OS thread {names[0] if names else driver}"
+        if owner is not None:
+            where = f"{describe(owner)} or its user, on {where}"
+        raise WrongThreadError(f"{self!r} is driven by another OS thread: by {where}")
+
+    def _belong_to(self, owner, polls, refusal=WrongThreadError):
+        """Have a reactor or an event loop as owner from now on: one at a time, and none of an exited thread.
+
+        Parameters
+        ----------
+        owner : Reactor or EventLoop
+        polls : bool
+            It drives the thread from now on until `_give_up`, and by hand that is refused. Otherwise `owner` enters
+            the thread when it runs.
+        refusal : type, default WrongThreadError
+            What is raised when the thread has an owner.
+
+        Raises
+        ------
+        WrongThreadError
+            While an OS thread drives it, this one included.
+        ThreadExitedError
+            When it has exited.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread. The claim of the driver's word orders it with every other attempt.
+        """
+        self._check_ready()
+        # A better word than that of the claim. What counts is looked at again after it.
+        self._refuse_owner(owner, refusal)
+        self._claim_driver()
+        try:
+            if self._driver_depth > 1:
+                raise WrongThreadError(
+                    f"{self!r} cannot be given to {describe(owner)} while it is entered or being polled"
+                )
+            self._refuse_owner(owner, refusal)
+            if st_load32_acquire(&self.c.state) == THREAD_EXITED:
+                raise ThreadExitedError(f"{self!r} cannot be given to {describe(owner)}")
+            self._place(owner, owner if polls else None)
+        except BaseException:
+            self._release_driver()
+            raise
+        if polls:
+            self._driver_depth = 0
+            st_store_release(&self._driver, DRIVEN_BY_REACTOR)
+        else:
+            self._release_driver()
+
+    def _refuse_owner(self, owner, refusal):
+        there = self._owned_by()
+        if there is not None:
+            raise refusal(f"{self!r} cannot be given to {describe(owner)}, it belongs to {describe(there)}")
+
+    def _give_up(self, owner):
+        """`owner` lets go of the thread: the last thing that it does with it. Nothing when it has another owner."""
+        if self._owned_by() is not owner:
+            return
+        polled = self._placed_on() is not None
+        self._place(None, None)
+        if polled:
+            st_store_release(&self._driver, NO_DRIVER)
 
     # Inside: sending
 
@@ -882,15 +955,19 @@ cdef class SpdkThread:
         return RING_GATED if current_thread() != NULL else 0
 
     cdef int _post_tuple(self, object fn, tuple args, uint64_t passes) except -1:
-        """Put a call with its arguments in a tuple into the ring; RING_OK or why not."""
+        """Put a call with its arguments in a tuple into the ring; RING_OK or why not. Full counts as a refusal."""
+        cdef int verdict = self._try_post_tuple(fn, args, passes)
+        if verdict == RING_FULL:
+            st_add_relaxed(&self.c.ring.refused, 1)
+        return verdict
+
+    cdef int _try_post_tuple(self, object fn, tuple args, uint64_t passes) except -1:
         cdef uint64_t position
         cdef ring_slot *slot
         cdef int verdict
         self._check_ready()
         verdict = ring_claim(self.c.ring, 1, passes | self._passes(), &position)
         if verdict != RING_OK:
-            if verdict == RING_FULL:
-                st_add_relaxed(&self.c.ring.refused, 1)
             return verdict
         slot = ring_slot_at(self.c.ring, position)
         fill(slot, MSG_PYTHON_TUPLE, 1, <PyObject *>fn)
@@ -1023,8 +1100,7 @@ cdef class SpdkThread:
             self._act(what, poller)
         elif st_load32_relaxed(&poller.c.state) != POLLER_UNREGISTERED:
             try:
-                if self._post_tuple(self._poller_act, (what, poller), RING_GATED) != RING_OK:
-                    st_sub_relaxed(&self.c.ring.refused, 1)     # nothing is refused here
+                if self._try_post_tuple(self._poller_act, (what, poller), RING_GATED) != RING_OK:
                     self._request_beside(what, poller)
             except ThreadExitedError:
                 pass        # it has no pollers any more
@@ -1274,6 +1350,8 @@ cdef class SpdkThread:
             if handler is None or handler.tag != tag or not ready[index].events & handler.mask:
                 continue
             ran += 1
+            self.c.fds_run += 1
+            self._fd_running = handler
             try:
                 handler.fn()
             except (KeyboardInterrupt, SystemExit):
@@ -1283,6 +1361,8 @@ cdef class SpdkThread:
                 self.lib.report(
                     f"handler {handler.name!r} failed on thread {self.name!r}", error, self, "fd_handler", handler
                 )
+            finally:
+                self._fd_running = None
         return ran
 
     # Inside: states
@@ -1402,7 +1482,7 @@ cdef class SpdkThread:
         is not here.
         """
         cdef FdHandler handler
-        self._place(None)
+        self._give_up(self._owned_by())
         self._dead = True
         # Both are the parent's too. What is registered there stays so there.
         if self.c.fd_set >= 0:
@@ -1534,10 +1614,16 @@ cdef class SpdkThread:
         with cython.critical_section(self):
             self._cpumask = mask
 
-    def _place(self, reactor):
-        """Say who polls it."""
+    def _place(self, owner, reactor):
+        """Say which reactor or loop it belongs to, and which reactor polls it."""
         with cython.critical_section(self):
+            self._owner = owner
             self._reactor = reactor
+
+    def _owned_by(self):
+        """The Reactor or EventLoop that it belongs to, or None."""
+        with cython.critical_section(self):
+            return self._owner
 
     def _placed_on(self):
         """The reactor that polls it, or None."""
@@ -1552,8 +1638,12 @@ cdef class SpdkThread:
                 if &(<Poller>poller).c == self.c.running:
                     return f"poller {poller.name!r}"
             return "a poller"
+        if HAS_GIL and self._fd_running is not None:
+            return f"handler {self._fd_running.name!r} of fd {self._fd_running.fd}"
         if self.c.stage == STAGE_FDS or self.c.stage == STAGE_ACTIVE:
             return "a file descriptor's handler"
+        if HAS_GIL and self.c.critical_fn != NULL:
+            return f"critical message {describe(<object>self.c.critical_fn)!r}"
         if HAS_GIL and self.c.stage == STAGE_MESSAGES and 0 < self.c.batch_next <= self.c.batch_count:
             message = &self.c.batch[self.c.batch_next - 1]
             if message.kind == MSG_NATIVE:
@@ -1636,15 +1726,28 @@ cdef class SpdkThread:
 
     @property
     def stats(self) -> ThreadStats:
-        """A snapshot of the counters. Answers to ``spdk_thread_get_stats``."""
-        cdef int64_t busy = 0, total = 0
+        """A snapshot of the counters. None of them ever goes back. Answers to ``spdk_thread_get_stats``."""
+        cdef uint64_t until, busy
+        cdef int64_t busy_ticks = 0, idle_ticks = 0
         self._check_ready()
         if self._polled:
-            busy = account_ticks(self.c.clock, st_load_relaxed(&self.c.busy))
-            total = account_ticks(self.c.clock, account_read(self.c.clock) - self._first_poll)
+            # Stamps in this order: what ran before `until` and is over shows in `busy`.
+            until = account_read(self.c.clock)
+            reactor = self._placed_on()
+            if reactor is None:
+                if self.c.polling:
+                    until = self._poll_began
+            elif self.c.clock == NULL:
+                since = reactor._unaccounted_since(self)
+                if since is not None:
+                    until = since
+            busy = st_load_relaxed(&self.c.busy)
+            busy_ticks = account_ticks(self.c.clock, busy)
+            idle_ticks = account_ticks(self.c.clock, until - self._first_poll - busy)
         return ThreadStats(
-            busy, max(total - busy, 0), self.c.msgs_run, self.c.pollers_run, self.c.polls, self.c.errors,
-            st_load_relaxed(&self.c.ring.refused), ring_high_water(self.c.ring),
+            never_less(&self._busy_seen, busy_ticks), never_less(&self._idle_seen, idle_ticks), self.c.msgs_run,
+            self.c.pollers_run, self.c.polls, self.c.errors, st_load_relaxed(&self.c.ring.refused),
+            never_less(&self._water_seen, <int64_t>ring_high_water(self.c.ring)),
         )
 
 

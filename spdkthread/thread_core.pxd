@@ -113,12 +113,14 @@ cdef struct thread_s:
     uint32_t batch_next
     uint32_t batch_count
     uint32_t garbage_count
+    PyObject *critical_fn           # the critical message that runs, for the watchdog; NULL: none
     ring_slot batch[BATCH_SIZE]
     PyObject *garbage[GARBAGE_SIZE]
 
     # Accounting.
     uint64_t msgs_run
     uint64_t pollers_run
+    uint64_t fds_run                # calls of descriptors' handlers
     uint64_t errors
     st_atomic_u64 busy              # account stamps, see clock.pxd
 

@@ -490,12 +490,14 @@ cdef int run_critical(thread_s *thread) noexcept:
         return 0
     thread.msgs_run += 1
     thread.rc = 1
+    thread.critical_fn = fn
     cdef PyObject *result = PyObject_Vectorcall(fn, NULL, 0, NULL)
     cdef int status = 0
     if result == NULL:
         status = message_failed(thread, fn)
     else:
         Py_DECREF_raw(result)
+    thread.critical_fn = NULL
     Py_DECREF_raw(fn)
     return status
 

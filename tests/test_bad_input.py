@@ -5,6 +5,7 @@ import math
 import random
 import threading
 
+import numpy
 import pytest
 from support import PATIENCE_S, elsewhere, fill, finish, noop, run_python
 
@@ -14,6 +15,7 @@ from spdkthread import (
     Poller,
     Reactor,
     ReactorError,
+    ReactorGroup,
     RingFullError,
     SpdkThread,
     SpdkThreadError,
@@ -22,6 +24,7 @@ from spdkthread import (
     WrongThreadError,
     get_thread,
 )
+from spdkthread.aio import EventLoop
 from spdkthread.ring import MessageRing
 from spdkthread.testing import ManualClock
 from spdkthread.timers import TimerQueue
@@ -518,3 +521,61 @@ def test_a_random_program_loses_nothing_and_crashes_never(seed, errors):
 def test_an_object_used_from_the_wrong_os_thread_says_so(thread):
     with thread, pytest.raises(WrongThreadError, match="net"):
         elsewhere(thread.poll)
+
+
+# A bool is no number
+
+
+BOOLS = [True, False, numpy.bool_(True)]
+
+
+@pytest.mark.parametrize("flag", BOOLS, ids=repr)
+def test_a_bool_is_no_number_anywhere(lib, thread, flag):
+    calls = {
+        "period_us": lambda: thread.register_poller(noop, period_us=flag),
+        "period_us of a native poller": lambda: thread.register_native_poller(noop, period_us=flag),
+        "ring_size": lambda: lib.create_thread(ring_size=flag),
+        "max_msgs": lambda: thread.poll(flag),
+        "now": lambda: thread.poll(now=flag),
+        "timeout_s of send_msg_wait": lambda: thread.send_msg_wait(noop, timeout_s=flag),
+        "core": lambda: Reactor(flag, lib=lib),
+        "spin_us": lambda: Reactor(spin_us=flag, lib=lib),
+        "stall_ms": lambda: Reactor(stall_ms=flag, lib=lib),
+        "spin_us of a loop": lambda: EventLoop(spin_us=flag),
+        "timeout_s of stop": lambda: Reactor(lib=lib).stop(timeout_s=flag),
+        "timeout_s of join": lambda: Reactor(lib=lib).join(timeout_s=flag),
+        "cores": lambda: ReactorGroup(flag, lib=lib),
+        "period_us of a group": lambda: ReactorGroup(1, period_us=flag, lib=lib),
+        "timeout_s of a group": lambda: ReactorGroup(1, lib=lib).stop(timeout_s=flag),
+        "cpumask": lambda: lib.create_thread(cpumask=[flag]),
+        "isolated": lambda: ReactorGroup(1, isolated=[flag], lib=lib),
+        "start": lambda: ManualClock(flag),
+        "advance": lambda: ManualClock().advance(flag),
+        "ticks": lambda: ManualClock().advance(ticks=flag),
+        "fd": lambda: thread.register_fd(flag, noop),
+    }
+    wrong = []
+    for name, call in calls.items():
+        try:
+            call()
+        except TypeError:
+            continue
+        except Exception as error:
+            wrong.append((name, error))
+        else:
+            wrong.append((name, "accepted"))
+    assert wrong == []
+
+
+def test_numbers_of_numpy_are_numbers(lib, thread, clock):
+    with thread:
+        poller = thread.register_poller(noop, period_us=numpy.float32(2.0))
+        other = thread.register_poller(noop, period_us=numpy.int64(3))
+        assert (poller.period_us, other.period_us) == (2, 3)
+        poller.unregister()
+        other.unregister()
+    assert thread.poll(numpy.int8(3)) == 0
+    assert lib.create_thread(ring_size=numpy.int64(5)).ring_size == 8
+    assert Reactor(spin_us=numpy.float64(5), lib=lib).spin_us == 5.0
+    clock.advance(numpy.int64(3))
+    assert clock.now == 3000

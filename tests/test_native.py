@@ -540,3 +540,89 @@ def test_messages_and_contexts_left_behind_are_let_go(lib):
     del ctx
     gc.collect()
     assert watch() is None
+
+
+class Pair(ctypes.Structure):
+    _fields_ = [("first", ctypes.c_long), ("second", ctypes.c_long)]
+
+
+def pointers():
+    """A pointer and the address that it holds, by kind."""
+    number = ctypes.c_long(7)
+    text = ctypes.create_string_buffer(b"text")
+    found = {
+        "ctypes.pointer": (ctypes.pointer(number), ctypes.addressof(number)),
+        "ctypes.byref": (ctypes.byref(number), ctypes.addressof(number)),
+        "c_void_p": (ctypes.c_void_p(ctypes.addressof(number)), ctypes.addressof(number)),
+        "c_char_p": (ctypes.cast(text, ctypes.c_char_p), ctypes.addressof(text)),
+        "numpy integer": (numpy.uintp(ctypes.addressof(number)), ctypes.addressof(number)),
+    }
+    if FFI:
+        box = FFI.new("long *", 7)
+        row = FFI.new("long[3]")
+        structure = FFI.new("semaphore *")
+        found["cffi pointer"] = box, int(FFI.cast("uintptr_t", box))
+        found["cffi void *"] = FFI.cast("void *", box), int(FFI.cast("uintptr_t", box))
+        found["cffi array"] = row, int(FFI.cast("uintptr_t", row))
+        found["cffi structure"] = structure[0], int(FFI.cast("uintptr_t", structure))
+    return found
+
+
+@pytest.mark.parametrize("kind", pointers())
+def test_a_pointer_as_context_means_the_address_that_it_holds(thread, kind):
+    got = []
+    ctx, address = pointers()[kind]
+    thread.send_native(MESSAGE(got.append), ctx)
+    thread.poll()
+    assert got == [address]
+
+
+@pytest.mark.parametrize(
+    "ctx",
+    [ctypes.c_void_p(), ctypes.c_void_p(0), ctypes.POINTER(ctypes.c_long)(), ctypes.c_char_p(), numpy.intp(0)]
+    + ([FFI.NULL] if FFI else []),
+    ids=lambda ctx: type(ctx).__name__,
+)
+def test_a_null_pointer_as_context_is_a_null_pointer(thread, ctx):
+    got = []
+    thread.send_native(MESSAGE(got.append), ctx)
+    thread.poll()
+    assert got == [None]
+
+
+@pytest.mark.parametrize(
+    "make", [ctypes.c_long, lambda: (ctypes.c_long * 3)(), Pair], ids=["value", "array", "structure"]
+)
+def test_memory_of_ctypes_as_context_is_its_own(thread, make):
+    got, ctx = [], make()
+    thread.send_native(MESSAGE(got.append), ctx)
+    thread.poll()
+    assert got == [ctypes.addressof(ctx)]
+
+
+def test_a_pointer_as_context_keeps_its_target_alive_and_is_read_when_it_is_sent(thread):
+    got = []
+    array = (ctypes.c_long * 4)()
+    address, watch = ctypes.addressof(array), weakref.ref(array)
+    ctx = ctypes.pointer(array)
+    thread.send_native(MESSAGE(got.append), ctx)
+    del array, ctx
+    gc.collect()
+    assert watch() is not None
+    thread.poll()
+    thread.poll()
+    assert got == [address]
+    gc.collect()
+    assert watch() is None
+
+
+def test_a_cffi_number_is_no_context(thread):
+    if FFI:
+        with pytest.raises(TypeError, match="cffi"):
+            thread.send_native(sem_post(), FFI.cast("long", 5))
+
+
+@pytest.mark.parametrize("ctx", [True, numpy.bool_(True), numpy.float64(1)])
+def test_what_is_no_address_and_no_memory_is_refused_as_context(thread, ctx):
+    with pytest.raises(TypeError, match="ctx must"):
+        thread.send_native(sem_post(), ctx)

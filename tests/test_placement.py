@@ -4,10 +4,11 @@ import os
 import random
 import threading
 
+import numpy
 import pytest
-from support import PATIENCE_S, OtherThread, eventually, noop
+from support import PATIENCE_S, OtherThread, elsewhere, eventually, noop
 
-from spdkthread import ReactorError, ThreadExitedError, get_reactor, get_thread
+from spdkthread import Reactor, ReactorError, ReactorGroup, ThreadExitedError, get_reactor, get_thread
 
 CORES = sorted(os.sched_getaffinity(0))
 FIRST, LAST = CORES[0], CORES[-1]
@@ -327,3 +328,106 @@ def test_a_thread_taken_off_its_reactor_is_current_nowhere(two):
     assert thread.call(get_thread).result(PATIENCE_S) is thread
     assert get_thread() is None
     assert get_reactor() is None
+
+
+# Whose cores
+
+
+def test_the_cores_of_the_process_count_whatever_the_calling_os_thread_is_bound_to(make_reactor, live_lib):
+    def bound():
+        os.sched_setaffinity(0, {FIRST})
+        reactors = [make_reactor() for _ in CORES]
+        return [reactor.core for reactor in reactors], make_reactor(LAST).core, len(ReactorGroup(lib=live_lib))
+
+    cores, explicit, count = elsewhere(bound)
+    assert sorted(cores) == CORES, "none shares a core while another one is free"
+    assert explicit == LAST
+    assert count == len(CORES)
+
+
+def test_cores_that_numpy_counts(make_reactor, live_lib):
+    first = numpy.int64(FIRST)
+    assert make_reactor(first).core == FIRST
+    assert [one.core for one in ReactorGroup(numpy.array([FIRST, LAST]), lib=live_lib)] == sorted({FIRST, LAST})
+    assert len(ReactorGroup(numpy.int32(1), lib=live_lib)) == 1
+    group = ReactorGroup([first], lib=live_lib)
+    assert group[first] is group[FIRST]
+    assert live_lib.create_thread(cpumask=numpy.array([3, 1])).cpumask == {1, 3}
+
+
+@pytest.mark.parametrize("cores", [True, False, numpy.bool_(True), [True], 1.0, object()], ids=repr)
+def test_what_is_no_set_of_cores_is_refused(live_lib, cores):
+    with pytest.raises(TypeError, match=r"int|string"):
+        ReactorGroup(cores, lib=live_lib)
+
+
+@pytest.mark.parametrize("cores", ["", [], (), set(), "0x0", numpy.array([], int), 0, -1], ids=repr)
+def test_no_core_at_all_is_refused(live_lib, cores):
+    with pytest.raises(ValueError):
+        ReactorGroup(cores, lib=live_lib)
+
+
+@pytest.mark.parametrize("make", [Reactor, lambda core, lib: ReactorGroup([core], lib=lib)], ids=["reactor", "group"])
+def test_a_core_that_there_is_not_is_refused_with_what_there_is(live_lib, make):
+    with pytest.raises(ReactorError, match=r"core 60000 is not available; this process may use .*affinity mask"):
+        make(60_000, lib=live_lib)
+
+
+def test_a_thread_is_refused_by_a_reactor_outside_its_mask_with_both_names(make_reactor):
+    with pytest.raises(ReactorError, match=rf"'picky'.*\[60000\].*core={FIRST}"):
+        make_reactor(FIRST).create_thread("picky", cpumask=[60_000])
+
+
+# A thread that comes while its reactor stops
+
+
+def test_a_thread_that_comes_while_its_reactor_stops_runs_what_it_accepted(live_lib):
+    """The stop begins at the worst moment: the thread is a member already, and the loop does not know it yet."""
+    stopping = []
+
+    class Late(Reactor):
+        def _request(self, flags):
+            if len(self.threads) and not stopping:
+                stopping.append(OtherThread(self.stop))
+                stopping[0].join(0.2)  # a stop that can end by now would
+            super()._request(flags)
+
+    reactor = Late(lib=live_lib).start()
+    ran = []
+    thread = reactor.create_thread()
+    try:
+        thread.send_msg(ran.append, "accepted")
+        accepted = True
+    except ThreadExitedError:
+        accepted = False
+    assert stopping[0].outcome().ok
+    assert thread.is_exited
+    assert ran == ["accepted"] * accepted
+
+
+def test_threads_that_come_while_reactors_stop_are_never_left_behind(live_lib):
+    for _ in range(100):
+        reactor = Reactor(lib=live_lib, pin=False, spin_us=0).start()
+        ran, accepted, threads = [], [], []
+        start = threading.Barrier(2)
+
+        def come(reactor=reactor, ran=ran, accepted=accepted, threads=threads, start=start):
+            start.wait(PATIENCE_S)
+            try:
+                for number in range(10):
+                    threads.append(reactor.create_thread())
+                    threads[-1].send_msg(ran.append, number)
+                    accepted.append(number)
+            except (ReactorError, ThreadExitedError):
+                pass
+
+        coming = OtherThread(come)
+        start.wait(PATIENCE_S)
+        report = reactor.stop(timeout_s=PATIENCE_S)
+        coming.outcome()
+        assert report.ok
+        # What came after the end is on a stopped reactor, which says so, and takes it along at its next start.
+        assert all(thread.is_exited or thread in reactor.threads for thread in threads)
+        assert reactor.stop(timeout_s=PATIENCE_S).ok
+        assert ran == accepted
+        assert all(thread.is_exited for thread in threads)

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 import threading
 import time
 
@@ -103,7 +104,7 @@ def test_a_handler_of_a_descriptor_is_reported(watched, caplog):
         leave.set()
         handler.unregister()
     thread.call(noop).result(PATIENCE_S)
-    assert "a file descriptor's handler of thread 'net'" in reports(caplog)[0]
+    assert f"slow' of fd {ear} of thread 'net'" in reports(caplog)[0]
     os.close(ear)
     os.close(mouth)
 
@@ -199,3 +200,84 @@ def test_many_native_callbacks_in_a_row_are_no_stall(make_reactor, caplog):
         each.unregister()
     thread.call(noop).result(PATIENCE_S)
     assert reports(caplog) == []
+
+
+class Worker:
+    """Bound methods, each of which stalls until the watchdog has spoken."""
+
+    def __init__(self, reactor):
+        self.reactor = reactor
+
+    def slow(self, *args):
+        before = self.reactor.stats.stalls
+        give_up = time.monotonic() + PATIENCE_S
+        while self.reactor.stats.stalls == before and time.monotonic() < give_up:
+            pass
+
+    def poll(self):
+        self.slow()
+        self.poller.unregister()
+
+    def read(self):
+        os.read(self.ear, 1)
+        self.slow()
+
+
+def send_by(way, thread, worker):
+    """Have `worker.slow` run on `thread`, and wait until it has."""
+    if way == "send_many":
+        assert thread.send_many(worker.slow, [1]) == 1
+    elif way == "exec_msg":
+        thread.exec_msg(worker.slow, 1, 2)
+    elif way == "five arguments":
+        thread.send_msg(worker.slow, 1, 2, 3, 4, 5)
+    elif way == "critical":
+        thread.send_critical_msg(worker.slow)
+    elif way == "call":
+        thread.call(worker.slow, 1).result(PATIENCE_S)
+    else:
+        thread.send_msg(worker.slow, *range(int(way)))
+    thread.call(noop).result(PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    "way", ["0", "1", "2", "3", "4", "five arguments", "send_many", "exec_msg", "critical", "call"]
+)
+def test_a_bound_method_is_reported_by_its_name(watched, caplog, way):
+    send_by(way, watched.create_thread("net"), Worker(watched))
+    eventually(lambda: reports(caplog))
+    assert "message 'Worker.slow' of thread 'net'" in reports(caplog)[0]
+
+
+def test_a_bound_method_is_reported_by_its_name_as_poller_and_as_handler(watched, caplog):
+    thread, worker = watched.create_thread("net"), Worker(watched)
+    worker.poller = thread.call(lambda: thread.register_poller(worker.poll)).result(PATIENCE_S)
+    eventually(lambda: "poller 'Worker.poll' of thread 'net'" in "".join(reports(caplog)))
+    worker.ear, mouth = os.pipe()
+    handler = thread.register_fd(worker.ear, worker.read)
+    os.write(mouth, b"x")
+    eventually(lambda: f"handler 'Worker.read' of fd {worker.ear} of thread 'net'" in "".join(reports(caplog)))
+    handler.unregister()
+    thread.call(noop).result(PATIENCE_S)
+    os.close(worker.ear)
+    os.close(mouth)
+
+
+def test_a_wait_for_the_gil_is_not_blamed_on_the_callback(make_reactor):
+    """Nothing is under way for the watchdog while the reactor's OS thread waits for the GIL with a message in hand."""
+    reactor = make_reactor(stall_ms=60_000).start()
+    thread = reactor.create_thread()
+    thread.call(noop).result(PATIENCE_S)
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(60)
+    try:
+        for _ in range(5):
+            thread.send_msg(noop)
+            end = time.perf_counter() + 0.01
+            blamed = []
+            while time.perf_counter() < end:  # the GIL stays here
+                blamed.append(reactor._progress())
+            assert not has_gil or blamed.count(None) == len(blamed)
+    finally:
+        sys.setswitchinterval(before)
