@@ -5,6 +5,7 @@ without the GIL and takes it only for Python work. This file only assembles name
 """
 
 from spdkthread._version import __version__
+from spdkthread.call_later import Timer
 from spdkthread.clock import TICKS_HZ, ManualClock, ticks
 from spdkthread.errors import (
     AwaitError,
@@ -57,6 +58,7 @@ __all__ = [
     "ThreadExitedError",
     "ThreadLib",
     "ThreadStats",
+    "Timer",
     "WrongThreadError",
     "__version__",
     "default_lib",

@@ -21,7 +21,7 @@ class LeftoverMessage(NamedTuple):
 
 
 class LeftoverPoller(NamedTuple):
-    """A poller that is still registered."""
+    """A poller that is still registered, a timer that is pending, or what else its thread would go on calling."""
 
     thread: str
     name: str
@@ -92,6 +92,7 @@ def what_is_left(threads: Iterable, by_name: bool) -> ShutdownReport:
         else:
             messages += [LeftoverMessage(thread.name, "(its reactor still runs)")] * thread.pending_msgs
         pollers += [LeftoverPoller(thread.name, poller.name) for poller in thread.pollers]
+        pollers += [LeftoverPoller(thread.name, timer.name) for timer in thread.timers]
         pollers += [LeftoverPoller(thread.name, handler.name) for handler in list(thread._fd_handlers.values())]
         if thread._coroutines is not None:
             pollers += [LeftoverPoller(thread.name, name) for name in thread._coroutines.names()]
