@@ -109,7 +109,7 @@ def run_for(clock: ManualClock, threads: "Iterable | ThreadLib", *, us: float, m
         for one in look():
             if one.lib.manual_clock is not clock:
                 raise ValueError(f"{one!r} does not read {clock!r}: its library has a clock of its own")
-        _poll_until_idle(look, max_rounds)
+        _poll_until_idle(look, max_rounds, clock.now)
         deadline = min((due for one in look() if (due := one.next_expiration) is not None), default=None)
         if deadline is None or deadline > end:
             break
@@ -118,7 +118,7 @@ def run_for(clock: ManualClock, threads: "Iterable | ThreadLib", *, us: float, m
             stops += 1
     if clock.now < end:
         clock.advance(ticks=end - clock.now)
-        _poll_until_idle(look, max_rounds)
+        _poll_until_idle(look, max_rounds, clock.now)
     return stops
 
 
@@ -147,10 +147,11 @@ def _look_at(threads: "Iterable | ThreadLib") -> Callable[[], tuple]:
     return lambda: fixed
 
 
-def _poll_until_idle(look: Callable[[], tuple], max_rounds: int) -> int:
+def _poll_until_idle(look: Callable[[], tuple], max_rounds: int, now: int | None = None) -> int:
+    """With `now`, at that tick, wherever a callback moves the clock."""
     clocks = {id(one.lib): _now(one) for one in look()}
     for done in range(max_rounds):
-        if poll_threads(look()) == 0 and not any(_has_work(one, clocks) for one in look()):
+        if sum(one.poll(now=now) > 0 for one in look()) == 0 and not any(_has_work(one, clocks) for one in look()):
             return done
     names = ", ".join(f"{one!r} ({_what(one)})" for one in look() if not one.is_exited)
     raise NotIdleError(f"still busy after {max_rounds} rounds: {names}")

@@ -85,7 +85,10 @@ def _end(lib: ThreadLib) -> list[str]:
         poll_until_idle(driven)
     except RuntimeError as error:
         left.append(str(error))
-    left += [f"{what} on thread {one.name!r}" for one in driven if not one.is_exited for what in one.exit_blockers]
+    for one in driven:
+        if not one.is_exited:
+            blockers = one.exit_blockers or (str(what_is_left([one], by_name=True)),)
+            left += [f"{what} on thread {one.name!r}" for what in blockers]
     left += [f"device {device.name!r}, still registered" for device in lib.devices]
     # Whatever was found is let go of as far as it can be, so that it is no part of the next test.
     for one in driven:
@@ -95,7 +98,9 @@ def _end(lib: ThreadLib) -> list[str]:
                     poller.unregister()
                 for timer in one.timers:
                     timer.cancel()
-                one.poll()
+                if one._coroutines is not None:
+                    one._coroutines.abandon()
+            one.poll()
     if not left:
         lib.close()
     return left
