@@ -1,8 +1,8 @@
 """Timer: one call at a deadline. Made by `SpdkThread.call_later`, or by native code in memory of its own.
 
-The timers of a thread are in a queue of their own, `thread_s.later`, because one poll runs all of them that are due and,
-with policy "one", at most one poller. What decides when a thread has to be polled looks at `thread_s.timers` only: the
-node `thread_s.alarm` stands there for all timers of the thread, at or before their earliest deadline.
+The timers of a thread are in a queue of their own, `thread_s.later`, because one poll runs all of them that are due
+and, with policy "one", at most one poller. What decides when a thread has to be polled looks at `thread_s.timers` only:
+the node `thread_s.alarm` stands there for all timers of the thread, at or before their earliest deadline.
 
 `state` is one atomic word, and a timer leaves TIMER_PENDING once::
 

@@ -27,7 +27,8 @@ cdef class Timer:
 
     Notes
     -----
-    **Thread safety:** every member from any OS thread. Answers to no function of SPDK: there a poller unregisters itself.
+    **Thread safety:** every member from any OS thread. Answers to no function of SPDK: there a poller unregisters
+    itself.
     """
 
     def __cinit__(self):

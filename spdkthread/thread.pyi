@@ -23,6 +23,7 @@ def add_timer_message(timer: Timer) -> None: ...
 def drop_timer_message(timer: Timer) -> None: ...
 
 class SpdkThread:
+    _coroutines: Any
     def __init__(
         self,
         name: str | None = None,

@@ -725,8 +725,9 @@ cdef class SpdkThread:
     def exit(self) -> None:
         """Begin to exit: the thread runs on, and accepts, until nothing is left for it, and then has exited.
 
-        It stays as long as it has a message, a poller (paused ones too), a pending timer, an I/O channel, an iteration of its own under
-        way or a device's unregistration to hear of: `exit_blockers` names them. A second call does nothing.
+        It stays as long as it has a message, a poller (paused ones too), a pending timer, an I/O channel, an iteration
+        of its own under way or a device's unregistration to hear of: `exit_blockers` names them. A second call does
+        nothing.
 
         Notes
         -----
@@ -1680,7 +1681,7 @@ cdef bint timer_cancel_request(Timer timer) except -1:
     if not timer_claim(&timer.c, TIMER_CANCELLED):
         return False
     # Of those who ask only one comes here, and its run does not: function and arguments are the caller's to drop.
-    held = timer.release()
+    timer.release()
     if thread._is_here():
         thread._drop_timer(timer)
     else:
@@ -1900,10 +1901,10 @@ TypeError, ValueError
 
 Notes
 -----
-**Thread safety:** any OS thread. The delay counts from the call. On this thread it is armed at once, from elsewhere by a
-message, in order with what the caller sent before. All timers that are due run in one poll, before the timed pollers and
-with every `poller_policy`: in the order of their deadlines, equal ones as they were made; what they arm runs in a later
-poll. A pending timer keeps the thread from exiting. Answers to no function of SPDK.
+**Thread safety:** any OS thread. The delay counts from the call. On this thread it is armed at once, from elsewhere by
+a message, in order with what the caller sent before. All timers that are due run in one poll, before the timed pollers
+and with every `poller_policy`: in the order of their deadlines, equal ones as they were made; what they arm runs in a
+later poll. A pending timer keeps the thread from exiting. Answers to no function of SPDK.
 """)
 
 

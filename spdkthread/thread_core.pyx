@@ -794,7 +794,6 @@ cdef int run_timer(thread_s *thread) noexcept:
     cdef Timer timer = <Timer>thread.due.owner
     cdef PyObject *result
     cdef PyObject *fn
-    cdef int status = 0
     thread.due = NULL
     cdef tuple held = forget_timer(thread, timer)
     thread.timer_deadline = timer.c.deadline

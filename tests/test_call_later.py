@@ -125,7 +125,16 @@ def test_a_timer_armed_by_a_message_is_due_in_that_poll_when_its_deadline_has_co
 
 @pytest.mark.parametrize(
     ("delay_us", "delay_ticks"),
-    [(0, 0), (0.0, 0), (1, 1_000), (1.5, 1_500), (0.001, 1), (1e6, 10**9), (np.float64(2.5), 2_500), (np.int64(3), 3_000)],
+    [
+        (0, 0),
+        (0.0, 0),
+        (1, 1_000),
+        (1.5, 1_500),
+        (0.001, 1),
+        (1e6, 10**9),
+        (np.float64(2.5), 2_500),
+        (np.int64(3), 3_000),
+    ],
 )
 def test_a_delay_in_microseconds_becomes_ticks(thread, delay_us, delay_ticks):
     with thread:
@@ -160,9 +169,7 @@ def test_what_cannot_be_called_is_refused(thread):
 
 @settings(max_examples=60)
 @given(
-    st.lists(
-        st.tuples(st.sampled_from(["arm", "arm", "step", "cancel", "nested"]), st.integers(0, 30)), max_size=60
-    ),
+    st.lists(st.tuples(st.sampled_from(["arm", "arm", "step", "cancel", "nested"]), st.integers(0, 30)), max_size=60),
     st.sampled_from(["one", "all"]),
 )
 def test_timers_follow_a_sorted_list(program, policy):

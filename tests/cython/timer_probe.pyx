@@ -1,6 +1,6 @@
 """What native code does with timers and deadlines, compiled against the installed .pxd files."""
 
-from libc.stdint cimport uint64_t, uintptr_t
+from libc.stdint cimport uint64_t
 
 from spdkthread cimport (
     TIMER_NEVER,
