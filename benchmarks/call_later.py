@@ -20,8 +20,20 @@ QUESTION = "What does call_later of a thread cost?"
 NO_SLOWER = Target("≤ uvloop", ratio=1.0)
 BATCH = loop_timers.BATCH
 
+threads: list[spdkthread.SpdkThread] = []
+"""Those whose pending timers are to be cancelled at the end."""
+
 
 def run(budget: Budget) -> list[Row]:
+    try:
+        return measure(budget)
+    finally:
+        while threads:
+            for timer in threads.pop().timers:
+                timer.cancel()
+
+
+def measure(budget: Budget) -> list[Row]:
     rows: list[Row] = []
     with pinned(cores()[0]):
         for pending in budget.sizes((100, 10_000, 100_000)):
@@ -52,13 +64,13 @@ def nothing() -> None:
 
 
 def driven(pending: int) -> spdkthread.SpdkThread:
-    """Return a current thread with timers pending that will not expire while we measure."""
+    """Return a thread with timers pending that will not expire while we measure."""
     generator = random.Random(pending)
     thread = spdkthread.ThreadLib().create_thread("timers")
-    thread.__enter__()
-    for _ in range(pending):
-        thread.call_later(generator.uniform(600e6, 4200e6), nothing)
-    thread.__exit__(None, None, None)
+    threads.append(thread)
+    with thread:
+        for _ in range(pending):
+            thread.call_later(generator.uniform(600e6, 4200e6), nothing)
     return thread
 
 

@@ -17,13 +17,16 @@ import spdkthread
 from . import ours
 from .build import native_side
 from .environment import cores
-from .harness import Budget, Row, latency_rows, pin
+from .harness import Budget, Row, Target, pin
 
 QUESTION = "Does a poller of fixed rate run 10,000 times a second, and how late?"
 PERIOD_US = 100
 PERIOD_NS = PERIOD_US * 1_000
 SECONDS = {"smoke": 0.2, "quick": 2.0, "full": 10.0}
 SIDES = ("native, adaptive", "Python, adaptive", "native, poll", "Python, poll", "time.sleep")
+
+PERCENTILES = (50, 99, 99.9)
+NO_LATER = Target("≤ time.sleep", ratio=1.0)
 
 Outcome = tuple[list[int], int, int]
 """Lateness of each run in nanoseconds, missed deadlines, and the nanoseconds from start to end."""
@@ -46,15 +49,28 @@ def run(budget: Budget) -> list[Row]:
                     note=f"{len(late) * per_second:,.0f} runs, {missed * per_second:,.1f} misses",
                 )
             )
+        tables = {side: percentiles(late) for side, late in samples.items()}
         for side in SIDES[:-1]:
-            rows += latency_rows(
-                f"{side}, beside {beside}, lateness",
-                {side: samples[side], "time.sleep": samples["time.sleep"]},
-                ours=side,
-                figure="percentile-of-lateness",
-                corrected=False,
-            )
+            for name, ours_ns in tables[side].items():
+                peer_ns = tables["time.sleep"][name]
+                row = Row(
+                    f"{side}, beside {beside}: lateness, {name}",
+                    ours_ns,
+                    "ns",
+                    peer_ns,
+                    "time.sleep",
+                    ours_ns / peer_ns,
+                )
+                rows.append(row.aim(NO_LATER if name == "p99" else None))
     return rows
+
+
+def percentiles(late: list[int]) -> dict[str, float]:
+    """Return those of the lateness in nanoseconds."""
+    import numpy
+
+    values = numpy.percentile(numpy.maximum(late or [0], 1), PERCENTILES)
+    return {f"p{point:g}": float(value) for point, value in zip(PERCENTILES, values, strict=True)}
 
 
 def multiply(seconds: float) -> None:
