@@ -243,7 +243,8 @@ cdef void timer_remove(thread_s *thread, timer_s *timer) noexcept nogil:
     else:
         timer_cancel(&thread.later, &timer.node)
     thread.registered -= 1
-    if thread.later.count == 0 and thread.deferred_first == NULL and thread.due == NULL:
+    # While one that is claimed waits for the GIL, or for letting go, the alarm leads the poll to it.
+    if not (thread.later.count or thread.deferred_first != NULL or thread.due != NULL or thread.finished != NULL):
         timer_cancel(&thread.timers, &thread.alarm)
 
 
@@ -254,7 +255,8 @@ cdef bint timer_claim(timer_s *timer, uint64_t state) noexcept nogil:
 
 
 cdef bint take_timer(thread_s *thread) noexcept nogil:
-    """Claim the next timer that is due in this poll: it is `thread.due`. False: none is."""
+    """Claim the next timer that is due in this poll: it is `thread.due`, or NULL when native ones that have run are to be
+    let go of. False: nothing of either kind."""
     cdef timer_s *timer
     cdef uint64_t earliest
     if thread.due != NULL:
@@ -269,6 +271,8 @@ cdef bint take_timer(thread_s *thread) noexcept nogil:
         if timer_claim(timer, TIMER_DONE):
             thread.due = timer
             return True
+    if thread.finished != NULL:
+        return True
     # A lower bound where the exact deadline would have to be searched for among many.
     earliest = timer_next_deadline(&thread.later) if thread.later.count <= 64 else thread.later.next_check
     if thread.deferred_first != NULL and thread.deferred_first.deadline < earliest:
@@ -482,18 +486,19 @@ cdef inline bint run_native_round(thread_s *thread) noexcept nogil:
     return False
 
 
-cdef inline poller_s *pick_timed(thread_s *thread) noexcept nogil:
-    """Take the next timed poller that is due; NULL when the stage is over, or a timer comes first: `thread.due`."""
-    cdef poller_s *poller
-    cdef uint64_t late
-    if thread.timers.count == 0:
-        return NULL
+cdef inline bint timer_first(thread_s *thread) noexcept nogil:
+    """Read the clock for the stage; whether a timer comes before the timed pollers."""
     if not thread.now_given:
         # After the active poller, as the seed does; once per poll.
         thread.now = clock_read(thread.clock)
         thread.now_given = True
-    if thread.alarm.queued and take_timer(thread):
-        return NULL
+    return thread.alarm.queued and take_timer(thread)
+
+
+cdef inline poller_s *pick_timed(thread_s *thread) noexcept nogil:
+    """Take the next timed poller that is due; NULL when the stage is over."""
+    cdef poller_s *poller
+    cdef uint64_t late
     poller = <poller_s *>timer_pop(&thread.timers, thread.now)
     if poller == <poller_s *>&thread.alarm:
         # For timers made in this poll, which are due in the next one.
@@ -535,12 +540,14 @@ cdef inline poller_s *next_poller(thread_s *thread) noexcept nogil:
             return poller
         thread.stage = STAGE_TIMED
     if thread.stage == STAGE_TIMED:
-        poller = pick_timed(thread)
-        if poller != NULL:
-            thread.running = poller
-            return poller
-        if thread.due == NULL:
-            thread.stage = STAGE_END
+        if thread.timers.count:
+            if timer_first(thread):
+                return NULL
+            poller = pick_timed(thread)
+            if poller != NULL:
+                thread.running = poller
+                return poller
+        thread.stage = STAGE_END
     return NULL
 
 
@@ -600,7 +607,7 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
         if poller == NULL:
             if thread.stage == STAGE_END:
                 break
-            if thread.due.native_fn == NULL:
+            if thread.due == NULL or thread.due.native_fn == NULL:
                 return STEP_PYTHON
             run_native_timer(thread)
             continue
@@ -610,8 +617,6 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
         if st_load32_relaxed(&poller.state) == POLLER_UNREGISTERED:
             return STEP_PYTHON                      # to be taken out of the thread's books
         after_poller(thread, poller)
-    if thread.finished != NULL:
-        return STEP_PYTHON
     if st_load32_relaxed(&thread.state) == THREAD_EXITING and thread_quiescent(thread):
         return STEP_PYTHON
     return STEP_DONE
@@ -678,6 +683,9 @@ cdef int poll_attached(thread_s *thread) noexcept:
         if poller == NULL:
             if thread.stage == STAGE_END:
                 break
+            if thread.due == NULL:
+                forget_finished(thread)
+                continue
             if thread.due.native_fn != NULL:
                 return STEP_NATIVE
             if run_timer(thread) < 0:
@@ -690,8 +698,6 @@ cdef int poll_attached(thread_s *thread) noexcept:
             return STEP_NATIVE
         if run_poller(thread, poller) < 0:
             return STEP_RAISED
-    if thread.finished != NULL:
-        forget_finished(thread)
     if st_load32_relaxed(&thread.state) == THREAD_EXITING and thread_quiescent(thread):
         finish_exit(thread)
     return STEP_DONE
