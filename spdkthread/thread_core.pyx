@@ -255,8 +255,8 @@ cdef bint timer_claim(timer_s *timer, uint64_t state) noexcept nogil:
 
 
 cdef bint take_timer(thread_s *thread) noexcept nogil:
-    """Claim the next timer that is due in this poll: it is `thread.due`, or NULL when native ones that have run are to be
-    let go of. False: nothing of either kind."""
+    """Claim the next timer that is due in this poll: it is `thread.due`, or NULL when native ones that have run are to
+    be let go of. False: nothing of either kind."""
     cdef timer_s *timer
     cdef uint64_t earliest
     if thread.due != NULL:
