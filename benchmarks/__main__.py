@@ -27,7 +27,7 @@ ORDER = (
     "native_message", "native_across", "native_senders", "native_pingpong",
     "python_message", "python_across", "python_senders", "send_many", "python_pingpong", "adaptive_pingpong",
     "shared_core", "message_latency",
-    "poll_empty", "poller_run", "timers", "timer_jitter",
+    "poll_empty", "poller_run", "timers", "call_later", "timer_jitter", "fixed_rate",
     "channel", "for_each_thread", "for_each_channel", "reactor_turn", "wakeup", "idle_cost", "gil_sharing", "gil_hold",
     "future", "acall", "coroutine_switch",
     "loop_callbacks", "loop_pingpong", "loop_timers", "loop_echo", "loop_idle",

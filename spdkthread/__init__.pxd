@@ -4,6 +4,7 @@ Everything below is ``noexcept nogil``; nothing of it touches a Python object. A
 (``void (void *)``) or a poller (``int (void *)``).
 """
 
+from spdkthread.call_later cimport Timer, timer_s
 from spdkthread.clock cimport st_ticks
 from spdkthread.io_device cimport (
     IoChannel,
@@ -23,11 +24,15 @@ from spdkthread.thread_core cimport (
     STEP_DONE,
     STEP_NATIVE,
     STEP_PYTHON,
+    current_deadline,
     current_thread,
     poll_begin,
     poll_detached,
     poll_end,
     poll_needed,
+    thread_call_later,
+    thread_cancel_timer,
     thread_s,
     thread_send_native,
 )
+from spdkthread.timers cimport TIMER_NEVER

@@ -16,12 +16,14 @@ from spdkthread._version import __version__
 
 if TYPE_CHECKING:
     from spdkthread.affinity import call_unaffinitized
+    from spdkthread.call_later import Timer
     from spdkthread.clock import TICKS_HZ, ManualClock, ticks
     from spdkthread.errors import (
         AwaitError,
         DeviceError,
         FdError,
         NoThreadError,
+        NotIdleError,
         ReactorError,
         RingFullError,
         RingFullTimeoutError,
@@ -63,6 +65,7 @@ __all__ = [
     "LeftoverUnregistration",
     "ManualClock",
     "NoThreadError",
+    "NotIdleError",
     "Poller",
     "Reactor",
     "ReactorError",
@@ -76,6 +79,7 @@ __all__ = [
     "ThreadExitedError",
     "ThreadLib",
     "ThreadStats",
+    "Timer",
     "WrongThreadError",
     "__version__",
     "call_unaffinitized",
@@ -89,12 +93,14 @@ __all__ = [
 # The modules of the core, and the names of each that are this package's.
 _HOMES = {
     "affinity": ("call_unaffinitized",),
+    "call_later": ("Timer",),
     "clock": ("ManualClock", "TICKS_HZ", "ticks"),
     "errors": (
         "AwaitError",
         "DeviceError",
         "FdError",
         "NoThreadError",
+        "NotIdleError",
         "ReactorError",
         "RingFullError",
         "RingFullTimeoutError",

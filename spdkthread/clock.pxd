@@ -66,6 +66,7 @@ cdef inline uint64_t account_read(manual_clock *manual) noexcept nogil:
 cdef int64_t account_ticks(manual_clock *manual, uint64_t difference) noexcept nogil
 cdef int64_t never_less(st_atomic_u64 *seen, int64_t value) noexcept nogil
 cdef uint64_t period_to_ticks(object period_us) except? 0xFFFFFFFFFFFFFFFF
+cdef uint64_t delay_to_ticks(object delay_us) except? 0xFFFFFFFFFFFFFFFF
 
 cdef class ManualClock:
     cdef manual_clock c

@@ -142,3 +142,32 @@ cdef uint64_t period_to_ticks(object period_us) except? 0xFFFFFFFFFFFFFFFF:
     if value >= <double>MAX_PERIOD_TICKS:
         raise ValueError(f"period_us is too large, got {period_us!r}")
     return <uint64_t>value
+
+
+cdef uint64_t delay_to_ticks(object delay_us) except? 0xFFFFFFFFFFFFFFFF:
+    """Ticks of a delay in microseconds, 0 included. Fractions of a tick are cut off."""
+    cdef double value
+    cdef long long whole
+    cdef int overflow = 0
+    if type(delay_us) is int:
+        whole = PyLong_AsLongLongAndOverflow(delay_us, &overflow)
+        if overflow == 0 and 0 <= whole <= <long long>(MAX_PERIOD_TICKS // 1000):
+            return <uint64_t>whole * 1000
+        if overflow < 0 or (overflow == 0 and whole < 0):
+            raise ValueError(f"delay_us must not be negative, got {delay_us!r}")
+        raise ValueError(f"delay_us is too large, got {delay_us!r}")
+    if isinstance(delay_us, bool) or type(delay_us).__name__ in ("bool", "bool_"):
+        raise TypeError(f"delay_us must be a number of microseconds, got {delay_us!r}")
+    try:
+        value = delay_us
+    except OverflowError:
+        raise ValueError(f"delay_us is too large, got {delay_us!r}") from None
+    except TypeError:
+        raise TypeError(f"delay_us must be a number of microseconds, got {type(delay_us).__name__}") from None
+    if not isfinite(value) or value < 0:
+        raise ValueError(f"delay_us must be finite and not negative, got {delay_us!r}")
+    # 0.001 us is one tick, although 0.001 * 1000 need not be 1.0 exactly.
+    value = value * 1000 + 1e-6
+    if value >= <double>MAX_PERIOD_TICKS:
+        raise ValueError(f"delay_us is too large, got {delay_us!r}")
+    return <uint64_t>value

@@ -613,7 +613,7 @@ cdef CoroutineHome make_home(SpdkThread thread):
     home.thread = thread
     home.coroutines = {}
     # Not in the thread's books: it is armed by hand, and the coroutines themselves keep the thread from exiting.
-    home.alarm = thread._new_poller(1, "coroutines that sleep")
+    home.alarm = thread._new_poller(1, "coroutines that sleep", False)
     home.alarm.c.period = TIMER_NEVER
     home.alarm._fn = home.wake_sleepers
     home.alarm.c.py_fn = <PyObject *>home.alarm._fn

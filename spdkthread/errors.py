@@ -5,6 +5,7 @@ __all__ = [
     "DeviceError",
     "FdError",
     "NoThreadError",
+    "NotIdleError",
     "ReactorError",
     "RingFullError",
     "RingFullTimeoutError",
@@ -52,3 +53,8 @@ class FdError(SpdkThreadError):
 
 class AwaitError(SpdkThreadError, RuntimeError):
     """A coroutine awaits what cannot be waited for where it runs."""
+
+
+class NotIdleError(SpdkThreadError, RuntimeError):
+    """Threads that a test polls until they are idle always find more work: a message, a poller or a timer of no delay
+    that arms itself again."""

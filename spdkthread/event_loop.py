@@ -4,6 +4,7 @@ import asyncio
 import selectors
 from typing import Any
 
+from spdkthread.call_later import Timer
 from spdkthread.errors import WrongThreadError
 from spdkthread.loop_core import LoopCore
 from spdkthread.thread import SpdkThread
@@ -86,6 +87,28 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
             super().run_forever()
         finally:
             self._leave()
+
+    def call_later_native(self, delay: float, fn: Any, ctx: Any = None) -> Timer:
+        """As `call_later`, with a native function ``void (*)(void *)`` that runs without the GIL.
+
+        Parameters
+        ----------
+        delay : float
+            Seconds, as everywhere in asyncio.
+        fn, ctx
+            As for `SpdkThread.send_native`.
+
+        Returns
+        -------
+        Timer
+            That of `SpdkThread.call_later_native`, on the loop's thread.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread, unlike `call_later`.
+        """
+        self._check_closed()  # type: ignore[attr-defined]
+        return self.thread.call_later_native(delay * 1e6, fn, ctx)
 
     def close(self) -> None:
         """Close the loop, and have its own thread exit."""

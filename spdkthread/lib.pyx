@@ -203,6 +203,11 @@ cdef class ThreadLib:
         return clock_read(self.clock)
 
     @property
+    def manual_clock(self) -> ManualClock | None:
+        """The simulated clock of everything in this library; None: the clock of ``time.perf_counter_ns``."""
+        return self._clock
+
+    @property
     def exception_handler(self):
         """callable(context: dict) or None.
 

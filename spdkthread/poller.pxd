@@ -32,6 +32,7 @@ cdef struct poller_s:
     bint listed                     # on the list of active pollers
     st_atomic_u32 state             # written by its thread, looked at by anybody
     uint64_t period                 # ticks; 0: active
+    bint fixed_rate                 # deadlines at start + k periods
     uint64_t serial                 # the poll in which it came onto the list
     poller_fn native_fn             # NULL: py_fn is called
     void *native_ctx
@@ -41,6 +42,7 @@ cdef struct poller_s:
     uint64_t busy_count
     uint64_t error_count
     uint64_t overrun_count
+    uint64_t late                   # ticks of lateness that do not make a whole period yet
 
 
 cdef class Poller:

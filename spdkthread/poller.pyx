@@ -54,8 +54,9 @@ cdef class Poller:
     def resume(self) -> None:
         """Call it again: behind the other active pollers; a timed one one period from now.
 
-        When it is resumed before it would have run, nothing has changed. Idempotent. Answers to
-        ``spdk_poller_resume``.
+        When it is resumed before it would have run, nothing has changed. One of fixed rate keeps its deadlines: it is
+        due at the first of them that has not come yet, and those that went by while it was paused are no overruns.
+        Idempotent. Answers to ``spdk_poller_resume``.
         """
         self._ask(POLLER_RESUME)
 
@@ -102,5 +103,23 @@ cdef class Poller:
 
     @property
     def overrun_count(self) -> int:
-        """Periods that went by without a run, because the one before was late."""
+        """Timed pollers: the whole periods by which its runs came late, summed.
+
+        With a fixed rate that is how many deadlines went by without a run of their own. Otherwise a run is late by
+        the time from its deadline to the tick of the poll, and the next deadline is one period after that tick; what
+        is less than a whole period is kept and added to the lateness of the next run. So ``run_count +
+        overrun_count`` of both kinds is the number of whole periods from the registration to the last run, time in
+        which it was paused aside.
+        """
         return self.c.overrun_count
+
+    @property
+    def fixed_rate(self) -> bool:
+        """Whether its deadlines lie at start + k periods, however late it runs."""
+        return self.c.fixed_rate
+
+    @property
+    def deadline(self) -> int | None:
+        """The absolute tick at which it is due next and, inside its function, that for which it runs; None for an
+        active poller."""
+        return self.c.timer.deadline if self.c.period else None

@@ -28,7 +28,7 @@ class LeftoverMessage(NamedTuple):
 
 
 class LeftoverPoller(NamedTuple):
-    """A poller that is still registered."""
+    """A poller that is still registered, a timer that is pending, or what else its thread would go on calling."""
 
     thread: str
     name: str

@@ -17,6 +17,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.atomics cimport st_atomic_u64
+from spdkthread.call_later cimport Timer
 from spdkthread.lib cimport ThreadLib
 from spdkthread.poller cimport Poller
 from spdkthread.thread_core cimport thread_s
@@ -29,6 +30,7 @@ cdef class SpdkThread:
     cdef readonly uint64_t id
     cdef object _cpumask
     cdef list _pollers              # in any order; each knows its place
+    cdef list _timers               # pending ones, as the pollers
     cdef public dict _channels      # IoChannel -> None, in the order of creation
     cdef dict _held                 # what holds it -> how often
     cdef dict _awaits               # what it waits for -> None
@@ -74,6 +76,9 @@ cdef class SpdkThread:
     cdef int _forget(self, Poller poller) except -1
     cdef void _count_running(self, Poller poller, bint runs) noexcept
     cdef bint _has_active(self) noexcept
+    cdef object _start_timer(self, Timer timer, uint64_t delay)
+    cdef int _add_timer(self, Timer timer, bint next_poll) except -1
+    cdef int _drop_timer(self, Timer timer) except -1
     cdef int _pause(self, Poller poller) except -1
     cdef int _resume(self, Poller poller) except -1
     cdef int _unregister(self, Poller poller) except -1
@@ -81,7 +86,7 @@ cdef class SpdkThread:
     cdef int _claim_driver(self) except -1
     cdef int _refuse_driver(self, uint64_t driver) except -1
     cdef void _release_driver(self) noexcept
-    cdef Poller _new_poller(self, object period_us, object name)
+    cdef Poller _new_poller(self, object period_us, object name, bint fixed_rate)
     cdef Poller _enlist(self, Poller poller)
     cdef int _poll(self, uint32_t limit, uint64_t now, bint now_given) noexcept
     cdef bint _is_here(self) noexcept

@@ -33,7 +33,8 @@ from spdkthread.atomics cimport (
     st_storep_release,
     st_sub_relaxed,
 )
-from spdkthread.clock cimport account_read, account_ticks, clock_read, never_less, period_to_ticks
+from spdkthread.call_later cimport TIMER_CANCELLED, TIMER_PENDING, Timer, list_timer, new_timer, unlist_timer
+from spdkthread.clock cimport account_read, account_ticks, clock_read, delay_to_ticks, never_less, period_to_ticks
 from spdkthread.fd_handler cimport FdHandler
 from spdkthread.fds cimport (
     FD_BATCH,
@@ -95,6 +96,7 @@ from spdkthread.thread_core cimport (
     STAGE_ACTIVE,
     STAGE_FDS,
     STAGE_MESSAGES,
+    STAGE_TIMED,
     STEP_NATIVE,
     STEP_PYTHON,
     STEP_RAISED,
@@ -113,15 +115,21 @@ from spdkthread.thread_core cimport (
     poll_end,
     poll_needed,
     poller_arm,
+    poller_arm_again,
+    pollers_next,
     set_current,
     thread_s,
     thread_wake,
+    timer_add,
+    timer_claim,
+    timer_remove,
+    timers_next,
+    timers_ready,
 )
 from spdkthread.timers cimport (
     TIMER_NEVER,
     timer_cancel,
     timer_insert,
-    timer_next_deadline,
     timer_queue_free,
     timer_queue_init,
 )
@@ -247,6 +255,7 @@ cdef class SpdkThread:
         self.c.fd_set = -1
         st_add_relaxed(&live, 1)
         self._pollers = []
+        self._timers = []
         self._channels = {}
         self._held = {}
         self._awaits = {}
@@ -254,6 +263,8 @@ cdef class SpdkThread:
         self._entered = []
         self._weak = weakref.ref(self)
         self.c.owner = <PyObject *>self
+        self.c.timer_list = <PyObject *>self._timers
+        self.c.timer_deadline = TIMER_NEVER
         self._next_poller_id = 1
 
     def __init__(self, name=None, *, cpumask=None, ring_size=4096, poller_policy="one", lib=None):
@@ -292,6 +303,7 @@ cdef class SpdkThread:
 
     def __dealloc__(self):
         timer_queue_free(&self.c.timers)
+        timer_queue_free(&self.c.later)
         map_free(&self.c.channel_map)
         if self.c.fd_set >= 0:
             close(self.c.fd_set)
@@ -598,7 +610,7 @@ cdef class SpdkThread:
 
     # From any OS thread: at once on this thread, by a message from elsewhere
 
-    def register_poller(self, fn, period_us=0, *, name=None) -> Poller:
+    def register_poller(self, fn, period_us=0, *, name=None, fixed_rate=False) -> Poller:
         """Have ``fn()`` called again and again on this thread.
 
         Parameters
@@ -610,6 +622,12 @@ cdef class SpdkThread:
             others whenever the thread is polled.
         name : str, optional
             By default the function's.
+        fixed_rate : bool, default False
+            Timed pollers only. True: the deadlines lie at start + k periods and do not drift, where start is the tick
+            of the registration on this thread. A poll runs a due poller once, however late it is, and the next
+            deadline is the first one after the tick of that poll; those in between count in `Poller.overrun_count`.
+            Pausing and resuming leave the deadlines where they are. False: the next deadline is one period after the
+            tick of the poll, so that lateness moves all that follow.
 
         Returns
         -------
@@ -620,7 +638,7 @@ cdef class SpdkThread:
         ThreadExitedError
             When the thread has exited, or is being stopped and the caller is not an SpdkThread.
         TypeError, ValueError
-            For a bad argument.
+            For a bad argument; `fixed_rate` without a period is one.
 
         Notes
         -----
@@ -629,27 +647,55 @@ cdef class SpdkThread:
         """
         if not PyCallable_Check(fn):
             raise TypeError(f"a poller of {self!r} must be callable, got {type(fn).__name__}")
-        cdef Poller poller = self._new_poller(period_us, name)
+        cdef Poller poller = self._new_poller(period_us, name, fixed_rate)
         poller._fn = fn
         poller.c.py_fn = <PyObject *>fn
         return self._enlist(poller)
 
-    def register_native_poller(self, fn, ctx=None, period_us=0, *, name=None) -> Poller:
+    def register_native_poller(self, fn, ctx=None, period_us=0, *, name=None, fixed_rate=False) -> Poller:
         """As `register_poller`, with a native function ``int (*)(void *)`` that runs without the GIL.
 
         Parameters
         ----------
         fn, ctx
             As for `send_native`. Kept alive while the poller is registered.
+
+        Notes
+        -----
+        Inside `fn`, ``current_deadline()`` of ``cimport spdkthread`` is the deadline for which it runs.
         """
         cdef NativeCall call = native_poller(fn, ctx)
         if name is None:
             name = getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None) or "native"
-        cdef Poller poller = self._new_poller(period_us, name)
+        cdef Poller poller = self._new_poller(period_us, name, fixed_rate)
         poller._native = call
         poller.c.native_fn = <poller_fn>call.fn
         poller.c.native_ctx = call.ctx
         return self._enlist(poller)
+
+    # call_later stands at the end of this file, under "Fast methods".
+
+    def call_later_native(self, delay_us, fn, ctx=None) -> Timer:
+        """As `call_later`, with a native function ``void (*)(void *)`` that runs without the GIL.
+
+        Parameters
+        ----------
+        delay_us : float
+            Microseconds; 0: the next poll.
+        fn, ctx
+            As for `send_native`. Kept alive until it has run or was cancelled.
+
+        Returns
+        -------
+        Timer
+
+        Notes
+        -----
+        **Thread safety:** any OS thread, as `call_later`. After the native timers of a poll the GIL is taken once, to
+        let go of what they kept alive; timers that native code makes in its own memory (``thread_call_later`` of
+        ``cimport spdkthread``) need none.
+        """
+        return self._start_timer(new_timer(self, None, None, native_message(fn, ctx)), delay_to_ticks(delay_us))
 
     def register_fd(self, fd, fn, events="r", *, name=None) -> FdHandler:
         """Have ``fn()`` called on this thread while a file descriptor is ready: level-triggered, also while asleep.
@@ -704,8 +750,9 @@ cdef class SpdkThread:
     def exit(self) -> None:
         """Begin to exit: the thread runs on, and accepts, until nothing is left for it, and then has exited.
 
-        It stays as long as it has a message, a poller (paused ones too), an I/O channel, an iteration of its own under
-        way or a device's unregistration to hear of: `exit_blockers` names them. A second call does nothing.
+        It stays as long as it has a message, a poller (paused ones too), a pending timer, an I/O channel, an iteration
+        of its own under way or a device's unregistration to hear of: `exit_blockers` names them. A second call does
+        nothing.
 
         Notes
         -----
@@ -1052,12 +1099,15 @@ cdef class SpdkThread:
 
     # Inside: pollers
 
-    cdef Poller _new_poller(self, object period_us, object name):
+    cdef Poller _new_poller(self, object period_us, object name, bint fixed_rate):
         cdef Poller poller = Poller.__new__(Poller)
         self._check_ready()
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, got {type(name).__name__}")
         poller.c.period = period_to_ticks(period_us)
+        if fixed_rate and poller.c.period == 0:
+            raise ValueError(f"fixed_rate needs a period: an active poller of {self!r} has no deadlines")
+        poller.c.fixed_rate = fixed_rate
         poller.c.owner = <PyObject *>poller
         poller._name = name
         poller.thread = self
@@ -1086,9 +1136,13 @@ cdef class SpdkThread:
         self._pollers.append(poller)
         poller.place = PyList_GET_SIZE(self._pollers)
         self.c.registered += 1
+        if poller.c.fixed_rate:
+            poller.c.timer.deadline = clock_read(self.c.clock) + poller.c.period    # for a resume, too
         if st_load32_relaxed(&poller.c.state) == POLLER_PAUSED:
             return 0
-        if poller.c.period:
+        if poller.c.fixed_rate:
+            poller_arm_again(&self.c, &poller.c, poller.c.timer.deadline - poller.c.period)
+        elif poller.c.period:
             poller_arm(&self.c, &poller.c, clock_read(self.c.clock))
         else:
             active_append(&self.c, &poller.c)
@@ -1173,7 +1227,9 @@ cdef class SpdkThread:
                 active_append(&self.c, &poller.c)
             return 0
         now = clock_read(self.c.clock)
-        if poller.c.timer.deadline > now:
+        if poller.c.fixed_rate and poller.c.timer.deadline:
+            poller_arm_again(&self.c, &poller.c, now)
+        elif poller.c.timer.deadline > now:
             timer_insert(&self.c.timers, &poller.c.timer, poller.c.timer.deadline, now)
             self.c.timed_count += 1
         else:
@@ -1220,6 +1276,40 @@ cdef class SpdkThread:
                 self._pollers[poller.place - 1] = last
                 last.place = poller.place
         poller.place = 0
+        return 0
+
+    # Inside: timers
+
+    cdef object _start_timer(self, Timer timer, uint64_t delay):
+        """Arm a new timer: at once here, by a message from elsewhere."""
+        self._check_ready()
+        timer.request = timer_cancel_request
+        timer.c.deadline = clock_read(self.c.clock) + delay
+        st_store_release(&timer.c.state, TIMER_PENDING)
+        if self._is_here():
+            self._add_timer(timer, delay == 0)
+        else:
+            send_or_spill(self, add_timer, timer, MSG_PYTHON, self._passes())
+        return timer
+
+    cdef int _add_timer(self, Timer timer, bint next_poll) except -1:
+        if st_load_relaxed(&timer.c.state) != TIMER_PENDING:
+            return 0        # cancelled on its way
+        if st_load32_relaxed(&self.c.state) == THREAD_EXITED:
+            timer_claim(&timer.c, TIMER_CANCELLED)
+            raise ThreadExitedError(f"{self!r} takes no timers any more")
+        if not timers_ready(&self.c):
+            timer_claim(&timer.c, TIMER_CANCELLED)
+            raise MemoryError(f"no memory for the timers of {self!r}")
+        list_timer(self._timers, timer)
+        timer_add(&self.c, &timer.c, next_poll, clock_read(self.c.clock))
+        return 0
+
+    cdef int _drop_timer(self, Timer timer) except -1:
+        """Take a cancelled timer out of the books."""
+        if timer.place:
+            timer_remove(&self.c, &timer.c)
+            unlist_timer(self._timers, timer)
         return 0
 
     # Inside: file descriptors
@@ -1537,10 +1627,27 @@ cdef class SpdkThread:
             Py_DECREF_raw(<PyObject *>critical)
         if self._coroutines is not None:
             self._coroutines.abandon()
+        timers = self._abandon_timers()
+        if timers:
+            self.lib._count_lost(len(timers))
+            logger.error("%r ended with %d timers that never ran: %s", self, len(timers), shorten(timers))
         if lost:
             self.lib._count_lost(len(lost))
             logger.error("%r ended with %d messages that never ran: %s", self, len(lost), shorten(lost))
         return lost
+
+    def _abandon_timers(self):
+        """Drop those that will never run; their names."""
+        cdef Timer timer
+        names = []
+        for one in list(self._timers):
+            timer = <Timer>one
+            name = timer.name
+            if timer_claim(&timer.c, TIMER_CANCELLED):
+                names.append(name)
+                timer.release()
+            self._drop_timer(timer)
+        return names
 
     # Properties
 
@@ -1561,8 +1668,8 @@ cdef class SpdkThread:
 
     @property
     def is_idle(self) -> bool:
-        """No message and no poller but paused ones. Answers to ``spdk_thread_is_idle``."""
-        return self.pending_msgs == 0 and not self.has_pollers
+        """No message, no pending timer and no poller but paused ones. Answers to ``spdk_thread_is_idle``."""
+        return self.pending_msgs == 0 and not self.has_pollers and not self.c.alarm.queued
 
     @property
     def is_bound(self) -> bool:
@@ -1640,6 +1747,10 @@ cdef class SpdkThread:
             return "a poller"
         if HAS_GIL and self._fd_running is not None:
             return f"handler {self._fd_running.name!r} of fd {self._fd_running.fd}"
+        if self.c.stage == STAGE_TIMED:
+            if HAS_GIL and self.c.timer_fn != NULL:
+                return f"timer {describe(<object>self.c.timer_fn)!r}"
+            return "a timer"
         if self.c.stage == STAGE_FDS or self.c.stage == STAGE_ACTIVE:
             return "a file descriptor's handler"
         if HAS_GIL and self.c.critical_fn != NULL:
@@ -1700,10 +1811,32 @@ cdef class SpdkThread:
         if self.c.timers.count == 0:
             return None
         if self._reactor is None or self._is_here():
-            deadline = timer_next_deadline(&self.c.timers)
+            deadline = pollers_next(&self.c)
+        elif self.c.timed_count == 0:
+            return None
         else:
             deadline = self.c.timers.next_check
         return None if deadline == TIMER_NEVER else deadline
+
+    @property
+    def next_expiration(self) -> int | None:
+        """The tick at which the next timed poller or timer of `call_later` is due, or None.
+
+        Exact on this thread and for one that no reactor polls; elsewhere it may be too early, never too late.
+        """
+        cdef uint64_t deadline
+        if self.c.timers.count == 0:
+            return None
+        if self._reactor is None or self._is_here():
+            deadline = min(pollers_next(&self.c), timers_next(&self.c))
+        else:
+            deadline = self.c.timers.next_check
+        return None if deadline == TIMER_NEVER else deadline
+
+    @property
+    def timers(self) -> tuple:
+        """The pending timers of `call_later` and `call_later_native`, in the order of their deadlines."""
+        return tuple(sorted([one for one in list(self._timers) if one.is_pending], key=attrgetter("deadline")))
 
     @property
     def pollers(self) -> tuple:
@@ -1764,6 +1897,7 @@ def channel_in_words(channel):
 
 register_blocker("message", lambda thread: [count_messages(thread)] if thread.pending_msgs else [])
 register_blocker("poller", lambda thread: [f"poller {poller.name!r}" for poller in thread.pollers])
+register_blocker("timer", lambda thread: [f"timer {timer.name!r} at tick {timer.deadline}" for timer in thread.timers])
 register_blocker("file descriptor", lambda thread: [
     f"file descriptor {handler.fd} (handler {handler.name!r})" for handler in thread._fd_handlers.copy().values()
 ])
@@ -1783,6 +1917,38 @@ cdef int find_io_device_type() except -1:
 cdef int poller_request(Poller poller, int what) except -1:
     """How a poller reaches its thread, which stands on a higher floor."""
     return (<SpdkThread>poller.thread)._request(what, poller)
+
+
+# How a timer reaches its thread, and the messages about it.
+
+cdef bint timer_cancel_request(Timer timer) except -1:
+    cdef SpdkThread thread = <SpdkThread>timer.thread
+    if not timer_claim(&timer.c, TIMER_CANCELLED):
+        return False
+    # Of those who ask only one comes here, and its run does not: function and arguments are the caller's to drop.
+    timer.release()
+    if thread._is_here():
+        thread._drop_timer(timer)
+    else:
+        try:
+            send_or_spill(thread, drop_timer, timer, MSG_PYTHON, RING_GATED)
+        except ThreadExitedError:
+            pass        # it has no timers any more
+    return True
+
+
+def add_timer_message(Timer timer):
+    """`call_later` from elsewhere."""
+    (<SpdkThread>timer.thread)._add_timer(timer, False)
+
+
+def drop_timer_message(Timer timer):
+    """`Timer.cancel` from elsewhere."""
+    (<SpdkThread>timer.thread)._drop_timer(timer)
+
+
+cdef object add_timer = add_timer_message
+cdef object drop_timer = drop_timer_message
 
 
 # Sending, the hot path.
@@ -1879,6 +2045,19 @@ cdef object fast_try_send_msg(object self, PyObject *const *args, Py_ssize_t cou
     return True
 
 
+cdef object fast_call_later(object self, PyObject *const *args, Py_ssize_t count):
+    cdef SpdkThread thread = <SpdkThread>self
+    cdef uint64_t delay
+    if count < 2:
+        raise TypeError("call_later() needs a delay in microseconds and a callable")
+    if not PyCallable_CheckRaw(args[1]):
+        raise TypeError(f"a timer of {self!r} must be callable, got {type(<object>args[1]).__name__}")
+    delay = delay_to_ticks(<object>args[0])
+    return thread._start_timer(
+        new_timer(self, <object>args[1], pack(args + 2, count - 2) if count > 2 else None, None), delay
+    )
+
+
 cdef extern from *:
     """
     typedef PyObject *(*st_fastcall)(PyObject *, PyObject *const *, Py_ssize_t);
@@ -1895,7 +2074,7 @@ cdef extern from *:
         PyType_Modified((PyTypeObject *)type);
         return failed;
     }
-    static PyMethodDef st_send_msg_def, st_try_send_msg_def;
+    static PyMethodDef st_send_msg_def, st_try_send_msg_def, st_call_later_def;
     """
     ctypedef object (*st_fastcall)(object, PyObject *const *, Py_ssize_t)
     ctypedef struct PyMethodDef:
@@ -1903,7 +2082,7 @@ cdef extern from *:
     int st_add_fast_method(
         PyObject *type, PyMethodDef *definition, const char *name, st_fastcall fn, const char *doc
     ) except -1
-    PyMethodDef st_send_msg_def, st_try_send_msg_def
+    PyMethodDef st_send_msg_def, st_try_send_msg_def, st_call_later_def
 
 
 st_add_fast_method(<PyObject *>SpdkThread, &st_send_msg_def, "send_msg", fast_send_msg, b"""\
@@ -1937,6 +2116,40 @@ try_send_msg($self, fn, /, *args)
 --
 
 As `send_msg`, but False instead of `RingFullError` when the ring has no room.
+""")
+
+
+st_add_fast_method(<PyObject *>SpdkThread, &st_call_later_def, "call_later", fast_call_later, b"""\
+call_later($self, delay_us, fn, /, *args)
+--
+
+Have ``fn(*args)`` run on this thread once, in the first poll whose tick is at or after now + `delay_us`.
+
+Parameters
+----------
+delay_us : float
+    Microseconds from now; fractions of a tick are cut off. 0: the next poll, and not the one that goes on.
+fn : callable
+*args
+
+Returns
+-------
+Timer
+
+Raises
+------
+ThreadExitedError
+    When the thread has exited, or is being stopped and the caller is not an SpdkThread.
+TypeError, ValueError
+    When `delay_us` is no number (a bool is none), is negative, NaN, infinite or beyond all time, or `fn` is not
+    callable.
+
+Notes
+-----
+**Thread safety:** any OS thread. The delay counts from the call. On this thread it is armed at once, from elsewhere by
+a message, in order with what the caller sent before. All timers that are due run in one poll, before the timed pollers
+and with every `poller_policy`: in the order of their deadlines, equal ones as they were made; what they arm runs in a
+later poll. A pending timer keeps the thread from exiting. Answers to no function of SPDK.
 """)
 
 

@@ -6,6 +6,8 @@ around it can take or drop the GIL lexically flat::
     BATCH -> CRITICAL -> MESSAGES -> FDS -> ACTIVE -> TIMED -> END
                 native work: poll_detached()       Python work: poll_attached()
 
+TIMED is first every timer of `call_later` that is due, then the timed pollers.
+
 A batch is moved out of the ring before any of it runs. It lives in the thread, not on the stack, so an exception that
 ends a poll half-way leaves the rest to the next one: nothing is replayed, nothing is skipped.
 """
@@ -22,6 +24,7 @@ from spdkthread.atomics cimport (
     st_load32_relaxed,
     st_loadp_relaxed,
 )
+from spdkthread.call_later cimport timer_s
 from spdkthread.clock cimport manual_clock
 from spdkthread.native cimport msg_fn, poller_fn
 from spdkthread.pointer_map cimport pointer_map
@@ -37,7 +40,7 @@ from spdkthread.ring cimport (
     ring_slot,
     ring_slot_at,
 )
-from spdkthread.timers cimport timer_queue
+from spdkthread.timers cimport timer_node, timer_queue
 from spdkthread.wake cimport wake_gate, wake_notify
 
 cdef enum:
@@ -95,7 +98,7 @@ cdef struct thread_s:
     uint32_t active_count           # on the list and not paused, and the one that runs
     bint active_runs                # one of them is inside its function
     uint32_t timed_count            # in the timer queue
-    uint32_t registered             # pollers, paused and running ones too
+    uint32_t registered             # pollers, paused and running ones too, and timers
     uint32_t kept                   # what else keeps it from exiting: coroutines, event loops; see exit_blockers.py
     uint32_t holds                  # iterations and completions of its own that are under way
     uint32_t waits                  # unregistrations of devices that it is to hear of
@@ -116,6 +119,17 @@ cdef struct thread_s:
     PyObject *critical_fn           # the critical message that runs, for the watchdog; NULL: none
     ring_slot batch[BATCH_SIZE]
     PyObject *garbage[GARBAGE_SIZE]
+
+    # Timers of `call_later`, see call_later.pxd.
+    timer_queue later
+    timer_node alarm                # in `timers`, for all of them
+    timer_s *due                    # claimed, to run now
+    timer_s *deferred_first         # made in a poll that must not run them any more, in order
+    timer_s *deferred_last
+    timer_s *finished               # native ones of Python callers that have run: to be let go of with the GIL
+    uint64_t timer_deadline         # of the timer that runs; TIMER_NEVER: none
+    PyObject *timer_fn              # the Python function of the timer that runs
+    PyObject *timer_list            # the SpdkThread's list of them, borrowed
 
     # Accounting.
     uint64_t msgs_run
@@ -140,6 +154,29 @@ cdef bint thread_quiescent(thread_s *thread) noexcept nogil
 cdef void active_append(thread_s *thread, poller_s *poller) noexcept nogil
 cdef void active_unlink(thread_s *thread, poller_s *poller) noexcept nogil
 cdef void poller_arm(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil
+cdef void poller_arm_again(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil
+
+# Timers. All of these on the thread only, where it is current; for native code with memory of its own:
+#
+#     cdef timer_s timer                            # zeroed; stays where it is until it has run or was cancelled
+#     thread_call_later(current_thread(), &timer, 1_000_000, fn, ctx)       # in 1 ms: ticks are nanoseconds
+#     thread_cancel_timer(current_thread(), &timer)                         # whether it was pending
+#
+# `fn` may arm the same timer again. A pending one keeps its thread from exiting. 0, or -1: no memory, not the current
+# thread, a thread that has exited, or a timer that is pending.
+cdef int thread_call_later(
+    thread_s *thread, timer_s *timer, uint64_t delay_ticks, msg_fn fn, void *ctx
+) noexcept nogil
+cdef bint thread_cancel_timer(thread_s *thread, timer_s *timer) noexcept nogil
+cdef bint timers_ready(thread_s *thread) noexcept nogil
+cdef void timer_add(thread_s *thread, timer_s *timer, bint next_poll, uint64_t now) noexcept nogil
+cdef void timer_remove(thread_s *thread, timer_s *timer) noexcept nogil
+cdef bint timer_claim(timer_s *timer, uint64_t state) noexcept nogil
+cdef uint64_t timers_next(thread_s *thread) noexcept nogil
+cdef uint64_t pollers_next(thread_s *thread) noexcept nogil
+
+# The deadline for which the timed poller or timer that is running on this OS thread runs; TIMER_NEVER when none is.
+cdef uint64_t current_deadline() noexcept nogil
 
 cdef void attention_set(thread_s *thread, uint32_t flags) noexcept nogil
 

@@ -7,8 +7,10 @@ from cpython.object cimport PyObject
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from spdkthread.alloc cimport core_calloc
 from spdkthread.atomics cimport (
     st_and32_acq_rel,
+    st_cas_acq_rel,
     st_exchangep,
     st_load32_acquire,
     st_load32_relaxed,
@@ -16,7 +18,9 @@ from spdkthread.atomics cimport (
     st_loadp_relaxed,
     st_or32_release,
     st_store32_relaxed,
+    st_store_release,
 )
+from spdkthread.call_later cimport TIMER_CANCELLED, TIMER_DONE, TIMER_PENDING, Timer, timer_s, unlist_timer
 from spdkthread.clock cimport clock_read
 from spdkthread.fds cimport fd_set_ready
 from spdkthread.lib cimport ThreadLib
@@ -30,7 +34,16 @@ from spdkthread.poller cimport (
     poller_s,
 )
 from spdkthread.ring cimport MSG_PYTHON_TUPLE, ring_pending, ring_take, ring_take_spilled
-from spdkthread.timers cimport timer_insert, timer_pop
+from spdkthread.timers cimport (
+    TIMER_NEVER,
+    timer_cancel,
+    timer_insert,
+    timer_next_deadline,
+    timer_node,
+    timer_pop,
+    timer_queue,
+    timer_wheel,
+)
 
 from spdkthread.error_log import describe
 
@@ -77,6 +90,7 @@ cdef extern from *:
     bint PyLong_CheckRaw "PyLong_Check"(PyObject *)
     long long PyLong_AsLongLongAndOverflowRaw "PyLong_AsLongLongAndOverflow"(PyObject *, int *)
     PyObject *NONE "Py_None"
+    PyObject *PyTuple_GET_ITEM(object, Py_ssize_t)
 
 
 cdef thread_s *current_thread() noexcept nogil:
@@ -138,6 +152,202 @@ cdef void poller_arm(thread_s *thread, poller_s *poller, uint64_t now) noexcept 
     """Queue a timed poller one period after `now`."""
     timer_insert(&thread.timers, &poller.timer, now + poller.period, now)
     thread.timed_count += 1
+
+
+cdef void poller_arm_again(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil:
+    """Queue a poller of fixed rate at the first of its deadlines after `now`; the last one is in its node."""
+    cdef uint64_t deadline = poller.timer.deadline
+    if deadline <= now:
+        deadline += ((now - deadline) // poller.period + 1) * poller.period
+    timer_insert(&thread.timers, &poller.timer, deadline, now)
+    thread.timed_count += 1
+
+
+# Timers of `call_later`: their own queue, and one node in that of the pollers.
+
+cdef bint queue_ready(timer_queue *queue) noexcept nogil:
+    if queue.wheel == NULL:
+        queue.wheel = <timer_wheel *>core_calloc(1, sizeof(timer_wheel))
+        if queue.wheel == NULL:
+            return False
+        queue.next_check = TIMER_NEVER
+    return True
+
+
+cdef bint timers_ready(thread_s *thread) noexcept nogil:
+    """Make the queues for the first timer; False: no memory."""
+    return queue_ready(&thread.timers) and queue_ready(&thread.later)
+
+
+cdef void alarm_at(thread_s *thread, uint64_t deadline, uint64_t now) noexcept nogil:
+    """Have the thread polled at `deadline`, if not earlier."""
+    if thread.alarm.queued:
+        if thread.alarm.deadline <= deadline:
+            return
+        timer_cancel(&thread.timers, &thread.alarm)
+    timer_insert(&thread.timers, &thread.alarm, deadline, now if now < deadline else deadline)
+
+
+cdef inline void queue_timer(thread_s *thread, timer_s *timer, uint64_t now) noexcept nogil:
+    timer_insert(&thread.later, &timer.node, timer.deadline, now if now < timer.deadline else timer.deadline)
+
+
+cdef void queue_deferred(thread_s *thread, uint64_t poll, uint64_t now) noexcept nogil:
+    """Queue those that may run in poll number `poll`."""
+    cdef timer_s *timer
+    while thread.deferred_first != NULL and thread.deferred_first.first_poll <= poll:
+        timer = thread.deferred_first
+        thread.deferred_first = <timer_s *>timer.node.next
+        if thread.deferred_first == NULL:
+            thread.deferred_last = NULL
+        else:
+            thread.deferred_first.node.prev = NULL
+        timer.deferred = False
+        queue_timer(thread, timer, now)
+
+
+cdef void timer_add(thread_s *thread, timer_s *timer, bint next_poll, uint64_t now) noexcept nogil:
+    """Arm a timer whose deadline is set. `next_poll`: in a poll that goes on it must wait for the next one."""
+    cdef timer_node *last
+    timer.deferred = thread.polling and (next_poll or thread.stage == STAGE_TIMED)
+    timer.first_poll = thread.polls + 1 if timer.deferred else thread.polls
+    if timer.deferred:
+        last = <timer_node *>thread.deferred_last
+        timer.node.next = NULL
+        timer.node.prev = last
+        if last == NULL:
+            thread.deferred_first = timer
+        else:
+            last.next = &timer.node
+        thread.deferred_last = timer
+    else:
+        # Equal deadlines run as they were made.
+        queue_deferred(thread, thread.polls if thread.polling else thread.polls + 1, now)
+        queue_timer(thread, timer, now)
+    alarm_at(thread, timer.deadline, now)
+    thread.registered += 1
+
+
+cdef void timer_remove(thread_s *thread, timer_s *timer) noexcept nogil:
+    """Take a timer out that will not run; nothing more is due without any."""
+    if timer.deferred:
+        timer.deferred = False
+        if timer.node.prev == NULL:
+            thread.deferred_first = <timer_s *>timer.node.next
+        else:
+            timer.node.prev.next = timer.node.next
+        if timer.node.next == NULL:
+            thread.deferred_last = <timer_s *>timer.node.prev
+        else:
+            timer.node.next.prev = timer.node.prev
+    else:
+        timer_cancel(&thread.later, &timer.node)
+    thread.registered -= 1
+    # While one that is claimed waits for the GIL, or for letting go, the alarm leads the poll to it.
+    if not (thread.later.count or thread.deferred_first != NULL or thread.due != NULL or thread.finished != NULL):
+        timer_cancel(&thread.timers, &thread.alarm)
+
+
+cdef bint timer_claim(timer_s *timer, uint64_t state) noexcept nogil:
+    """From any OS thread: have a pending timer be `state`; one caller only gets True."""
+    cdef uint64_t pending = TIMER_PENDING
+    return st_cas_acq_rel(&timer.state, &pending, state)
+
+
+cdef bint take_timer(thread_s *thread) noexcept nogil:
+    """Claim the next timer that is due in this poll: it is `thread.due`, or NULL when native ones that have run are to
+    be let go of. False: nothing of either kind."""
+    cdef timer_s *timer
+    cdef uint64_t earliest
+    if thread.due != NULL:
+        return True
+    if thread.deferred_first != NULL:
+        queue_deferred(thread, thread.polls, thread.now)
+    while True:
+        timer = <timer_s *>timer_pop(&thread.later, thread.now)
+        if timer == NULL:
+            break
+        # Cancelled elsewhere: the message that takes it off the list is on its way.
+        if timer_claim(timer, TIMER_DONE):
+            thread.due = timer
+            return True
+    if thread.finished != NULL:
+        return True
+    # A lower bound where the exact deadline would have to be searched for among many.
+    earliest = timer_next_deadline(&thread.later) if thread.later.count <= 64 else thread.later.next_check
+    if thread.deferred_first != NULL and thread.deferred_first.deadline < earliest:
+        earliest = thread.deferred_first.deadline
+    if thread.alarm.deadline != earliest:
+        timer_cancel(&thread.timers, &thread.alarm)
+        if earliest != TIMER_NEVER:
+            alarm_at(thread, earliest, thread.now)
+    return False
+
+
+cdef uint64_t timers_next(thread_s *thread) noexcept nogil:
+    """The earliest deadline of a timer; TIMER_NEVER without one."""
+    cdef uint64_t earliest = timer_next_deadline(&thread.later)
+    cdef timer_s *timer = thread.deferred_first
+    if thread.due != NULL and thread.due.deadline < earliest:
+        earliest = thread.due.deadline
+    while timer != NULL:
+        if timer.deadline < earliest:
+            earliest = timer.deadline
+        timer = <timer_s *>timer.node.next
+    return earliest
+
+
+cdef uint64_t pollers_next(thread_s *thread) noexcept nogil:
+    """The earliest deadline of a timed poller; TIMER_NEVER without one."""
+    cdef uint64_t alarm = thread.alarm.deadline
+    cdef uint64_t earliest
+    if not thread.alarm.queued:
+        return timer_next_deadline(&thread.timers)
+    if thread.timers.count == 1:
+        return TIMER_NEVER
+    timer_cancel(&thread.timers, &thread.alarm)
+    earliest = timer_next_deadline(&thread.timers)
+    timer_insert(&thread.timers, &thread.alarm, alarm, alarm)
+    return earliest
+
+
+cdef int thread_call_later(
+    thread_s *thread, timer_s *timer, uint64_t delay_ticks, msg_fn fn, void *ctx
+) noexcept nogil:
+    cdef uint64_t now
+    if (
+        thread == NULL
+        or thread != current_thread()
+        or st_load32_relaxed(&thread.state) == THREAD_EXITED
+        or st_load_relaxed(&timer.state) == TIMER_PENDING
+        or delay_ticks >= TIMER_NEVER >> 1
+        or not timers_ready(thread)
+    ):
+        return -1
+    now = clock_read(thread.clock)
+    timer.owner = NULL
+    timer.native_fn = fn
+    timer.native_ctx = ctx
+    timer.deadline = now + delay_ticks
+    st_store_release(&timer.state, TIMER_PENDING)
+    timer_add(thread, timer, delay_ticks == 0, now)
+    return 0
+
+
+cdef bint thread_cancel_timer(thread_s *thread, timer_s *timer) noexcept nogil:
+    if thread == NULL or thread != current_thread() or timer.owner != NULL or not timer_claim(timer, TIMER_CANCELLED):
+        return False
+    timer_remove(thread, timer)
+    return True
+
+
+cdef uint64_t current_deadline() noexcept nogil:
+    cdef thread_s *thread = current_thread()
+    if thread == NULL:
+        return TIMER_NEVER
+    if thread.running != NULL:
+        return thread.running.timer.deadline if thread.running.period else TIMER_NEVER
+    return thread.timer_deadline
 
 
 # One poll.
@@ -276,31 +486,50 @@ cdef inline bint run_native_round(thread_s *thread) noexcept nogil:
     return False
 
 
-cdef inline poller_s *pick_timed(thread_s *thread) noexcept nogil:
-    """Take the next timed poller that is due; NULL when the stage is over."""
-    cdef poller_s *poller
-    if thread.timers.count == 0:
-        return NULL
+cdef inline bint timer_first(thread_s *thread) noexcept nogil:
+    """Read the clock for the stage; whether a timer comes before the timed pollers."""
     if not thread.now_given:
         # After the active poller, as the seed does; once per poll.
         thread.now = clock_read(thread.clock)
         thread.now_given = True
+    return thread.alarm.queued and take_timer(thread)
+
+
+cdef inline poller_s *pick_timed(thread_s *thread) noexcept nogil:
+    """Take the next timed poller that is due; NULL when the stage is over."""
+    cdef poller_s *poller
+    cdef uint64_t late
     poller = <poller_s *>timer_pop(&thread.timers, thread.now)
+    if poller == <poller_s *>&thread.alarm:
+        # For timers made in this poll, which are due in the next one.
+        poller = <poller_s *>timer_pop(&thread.timers, thread.now)
+        alarm_at(thread, thread.alarm.deadline, thread.now)
     if poller != NULL:
         thread.timed_count -= 1
         st_store32_relaxed(&poller.state, POLLER_RUNNING)
-        poller.overrun_count += (thread.now - poller.timer.deadline) // poller.period
+        late = thread.now - poller.timer.deadline
+        if not poller.fixed_rate:
+            # The next deadline moves by this much: what is less than a period now may be one with the next.
+            late += poller.late
+            poller.late = late
+        if late >= poller.period:
+            poller.overrun_count += late // poller.period
+            if not poller.fixed_rate:
+                poller.late = late % poller.period
     return poller
 
 
 cdef inline void after_timed(thread_s *thread, poller_s *poller) noexcept nogil:
     if st_load32_relaxed(&poller.state) == POLLER_RUNNING:
         st_store32_relaxed(&poller.state, POLLER_WAITING)
-        poller_arm(thread, poller, thread.now)
+        if poller.fixed_rate:
+            poller_arm_again(thread, poller, thread.now)
+        else:
+            poller_arm(thread, poller, thread.now)
 
 
 cdef inline poller_s *next_poller(thread_s *thread) noexcept nogil:
-    """The poller to run now; moves from stage to stage. NULL: no stage is left."""
+    """The poller to run now; moves from stage to stage. NULL: a timer comes first, or no stage is left."""
     cdef poller_s *poller = thread.running
     if poller != NULL:
         return poller
@@ -311,10 +540,13 @@ cdef inline poller_s *next_poller(thread_s *thread) noexcept nogil:
             return poller
         thread.stage = STAGE_TIMED
     if thread.stage == STAGE_TIMED:
-        poller = pick_timed(thread)
-        if poller != NULL:
-            thread.running = poller
-            return poller
+        if thread.timers.count:
+            if timer_first(thread):
+                return NULL
+            poller = pick_timed(thread)
+            if poller != NULL:
+                thread.running = poller
+                return poller
         thread.stage = STAGE_END
     return NULL
 
@@ -373,7 +605,12 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
             return STEP_PYTHON
         poller = next_poller(thread)
         if poller == NULL:
-            break
+            if thread.stage == STAGE_END:
+                break
+            if thread.due == NULL or thread.due.native_fn == NULL:
+                return STEP_PYTHON
+            run_native_timer(thread)
+            continue
         if poller.native_fn == NULL:
             return STEP_PYTHON
         count_run(thread, poller, poller.native_fn(poller.native_ctx))
@@ -383,6 +620,23 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
     if st_load32_relaxed(&thread.state) == THREAD_EXITING and thread_quiescent(thread):
         return STEP_PYTHON
     return STEP_DONE
+
+
+cdef void run_native_timer(thread_s *thread) noexcept nogil:
+    """Run the native timer that is due. Its memory may be armed again, or given back, by its own function."""
+    cdef timer_s *timer = thread.due
+    cdef msg_fn fn = timer.native_fn
+    cdef void *ctx = timer.native_ctx
+    thread.due = NULL
+    thread.rc = 1 if thread.rc < 1 else thread.rc
+    thread.timer_deadline = timer.deadline
+    if timer.owner == NULL:
+        thread.registered -= 1
+    else:
+        timer.node.next = <timer_node *>thread.finished
+        thread.finished = timer
+    fn(ctx)
+    thread.timer_deadline = TIMER_NEVER
 
 
 cdef bint thread_quiescent(thread_s *thread) noexcept nogil:
@@ -429,7 +683,16 @@ cdef int poll_attached(thread_s *thread) noexcept:
     while True:
         poller = next_poller(thread)
         if poller == NULL:
-            break
+            if thread.stage == STAGE_END:
+                break
+            if thread.due == NULL:
+                forget_finished(thread)
+                continue
+            if thread.due.native_fn != NULL:
+                return STEP_NATIVE
+            if run_timer(thread) < 0:
+                return STEP_RAISED
+            continue
         if poller.native_fn != NULL:
             if st_load32_relaxed(&poller.state) == POLLER_UNREGISTERED:
                 retire(thread, poller)
@@ -522,6 +785,54 @@ cdef inline int run_message(thread_s *thread, ring_slot *message) noexcept:
     for index in range(count):
         Py_DECREF_raw(args[index])
     return status
+
+
+cdef object forget_timer(thread_s *thread, Timer timer):
+    """Take a timer that has run, or runs now, out of the thread's books. Returns what it held."""
+    thread.registered -= 1
+    unlist_timer(<list>thread.timer_list, timer)
+    return timer.release()
+
+
+cdef void forget_finished(thread_s *thread) noexcept:
+    """Let go of native timers that have run."""
+    cdef timer_s *timer
+    while thread.finished != NULL:
+        timer = thread.finished
+        thread.finished = <timer_s *>timer.node.next
+        forget_timer(thread, <Timer>timer.owner)
+
+
+cdef int run_timer(thread_s *thread) noexcept:
+    """Call the Python function of the timer that is due. -1: an exception that ends the poll is set."""
+    cdef Timer timer = <Timer>thread.due.owner
+    cdef PyObject *result
+    cdef PyObject *fn
+    thread.due = NULL
+    cdef tuple held = forget_timer(thread, timer)
+    thread.timer_deadline = timer.c.deadline
+    fn = PyTuple_GET_ITEM(held, 0)
+    thread.timer_fn = fn                            # the watchdog may be looking
+    if PyTuple_GET_ITEM(held, 1) == NONE:
+        result = PyObject_Vectorcall(fn, NULL, 0, NULL)
+    else:
+        result = PyObject_CallRaw(fn, PyTuple_GET_ITEM(held, 1), NULL)
+    thread.timer_fn = NULL
+    thread.timer_deadline = TIMER_NEVER
+    if thread.rc < 1:
+        thread.rc = 1
+    if ST_LIKELY(result != NULL):
+        Py_DECREF_raw(result)
+        return 0
+    thread.errors += 1
+    if ends_the_poll():
+        # Dropping the last references may call Python, which must not be done with an exception set.
+        stop = st_take_exception()
+        held = None
+        timer = None
+        PyErr_SetObject(type(stop), stop)
+        return -1
+    return route(thread, "timer", fn)
 
 
 cdef int run_poller(thread_s *thread, poller_s *poller) noexcept:
@@ -622,7 +933,9 @@ cdef int report(thread_s *thread, str kind, PyObject *subject, object error) noe
     cdef object what = <object>subject
     cdef ThreadLib lib = <ThreadLib?>owner.lib
     try:
-        if kind == "message":
+        if kind == "timer":
+            lib.report(f"timer {describe(what)} failed on thread {owner.name!r}", error, owner, "fn", what)
+        elif kind == "message":
             lib.report(f"message {describe(what)} failed on thread {owner.name!r}", error, owner, "fn", what)
         else:
             lib.report(f"poller {what.name!r} failed on thread {owner.name!r}", error, owner, "poller", what)

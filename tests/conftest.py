@@ -10,17 +10,23 @@ from hypothesis import settings
 from support import PATIENCE_S, Errors, finish
 
 from spdkthread import Reactor, ReactorGroup, ThreadLib
-from spdkthread.testing import ManualClock, leak_counters
+from spdkthread.testing import ManualClock, leak_counters, pytest_plugin
 
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)
 settings.register_profile("search", deadline=None, max_examples=int(os.environ.get("SPDKTHREAD_EXAMPLES", "2000")))
 settings.load_profile("suite")
 
+pytest_plugins = ["pytester"]
+
 FAILED = pytest.StashKey[str]()
 
 
 def pytest_configure(config):
-    """A shell starts what runs in the background with Ctrl-C ignored, and so are the signals of these tests then."""
+    """The package's own fixtures; and Ctrl-C: a shell starts what runs in the background with it ignored, and so are the
+    signals of these tests then."""
+    # Where the package is installed, its entry point has done this.
+    if not config.pluginmanager.has_plugin("spdkthread"):
+        config.pluginmanager.register(pytest_plugin, "spdkthread")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -383,3 +383,139 @@ def test_ten_thousand_timed_pollers_run_in_the_order_of_their_deadlines(lib, clo
     clock.advance(us=10_000)
     thread.poll()
     assert ran == list(range(1, 10_001))
+
+
+# What was missed
+
+
+@pytest.mark.parametrize("fixed_rate", [False, True])
+@pytest.mark.parametrize("step_us", [1, 30, 99, 100, 101, 120, 199, 200, 250, 1_000, 3_333])
+def test_runs_and_overruns_together_are_the_periods_that_went_by(thread, clock, step_us, fixed_rate):
+    with thread:
+        poller = thread.register_poller(noop, period_us=100, fixed_rate=fixed_rate)
+    last_run = 0
+    for _ in range(500):
+        clock.advance(us=step_us)
+        before = poller.run_count
+        thread.poll()
+        if poller.run_count > before:
+            last_run = clock.now
+    assert poller.run_count + poller.overrun_count == last_run // 100_000
+
+
+def test_lateness_of_less_than_a_period_adds_up(thread, clock):
+    with thread:
+        poller = thread.register_poller(noop, period_us=100)
+    seen = []
+    for _ in range(12):
+        clock.advance(us=125)
+        thread.poll()
+        seen.append(poller.overrun_count)
+    assert seen == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3]
+
+
+def test_time_in_which_a_poller_was_paused_is_no_lateness(thread, clock):
+    with thread:
+        plain = thread.register_poller(noop, 10)
+        fixed = thread.register_poller(noop, 10, fixed_rate=True)
+        for poller in (plain, fixed):
+            poller.pause()
+        clock.advance(us=95)
+        for poller in (plain, fixed):
+            poller.resume()
+    assert (plain.deadline, fixed.deadline) == (105_000, 100_000)
+    clock.advance(us=10)
+    thread.poll()
+    thread.poll()
+    assert (plain.run_count, fixed.run_count) == (1, 1)
+    assert (plain.overrun_count, fixed.overrun_count) == (0, 0)
+
+
+# Fixed rate
+
+
+def test_deadlines_of_fixed_rate_do_not_drift(thread, clock):
+    clock.advance(us=7)
+    ran = []
+    with thread:
+        poller = thread.register_poller(lambda: ran.append(clock.now), 10, fixed_rate=True)
+    assert poller.fixed_rate
+    for _ in range(100):
+        clock.advance(us=3)
+        thread.poll()
+    # The first look at or after 17, 27, 37 ... us, every 3 us from 7.
+    assert ran == [(7 + 3 * math.ceil(10 * k / 3)) * 1_000 for k in range(1, 31)]
+    assert poller.overrun_count == 0
+
+
+def test_however_late_a_poll_it_runs_a_poller_of_fixed_rate_once(thread, clock):
+    with thread:
+        poller = thread.register_poller(noop, 10, fixed_rate=True)
+    clock.advance(us=35)
+    for _ in range(5):
+        thread.poll()
+    assert (poller.run_count, poller.overrun_count) == (1, 2)
+    assert poller.deadline == thread.next_poller_expiration == 40_000
+
+
+def test_the_next_deadline_is_after_the_tick_of_the_poll(thread, clock):
+    with thread:
+        poller = thread.register_poller(noop, 10, fixed_rate=True)
+    clock.advance(us=20)
+    thread.poll()
+    assert (poller.run_count, poller.overrun_count) == (1, 1)
+    assert thread.next_poller_expiration == 30_000
+
+
+def test_a_run_longer_than_the_period_misses_deadlines_of_fixed_rate(thread, clock):
+    with thread:
+        poller = thread.register_poller(lambda: clock.advance(us=25), 10, fixed_rate=True)
+    clock.advance(us=10)
+    thread.poll()
+    assert thread.next_poller_expiration == 20_000
+    thread.poll()
+    assert (poller.run_count, poller.overrun_count) == (2, 1)
+    assert thread.next_poller_expiration == 40_000
+
+
+def test_inside_its_function_a_poller_knows_its_deadline(thread, clock):
+    seen = []
+    with thread:
+        poller = thread.register_poller(lambda: seen.append(poller.deadline), 10, fixed_rate=True)
+        active = thread.register_poller(noop)
+    assert active.deadline is None
+    for late in (3, 9, 27):
+        clock.advance(us=late)
+        thread.poll()
+    assert seen == [10_000, 20_000]
+    assert poller.deadline == 40_000
+
+
+def test_pausing_in_its_own_function_leaves_the_deadlines_where_they_are(thread, clock):
+    with thread:
+        poller = thread.register_poller(lambda: poller.pause(), 10, fixed_rate=True)
+        clock.advance(us=12)
+        thread.poll()
+        clock.advance(us=50)
+        poller.resume()
+    assert thread.next_poller_expiration == 70_000
+    assert poller.overrun_count == 0
+
+
+def test_a_poller_of_fixed_rate_that_is_paused_before_its_registration_arrives_keeps_its_start(thread, clock):
+    poller = thread.register_poller(noop, 10, fixed_rate=True)
+    clock.advance(us=5)
+    poller.pause()
+    thread.poll()
+    clock.advance(us=40)
+    poller.resume()
+    thread.poll()
+    assert thread.next_poller_expiration == 55_000
+
+
+def test_an_active_poller_has_no_fixed_rate(thread):
+    with pytest.raises(ValueError, match="fixed_rate"):
+        thread.register_poller(noop, fixed_rate=True)
+    with thread, pytest.raises(ValueError, match="fixed_rate"):
+        thread.register_poller(noop, 0, fixed_rate=True)
+    assert thread.pollers == ()

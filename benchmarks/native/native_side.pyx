@@ -13,6 +13,7 @@ from spdkthread.poller cimport Poller
 from spdkthread.ring cimport RING_OK
 from spdkthread.thread cimport SpdkThread, thread_send_python
 from spdkthread.thread_core cimport (
+    current_deadline,
     STEP_DONE,
     poll_attached,
     poll_begin,
@@ -526,6 +527,46 @@ cdef class Timers:
 def lateness(Poller poller not None):
     """Nanoseconds since the deadline for which a timed poller runs right now."""
     return st_ticks() - poller.c.timer.deadline
+
+
+cdef struct fixed_rate_s:
+    uint64_t *samples
+    uint64_t taken
+    uint64_t room
+
+
+cdef int note_own_lateness(void *ctx) noexcept nogil:
+    cdef fixed_rate_s *noted = <fixed_rate_s *>ctx
+    if noted.taken < noted.room:
+        noted.samples[noted.taken] = st_ticks() - current_deadline()
+        noted.taken += 1
+    return 1
+
+
+def fixed_rate_lateness(thread, double period_us, uint64_t room, work):
+    """Lateness of each run of a native poller of fixed rate, in nanoseconds; the poller, and how long it was there."""
+    import numpy
+
+    cdef fixed_rate_s noted
+    samples = numpy.zeros(room, dtype=numpy.uint64)
+    cdef size_t address = samples.ctypes.data
+    noted.samples = <uint64_t *>address
+    noted.taken = 0
+    noted.room = room
+    context = <size_t>&noted
+    capsule = PyCapsule_New(<void *>note_own_lateness, "int (void *)", NULL)
+
+    def register():
+        return thread.register_native_poller(capsule, context, period_us, fixed_rate=True), st_ticks()
+
+    def unregister():
+        poller.unregister()
+        return st_ticks()
+
+    poller, start = thread.call(register).result()
+    work()
+    end = thread.call(unregister).result()
+    return samples[:noted.taken], poller, end - start
 
 
 cdef struct periodic_s:
