@@ -23,7 +23,7 @@ from spdkthread.atomics cimport (
 )
 from spdkthread.clock cimport st_ticks
 from spdkthread.coro cimport in_coroutine
-from spdkthread.future cimport FUTURE_FINISHED, FutureCore, new_future
+from spdkthread.future cimport FUTURE_FINISHED, FutureCore, error_for_await, new_future
 from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_wait
 from spdkthread.loop_future cimport await_by_sending
 from spdkthread.reactor cimport Reactor
@@ -33,7 +33,8 @@ from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_
 from spdkthread.wake cimport wake_gate
 
 from spdkthread.error_log import describe
-from spdkthread.errors import ThreadExitedError
+from spdkthread.errors import AwaitError, ThreadExitedError
+from spdkthread.future import drop_future
 from spdkthread.messages import special_message
 
 __all__ = ["acall"]
@@ -98,9 +99,10 @@ def acall(SpdkThread thread not None, fn, tuple args):
         load()
     loop = running_loop()
     if loop is None:
-        raise RuntimeError(
+        raise AwaitError(
             f"no running event loop: acall on {thread!r} belongs in a coroutine, under asyncio or spawned on an "
-            "SpdkThread; elsewhere use call"
+            "SpdkThread; elsewhere use call, and under another framework wait for its result() in a thread, as with "
+            "`await trio.to_thread.run_sync(future.result)`"
         )
     port = port_of(loop)
     call = Call.__new__(Call)
@@ -143,6 +145,7 @@ def acall(SpdkThread thread not None, fn, tuple args):
 cdef object call_in_context(SpdkThread thread, object fn, tuple args):
     """In a spawned coroutine: a future to be awaited, run in a copy of the coroutine's context."""
     cdef FutureCore future = new_future(thread)
+    future.reports = True
     cdef int verdict = thread._send(run_in_context, future, fn, args, PyContext_CopyCurrent(), ())
     if verdict != RING_OK:
         thread._refuse(verdict)
@@ -160,9 +163,11 @@ def run_in_context(FutureCore future not None, fn, tuple args, context):
         finally:
             PyContext_Exit(context)
     except BaseException as error:
-        future.settle(FUTURE_FINISHED, error, True)
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            future.seen = True      # it leaves the poll
+            future.settle(FUTURE_FINISHED, error, True)
             raise
+        future.settle(FUTURE_FINISHED, error, True)
     else:
         future.settle(FUTURE_FINISHED, result, False)
 
@@ -193,12 +198,19 @@ cdef class Call(LoopFuture):
             self.report()           # cancelled while it ran
             return 0
         answer, self.answer = self.answer, None
-        if self.raised and isinstance(answer, StopIteration):
-            # It would end the coroutine that awaits it; the wording is asyncio's own.
-            stopped = RuntimeError("StopIteration interacts badly with generators and cannot be raised into a Future")
-            stopped.__cause__ = answer
-            answer = stopped
+        if self.raised:
+            answer = error_for_await(answer)
         return self.settle(answer, self.raised, at_once)
+
+    cdef int hand_out(self) except -1:
+        if self.awaited:
+            raise AwaitError(
+                f"{self!r} on {self.thread!r} is awaited by another task already: an awaitable serves one at a time; the "
+                "others may await it when it is done, or use add_done_callback"
+            )
+        self.awaited = True
+        self.blocking = True
+        return 0
 
     cdef int had(self) except -1:
         if self.home is not None and self.number > self.home.consumed:
@@ -259,8 +271,7 @@ def name_in_context(args):
 
 
 def drop_in_context(args, why):
-    if args[0].set_running_or_notify_cancel():
-        args[0].set_exception(ThreadExitedError(why))
+    drop_future(args[0], why)
 
 
 special_message(run, name_of_call, drop_call)

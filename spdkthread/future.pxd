@@ -33,6 +33,8 @@ cdef class FutureCore:
     cdef st_atomic_u32 state
     cdef bint failed
     cdef bint seen                  # somebody has had the outcome
+    cdef bint reports               # an exception that nobody has had is reported when the future is dropped
+    cdef st_atomic_u32 awaited      # by a coroutine, at present
     cdef object value               # the result, or the exception when `failed`
     cdef object condition           # threading.Condition, once somebody waits
     cdef uint32_t made_after        # how many forks lay behind when `condition` was made
@@ -49,6 +51,9 @@ cdef class FutureCore:
     cdef object make_condition(self)
     cdef int await_outcome(self, object timeout) except -1
     cdef int call_back(self, object callbacks) except -1
+    cdef int claim(self) except -1
+    cdef int unclaim(self) except -1
+    cdef str failure(self)
 
     cdef inline bint is_done(self) noexcept:
         return st_load32_acquire(&self.state) >= FUTURE_CANCELLED
@@ -56,3 +61,4 @@ cdef class FutureCore:
 
 cdef FutureCore new_future(object producer)
 cdef FutureCore new_future_of(type cls, object producer)
+cdef object error_for_await(object error)

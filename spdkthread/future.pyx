@@ -5,6 +5,7 @@ import os
 from libc.stdint cimport uint32_t
 
 from spdkthread.atomics cimport (
+    st_exchange32,
     st_load32_acquire,
     st_load32_relaxed,
     st_lock,
@@ -68,8 +69,21 @@ cdef class FutureCore:
             text += f" {'raised' if self.failed else 'returned'} {type(self.value).__name__}"
         return text + ">"
 
+    def __del__(self):
+        # As asyncio does for its tasks: nobody asked, and nobody can ask any more.
+        if self.reports and self.failed and not self.seen and self.producer is not None:
+            self.producer.lib._report(
+                f"{self.failure()} thread {self.producer.name!r} failed and nobody asked for its result",
+                self.value, self.producer, "fn", None,
+            )
+
     def __await__(self):
-        """Wait for the result: in a coroutine spawned on an SpdkThread, or under asyncio."""
+        """Wait for the result: in a coroutine spawned on an SpdkThread, or under asyncio.
+
+        By one coroutine at a time: `AwaitError` for a second one that awaits it meanwhile. When it is done it may be
+        awaited again, by any, and gives its outcome at once. An outcome that is a StopIteration arrives as the cause of
+        a RuntimeError. Under another framework: `AwaitError`.
+        """
         from spdkthread.coro import await_future
 
         return await_future(self)
@@ -350,15 +364,41 @@ cdef class FutureCore:
         raise InvalidStateError(f"{self._state}: {self!r}")
 
     cdef int call_back(self, object callbacks) except -1:
+        cdef object first = None
         if type(callbacks) is list:
+            # One that raises KeyboardInterrupt keeps none of the others from hearing.
             for callback in callbacks:
-                self.call_back(callback)
+                try:
+                    self.call_back(callback)
+                except BaseException as error:
+                    first = error if first is None else first
+            if first is not None:
+                raise first
             return 0
         try:
             callbacks(self)
         except Exception:
             LOGGER.exception("exception calling callback for %r", self)
         return 0
+
+    cdef int claim(self) except -1:
+        """A coroutine begins to wait for it. One does at a time, as with any other awaitable."""
+        if st_exchange32(&self.awaited, 1):
+            from spdkthread.errors import AwaitError
+
+            raise AwaitError(
+                f"{self!r} is awaited by another coroutine already: an awaitable serves one at a time; the others may "
+                "await it when it is done, or use add_done_callback"
+            )
+        return 0
+
+    cdef int unclaim(self) except -1:
+        st_store32_release(&self.awaited, 0)
+        return 0
+
+    cdef str failure(self):
+        """What failed, for a report: it goes before "thread 'net' failed"."""
+        return "call on"
 
 
 def _count_fork():
@@ -413,6 +453,16 @@ cdef FutureCore new_future_of(type cls, object producer):
     return future
 
 
+cdef object error_for_await(object error):
+    """`error` as it may leave an await: a StopIteration would be taken for the result of what was awaited."""
+    if not isinstance(error, StopIteration):
+        return error
+    # The wording is asyncio's own.
+    stopped = RuntimeError("StopIteration interacts badly with generators and cannot be raised into a Future")
+    stopped.__cause__ = error
+    return stopped
+
+
 def future_class() -> type:
     """SpdkFuture, a subclass of `concurrent.futures.Future`. **Thread safety:** any OS thread."""
     load()
@@ -446,9 +496,11 @@ def run_call(FutureCore future not None, fn, tuple args):
     try:
         result = fn(*args)
     except BaseException as error:
-        future.settle(FUTURE_FINISHED, error, True)
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            future.seen = True      # it leaves the poll
+            future.settle(FUTURE_FINISHED, error, True)
             raise
+        future.settle(FUTURE_FINISHED, error, True)
     else:
         future.settle(FUTURE_FINISHED, result, False)
 
@@ -459,8 +511,14 @@ def name_of_call(args):
 
 def drop_call(args, why):
     """It never ran: its thread has ended."""
-    if args[0].set_running_or_notify_cancel():
-        args[0].set_exception(ThreadExitedError(why))
+    drop_future(args[0], why)
+
+
+def drop_future(FutureCore future not None, why):
+    """Settle the future of what will never run."""
+    if future.start():
+        future.seen = True          # the loss of its message is reported
+        future.settle(FUTURE_FINISHED, ThreadExitedError(why), True)
 
 
 special_message(run_call, name_of_call, drop_call)

@@ -100,7 +100,7 @@ cdef class LoopFuture:
     def __next__(self):
         if self.is_done():
             raise StopIteration(self.outcome())
-        self.blocking = True
+        self.hand_out()
         return self
 
     @property
@@ -281,6 +281,11 @@ cdef class LoopFuture:
         """Somebody has had the outcome, which was no cancellation; for those who build on this."""
         return 0
 
+    cdef int hand_out(self) except -1:
+        """To a task that awaits it, before there is an outcome."""
+        self.blocking = True
+        return 0
+
     cdef int schedule_callbacks(self) except -1:
         cdef object fn = self.callback
         cdef object context = self.callback_context
@@ -335,7 +340,7 @@ cdef int send(PyObject *awaited, PyObject *nothing, PyObject **result) except -1
         Py_INCREF(outcome)
         result[0] = <PyObject *>outcome
         return PYGEN_RETURN
-    future.blocking = True
+    future.hand_out()
     Py_INCREF(future)
     result[0] = awaited
     return PYGEN_NEXT

@@ -502,6 +502,7 @@ cdef class SpdkThread:
         if not PyCallable_Check(fn):
             raise TypeError(f"a call on {self!r} must be callable, got {type(fn).__name__}")
         future = new_future(self)
+        future.reports = True
         verdict = self._send(run_call, future, fn, args, NOTHING, ())
         if verdict != RING_OK:
             self._refuse(verdict)
