@@ -28,6 +28,7 @@ from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_wait
 from spdkthread.loop_future cimport await_by_sending
 from spdkthread.reactor cimport Reactor
 from spdkthread.ring cimport RING_OK
+from spdkthread.sealed cimport seal
 from spdkthread.thread cimport SpdkThread
 from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 from spdkthread.wake cimport wake_gate
@@ -297,7 +298,7 @@ cdef Port port_of(object loop):
     if port is None:
         port = ports.get(loop)
         if port is None:
-            port = Port(loop)
+            port = new_port(loop)
             try:
                 loop._spdkthread_port = port
             except AttributeError:
@@ -306,6 +307,17 @@ cdef Port port_of(object loop):
     st_recent.port = <PyObject *>port
     st_recent.epoch = now
     return <Port>port
+
+
+cdef Port new_port(object loop):
+    cdef Port port = Port.__new__(Port)
+    cdef Drain drain = Drain.__new__(Drain)
+    drain.port = weakref.ref(port)
+    port.loop = weakref.ref(loop)
+    port.drain_it = drain
+    cores = usable_cores()
+    port.one_core = next(iter(cores)) if len(cores) == 1 else -1
+    return port
 
 
 cdef inline Call unstack(PyObject **each):
@@ -319,12 +331,6 @@ cdef inline Call unstack(PyObject **each):
 
 cdef class Port:
     """The way back to one asyncio loop."""
-
-    def __init__(self, loop):
-        self.loop = weakref.ref(loop)
-        self.drain_it = Drain(self)
-        cores = usable_cores()
-        self.one_core = next(iter(cores)) if len(cores) == 1 else -1
 
     def __del__(self):
         # The loop is gone. Answers that it never took: their futures are gone with it, exceptions are not.
@@ -360,7 +366,13 @@ cdef class Port:
         except RuntimeError:
             self.abandon()          # it is closed
         except BaseException:
-            st_exchange32(&self.due, 0)
+            # A signal's handler raised, perhaps after the loop was told. Those who follow find the stack begun and wake
+            # no loop, so it is told again.
+            try:
+                loop.call_soon_threadsafe(self.drain_it)
+            except Exception:
+                st_exchange32(&self.due, 0)
+                self.abandon()
             raise
         return 0
 
@@ -384,14 +396,17 @@ cdef class Port:
             call = unstack(&each)
             call.home = self
             try:
-                call.deliver(at_once)
-            except (KeyboardInterrupt, SystemExit):
-                self.put_back(each)
+                try:
+                    call.deliver(at_once)
+                except (KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException as error:
+                    self.loop().call_exception_handler(
+                        {"message": "the result of an acall could not be delivered", "exception": error}
+                    )
+            except BaseException:
+                self.put_back(each)     # those behind it have done nothing
                 raise
-            except BaseException as error:
-                self.loop().call_exception_handler(
-                    {"message": "the result of an acall could not be delivered", "exception": error}
-                )
         return 0
 
     cdef int put_back(self, PyObject *each) except -1:
@@ -401,8 +416,14 @@ cdef class Port:
 
     cdef int abandon(self) except -1:
         cdef PyObject *each = self.take()
+        first = None
         while each != NULL:
-            unstack(&each).report()
+            try:
+                unstack(&each).report()
+            except BaseException as error:
+                first = error if first is None else first
+        if first is not None:
+            raise first
         return 0
 
     # Watching
@@ -496,9 +517,6 @@ st_replace_traverse(<PyObject *>Port, traverse)
 cdef class Drain:
     """What the loop is woken with."""
 
-    def __init__(self, port):
-        self.port = weakref.ref(port)
-
     def __call__(self):
         port = self.port()
         if port is not None:
@@ -511,3 +529,8 @@ cdef object usable_cores():
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return range(os.cpu_count() or 1)
+
+
+seal(Call)
+seal(Port)
+seal(Drain)

@@ -2,6 +2,7 @@
 
 from spdkthread.future cimport new_future
 from spdkthread.lib cimport ThreadLib, lib_or_default
+from spdkthread.sealed cimport seal
 from spdkthread.thread cimport SpdkThread
 
 from spdkthread.error_log import describe
@@ -108,3 +109,6 @@ cdef class Iteration:
                 self.cpl()
         finally:
             self.future.set_result(None)
+
+
+seal(Iteration)

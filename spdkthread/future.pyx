@@ -515,8 +515,8 @@ def drop_call(args, why):
 
 
 def drop_future(FutureCore future not None, why):
-    """Settle the future of what will never run."""
-    if future.start():
+    """Settle the future of what will never run, or never end."""
+    if st_load32_acquire(&future.state) == FUTURE_RUNNING or future.start():
         future.seen = True          # the loss of its message is reported
         future.settle(FUTURE_FINISHED, ThreadExitedError(why), True)
 

@@ -953,5 +953,7 @@ cdef object checked_dtype(object ctx_dtype):
     return dtype
 
 
+seal(Unregistration)
+seal(ChannelContext)
 seal(IoChannel)
 seal(IoChannelIter)

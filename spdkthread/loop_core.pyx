@@ -34,6 +34,7 @@ from spdkthread.fds cimport (
 from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_wait
 from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_sharpen_timers, idle_sleep
 from spdkthread.ring cimport MSG_PYTHON, RING_POSITION, ring_ready, ring_slot, ring_slot_at, ring_take
+from spdkthread.sealed cimport seal
 from spdkthread.thread_core cimport (
     ATTENTION_FDS,
     BATCH_SIZE,
@@ -295,8 +296,10 @@ cdef class LoopCore:
                 self.drain_thread()
                 if not self.thread.is_exited and self.thread._coroutines is not None:
                     # Nobody will ever run them on, and somebody may wait for them.
-                    self.thread._coroutines.abandon()
-                    self.drain_thread()
+                    try:
+                        self.thread._coroutines.abandon()
+                    finally:
+                        self.drain_thread()
                 if not self.thread.is_exited:
                     logger.warning("%r is closed, %r is left with pollers or channels", self, self.thread)
 
@@ -850,3 +853,6 @@ def report_failure(loop, handle, error):
     loop.call_exception_handler(
         {"message": f"Exception in callback {source}", "exception": error, "handle": handle}
     )
+
+
+seal(LoopTimer)

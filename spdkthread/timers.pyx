@@ -4,6 +4,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from spdkthread.alloc cimport core_calloc, core_free
+from spdkthread.sealed cimport seal
 
 __all__ = ["TimerHandle", "TimerQueue"]
 
@@ -303,3 +304,6 @@ cdef class TimerQueue:
         """The earliest deadline, or None."""
         cdef uint64_t deadline = timer_next_deadline(&self.c)
         return None if deadline == TIMER_NEVER else deadline
+
+
+seal(TimerHandle)
