@@ -12,7 +12,7 @@ from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.atomics cimport st_exchange32, st_load32_acquire, st_store32_relaxed
-from spdkthread.clock cimport clock_read, period_to_ticks
+from spdkthread.clock cimport clock_read, period_to_ticks, st_ticks
 from spdkthread.future cimport (
     FUTURE_FINISHED,
     FUTURE_NOTIFIED,
@@ -47,6 +47,10 @@ cdef extern from *:
     /* The coroutine that runs on this OS thread, borrowed. Only this module reads and writes it. */
     static _Thread_local void *st_current_coroutine = NULL;
 
+    /* Awaits on this OS thread that no coroutine of ours made, one soon after the other. */
+    static _Thread_local uint32_t st_strays = 0;
+    static _Thread_local uint64_t st_last_stray = 0;
+
     /* The hooks for asynchronous generators of this OS thread, as sys.set_asyncgen_hooks sets them. Its own way to them
        makes a named tuple and parses keywords, at each step of each coroutine. */
     typedef struct { PyObject *first, *finalizer; } st_generator_hooks;
@@ -75,6 +79,8 @@ cdef extern from *:
     void st_set_generator_hooks(generator_hooks *before, PyObject *first, PyObject *finalizer)
     void st_reset_generator_hooks(generator_hooks *before)
     void *st_current_coroutine
+    uint32_t st_strays
+    uint64_t st_last_stray
     int PyGen_NEXT "PYGEN_NEXT"
     int PyGen_RETURN "PYGEN_RETURN"
     int PyIter_Send(object iterator, object value, PyObject **result) except? -1
@@ -87,6 +93,8 @@ cdef int SLEEPERS_AT_ONCE = 64
 
 # So often a coroutine that is being closed hears that it cannot wait any more, before it is left where it waits.
 cdef uint32_t PATIENCE_OF_CLOSE = 100
+# Refusals that lie further apart are not of one loop that goes on in spite of them.
+cdef uint64_t STRAY_TICKS = 1_000_000
 
 cdef object CANCELLED = None        # asyncio.CancelledError, once something is cancelled
 
@@ -106,6 +114,19 @@ cdef object cancelled_error():
 cdef bint in_coroutine() noexcept:
     """Whether a spawned coroutine is running on this OS thread."""
     return st_current_coroutine != NULL
+
+
+cdef bint stray() noexcept:
+    """Whether an await outside a spawned coroutine has been refused often enough.
+
+    A coroutine that was left where it waits is closed by the interpreter when it is freed. One that then awaits again
+    whatever it hears would be told for ever; it has to be handed something for the interpreter to give it up.
+    """
+    global st_strays, st_last_stray
+    cdef uint64_t now = st_ticks()
+    st_strays = st_strays + 1 if now - st_last_stray < STRAY_TICKS else 0
+    st_last_stray = now
+    return st_strays > PATIENCE_OF_CLOSE
 
 
 cdef str name_of(object coro):
@@ -572,6 +593,8 @@ cdef class Suspension:
     def __next__(self):
         cdef Coroutine here
         if st_current_coroutine == NULL:
+            if stray():
+                return self
             raise AwaitError(
                 f"{type(self).__name__.lower()} belongs in a coroutine that was spawned on an SpdkThread; under "
                 "asyncio await asyncio's own"
@@ -741,8 +764,9 @@ cdef class FutureWait(Suspension):
         return 0
 
     cdef int withdraw(self) except -1:
-        self.let_go()
-        self.future.cancel()
+        if self.claimed:            # and not another coroutine's
+            self.let_go()
+            self.future.cancel()
         return 0
 
     cdef object outcome(self):

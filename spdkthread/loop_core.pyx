@@ -35,6 +35,7 @@ from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_wait
 from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_sharpen_timers, idle_sleep
 from spdkthread.ring cimport MSG_PYTHON, RING_POSITION, ring_ready, ring_slot, ring_slot_at, ring_take
 from spdkthread.sealed cimport seal
+from spdkthread.thread cimport SpdkThread
 from spdkthread.thread_core cimport (
     ATTENTION_FDS,
     BATCH_SIZE,
@@ -57,7 +58,7 @@ from spdkthread.timers cimport (
 )
 from spdkthread.wake cimport wake_clear, wake_gate_give_back, wake_gate_take, wake_notify
 
-from spdkthread.errors import WrongThreadError
+from spdkthread.errors import SpdkThreadError, WrongThreadError
 
 __all__ = ["LoopCore"]
 
@@ -251,6 +252,10 @@ cdef class LoopCore:
 
     def _set_up(self, thread, owns_thread, selector, idle, spin_us):
         """Before asyncio's own constructors."""
+        cdef SpdkThread driven = thread
+        if self.gate != NULL:
+            raise SpdkThreadError(f"{self!r} is initialised already")
+        driven._check_ready()
         self.idle_mode = idle_mode_of(idle)
         if self.idle_mode == IDLE_OBJECT:
             raise TypeError(f"idle of an event loop must be 'poll', 'yield' or 'adaptive', got {idle!r}")

@@ -34,6 +34,7 @@ cdef class LoopFuture:
     cdef object __weakref__
 
     cdef int begin(self, object loop) except -1
+    cdef int check_ready(self) except -1
     cdef int refuse_if_done(self) except -1
     cdef int settle(self, object value, bint failed, bint at_once) except -1
     cdef bint try_cancel(self, object message) except -1

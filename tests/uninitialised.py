@@ -16,14 +16,16 @@ import traceback
 import warnings
 
 import spdkthread
+import spdkthread.testing
 from spdkthread import IoDevice, Reactor, SpdkThread, ThreadLib, aio
+
 from spdkthread.testing import ManualClock
 
 # These wait, or run, until something else acts; there is nothing else here.
-WAIT = {"run", "run_forever", "join", "wait", "acquire", "result", "exception", "main", "await_outcome", "check_wait"}
-# These change the process.
-SKIP = {"__class__", "__del__", "__init_subclass__", "__subclasshook__", "__reduce__", "__reduce_ex__", "_die", "_after_fork"}
-PATIENCE_S = 50
+WAIT = {"join", "wait", "result", "exception", "send_msg_wait"}
+RUN = {"run", "run_forever", "start", "run_until_complete", "exit", "__exit__", "stop"}
+SKIP = {"__class__", "__init__", "__new__", "__del__", "__init_subclass__", "__subclasshook__", "__reduce__", "__reduce_ex__"}
+PATIENCE_S = 30
 
 
 def modules():
@@ -62,7 +64,7 @@ def make(cls):
 
 
 def use(name, fn, *args):
-    if name in SKIP or (name in WAIT and not isinstance(fn, type)):
+    if name in WAIT:
         return
     print("   ", name, *(type(arg).__name__ for arg in args), file=TRACE, flush=True)
     outcome = attempt(fn, *args)
@@ -71,8 +73,9 @@ def use(name, fn, *args):
 
 
 def members(target):
-    for name in sorted(set(dir(target))):
-        if name in SKIP:
+    """What a user may call of an object or a module."""
+    for name in sorted(set(getattr(target, "__all__", None) or dir(target))):
+        if name in SKIP or (name[0] == "_" and name[:2] != "__"):
             continue
         value = attempt(getattr, target, name)
         if callable(value):
@@ -89,7 +92,7 @@ def exercise(bare):
         if name in ("result", "exception", "wait", "join"):
             attempt(method, 0)
     for name in sorted(dir(bare)):
-        if name not in SKIP and not callable(attempt(getattr, bare, name)):
+        if name[0] != "_" and not callable(attempt(getattr, bare, name)):
             for value in (None, 1, bare, {}):
                 attempt(setattr, bare, name, value)
 
@@ -105,12 +108,14 @@ def hand_over(bare):
         channel = thread.get_io_channel(device)
         poller = thread.register_poller(lambda: 0)
         targets = [lib, thread, device, reactor, channel, poller, loop, thread.call(int)]
-        targets += [module for module in modules() if module.__name__ != "spdkthread.interrupts"]
+        targets += [spdkthread, aio, spdkthread.testing]
         for target in targets:
             label = getattr(target, "__name__", type(target).__name__)
             for name, member in members(target):
+                if name in WAIT or name in RUN:
+                    continue
                 for args in ((bare,), (bare, bare), (len, bare), (thread, bare), (bare, thread), (bare, len, ())):
-                    use(f"{label}.{name}" if name not in WAIT else name, member, *args)
+                    use(f"{label}.{name}", member, *args)
     for options in ({"lib": bare}, {"clock": bare}, {"thread": bare}, {"idle": bare}):
         for cls in (SpdkThread, IoDevice, Reactor, ThreadLib, aio.EventLoop):
             attempt(cls, **options)
@@ -131,7 +136,7 @@ def hand_over(bare):
 
     for make_one in (await_it, switch_to_it, in_it):
         attempt(thread.spawn, make_one())
-        attempt(lambda: asyncio.run(make_one()))
+        attempt(lambda: asyncio.run(asyncio.wait_for(make_one(), 0.001)))
     attempt(with_it)
     for _ in range(100):
         attempt(thread.poll)
