@@ -206,8 +206,8 @@ cdef class Call(LoopFuture):
     cdef int hand_out(self) except -1:
         if self.awaited:
             raise AwaitError(
-                f"{self!r} on {self.thread!r} is awaited by another task already: an awaitable serves one at a time; the "
-                "others may await it when it is done, or use add_done_callback"
+                f"{self!r} on {self.thread!r} is awaited by another task already: an awaitable serves one at a time; "
+                "the others may await it when it is done, or use add_done_callback"
             )
         self.awaited = True
         self.blocking = True

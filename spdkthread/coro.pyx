@@ -224,7 +224,6 @@ cdef Coroutine new_coroutine(SpdkThread thread, object coro, CoroutineFutureCore
 
 def begin_coroutine(Coroutine coroutine not None):
     """The message that spawns."""
-    cdef object error
     if coroutine.future is None:
         return
     if not coroutine.future.start():
@@ -795,8 +794,9 @@ cdef object asyncio_loop(FutureCore future):
     loop = _get_running_loop()
     if loop is None:
         raise AwaitError(
-            f"{future!r} can be awaited under asyncio and in a coroutine spawned on an SpdkThread, and here is neither: "
-            "another framework waits for its result() in a thread, as with `await trio.to_thread.run_sync(future.result)`"
+            f"{future!r} can be awaited under asyncio and in a coroutine spawned on an SpdkThread, and here is "
+            "neither: another framework waits for its result() in a thread, as with "
+            "`await trio.to_thread.run_sync(future.result)`"
         )
     return loop
 
@@ -1029,8 +1029,7 @@ cdef class CoroutineHome:
             raise first
 
     def close_generators(self):
-        """The thread is about to exit: close what its coroutines began and did not end. Whether it has to wait for that.
-        """
+        """The thread is about to exit: close what its coroutines began and did not end. Whether it waits for that."""
         cdef Coroutine owner
         before = self.generators
         self.generators = {}

@@ -60,7 +60,17 @@ def test_what_only_the_library_makes_is_refused_in_every_way(cls):
 
 def test_the_refused_ones_are_those_that_have_no_constructor():
     names = {cls.__qualname__ for cls in made_by_the_library_only()}
-    assert names >= {"Poller", "FdHandler", "IoChannel", "IoChannelIter", "Call", "Sleep", "Switch", "FdWait", "FutureWait"}
+    assert names >= {
+        "Poller",
+        "FdHandler",
+        "IoChannel",
+        "IoChannelIter",
+        "Call",
+        "Sleep",
+        "Switch",
+        "FdWait",
+        "FutureWait",
+    }
     assert not names & {"SpdkThread", "ThreadLib", "Reactor", "IoDevice", "EventLoop"}
 
 

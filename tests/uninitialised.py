@@ -24,7 +24,16 @@ from spdkthread.testing import ManualClock
 # These wait, or run, until something else acts; there is nothing else here.
 WAIT = {"join", "wait", "result", "exception", "send_msg_wait"}
 RUN = {"run", "run_forever", "start", "run_until_complete", "exit", "__exit__", "stop"}
-SKIP = {"__class__", "__init__", "__new__", "__del__", "__init_subclass__", "__subclasshook__", "__reduce__", "__reduce_ex__"}
+SKIP = {
+    "__class__",
+    "__init__",
+    "__new__",
+    "__del__",
+    "__init_subclass__",
+    "__subclasshook__",
+    "__reduce__",
+    "__reduce_ex__",
+}
 PATIENCE_S = 30
 
 
