@@ -930,10 +930,9 @@ def test_what_two_coroutines_await_at_once_is_an_error_for_the_second(lib, name,
     here, other = lib.create_thread("here"), lib.create_thread("other")
     reader, writer = os.pipe()
     waits = awaitables(here, other, reader)
-    shared = waits[name]
 
     async def main():
-        return await shared
+        return await waits[name]
 
     first = here.spawn(main())
     second = here.spawn(main())
@@ -953,7 +952,7 @@ def test_what_two_coroutines_await_at_once_is_an_error_for_the_second(lib, name,
         poll_until_idle([here, other])
         here.poll()
         assert first.result() == {"call": 0, "spawn": 1}.get(name)
-    del waits, shared
+    waits.clear()
     poll_until_idle([here, other])
     os.close(reader)
     os.close(writer)
@@ -1121,7 +1120,7 @@ def test_so_it_is_on_the_thread_of_an_event_loop_that_runs(use):
     async def main():
         return await asyncio.wrap_future(asyncio.get_running_loop().thread.spawn(use()))
 
-    with pytest.raises(AwaitError, match="spdkthread.aio"):
+    with pytest.raises(AwaitError, match=r"spdkthread\.aio"):
         run_on_our_loop(main())
 
 

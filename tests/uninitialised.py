@@ -18,7 +18,6 @@ import warnings
 import spdkthread
 import spdkthread.testing
 from spdkthread import IoDevice, Reactor, SpdkThread, ThreadLib, aio
-
 from spdkthread.testing import ManualClock
 
 # These wait, or run, until something else acts; there is nothing else here.
@@ -145,10 +144,17 @@ def hand_over(bare):
 
     for make_one in (await_it, switch_to_it, in_it):
         attempt(thread.spawn, make_one())
-        attempt(lambda: asyncio.run(asyncio.wait_for(make_one(), 0.001)))
+        attempt(run_for_a_moment, make_one)
     attempt(with_it)
     for _ in range(100):
         attempt(thread.poll)
+
+
+def run_for_a_moment(make_one):
+    async def main():
+        await asyncio.wait_for(make_one(), 0.001)
+
+    asyncio.run(main())
 
 
 def child(cls):
