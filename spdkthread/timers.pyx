@@ -262,7 +262,7 @@ cdef class TimerQueue:
         """
         if not 0 <= deadline < TIMER_NEVER:
             raise ValueError(f"deadline must be a tick, got {deadline}")
-        cdef TimerHandle handle = TimerHandle()
+        cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
         handle.c.handle = <PyObject *>handle
         handle.item = item
         handle.owner = self
