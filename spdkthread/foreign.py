@@ -1,9 +1,10 @@
 """What a spawned coroutine cannot await, by name: the things of asyncio, whose loop does not run it, and all others.
 
 A wait of asyncio's begins in one of three ways. Most look for the running loop first and raise a RuntimeError, or
-stumble over None, where there is none; some find a loop (the main thread's, or one that polls the coroutine's SpdkThread) and
-yield a future of it; ``asyncio.sleep(0)`` yields None. The first ones have raised by the time this library hears of it,
-so it is the coroutine's outcome that becomes an `AwaitError`; where something was yielded it is raised at the await.
+stumble over None, where there is none; some find a loop (the main thread's, or one that polls the coroutine's
+SpdkThread) and yield a future of it; ``asyncio.sleep(0)`` yields None. The first ones have raised by the time this
+library hears of it, so it is the coroutine's outcome that becomes an `AwaitError`; where something was yielded it is
+raised at the await.
 """
 
 import inspect
