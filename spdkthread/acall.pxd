@@ -41,6 +41,7 @@ cdef class Call(LoopFuture):
     cdef uint64_t number            # of the port's calls
     cdef object answer              # of fn: the result, or the exception when `raised`
     cdef bint raised
+    cdef bint awaited               # a task waits for it
     cdef PyObject *below            # on the port's stack
 
     cdef object perform(self)

@@ -23,17 +23,18 @@ from spdkthread.atomics cimport (
 )
 from spdkthread.clock cimport st_ticks
 from spdkthread.coro cimport in_coroutine
-from spdkthread.future cimport FUTURE_FINISHED, FutureCore, new_future
+from spdkthread.future cimport FUTURE_FINISHED, FutureCore, error_for_await, new_future
 from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_wait
 from spdkthread.loop_future cimport await_by_sending
 from spdkthread.reactor cimport Reactor
 from spdkthread.ring cimport RING_OK
+from spdkthread.sealed cimport seal
 from spdkthread.thread cimport SpdkThread
 from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 from spdkthread.wake cimport wake_gate
 
 from spdkthread.error_log import describe
-from spdkthread.errors import ThreadExitedError
+from spdkthread.errors import AwaitError, ThreadExitedError
 from spdkthread.messages import special_message
 
 __all__ = ["acall"]
@@ -98,9 +99,10 @@ def acall(SpdkThread thread not None, fn, tuple args):
         load()
     loop = running_loop()
     if loop is None:
-        raise RuntimeError(
+        raise AwaitError(
             f"no running event loop: acall on {thread!r} belongs in a coroutine, under asyncio or spawned on an "
-            "SpdkThread; elsewhere use call"
+            "SpdkThread; elsewhere use call, and under another framework wait for its result() in a thread, as with "
+            "`await trio.to_thread.run_sync(future.result)`"
         )
     port = port_of(loop)
     call = Call.__new__(Call)
@@ -160,7 +162,7 @@ def run_in_context(FutureCore future not None, fn, tuple args, context):
         finally:
             PyContext_Exit(context)
     except BaseException as error:
-        future.settle(FUTURE_FINISHED, error, True)
+        future.fail(error, fn)
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
     else:
@@ -193,12 +195,19 @@ cdef class Call(LoopFuture):
             self.report()           # cancelled while it ran
             return 0
         answer, self.answer = self.answer, None
-        if self.raised and isinstance(answer, StopIteration):
-            # It would end the coroutine that awaits it; the wording is asyncio's own.
-            stopped = RuntimeError("StopIteration interacts badly with generators and cannot be raised into a Future")
-            stopped.__cause__ = answer
-            answer = stopped
+        if self.raised:
+            answer = error_for_await(answer)
         return self.settle(answer, self.raised, at_once)
+
+    cdef int hand_out(self) except -1:
+        if self.awaited:
+            raise AwaitError(
+                f"{self!r} on {self.thread!r} is awaited by another task already: an awaitable serves one at a time; "
+                "the others may await it when it is done, or use add_done_callback"
+            )
+        self.awaited = True
+        self.blocking = True
+        return 0
 
     cdef int had(self) except -1:
         if self.home is not None and self.number > self.home.consumed:
@@ -259,8 +268,7 @@ def name_in_context(args):
 
 
 def drop_in_context(args, why):
-    if args[0].set_running_or_notify_cancel():
-        args[0].set_exception(ThreadExitedError(why))
+    args[0]._never_ran(why)
 
 
 special_message(run, name_of_call, drop_call)
@@ -286,7 +294,7 @@ cdef Port port_of(object loop):
     if port is None:
         port = ports.get(loop)
         if port is None:
-            port = Port(loop)
+            port = new_port(loop)
             try:
                 loop._spdkthread_port = port
             except AttributeError:
@@ -295,6 +303,17 @@ cdef Port port_of(object loop):
     st_recent.port = <PyObject *>port
     st_recent.epoch = now
     return <Port>port
+
+
+cdef Port new_port(object loop):
+    cdef Port port = Port.__new__(Port)
+    cdef Drain drain = Drain.__new__(Drain)
+    drain.port = weakref.ref(port)
+    port.loop = weakref.ref(loop)
+    port.drain_it = drain
+    cores = usable_cores()
+    port.one_core = next(iter(cores)) if len(cores) == 1 else -1
+    return port
 
 
 cdef inline Call unstack(PyObject **each):
@@ -308,12 +327,6 @@ cdef inline Call unstack(PyObject **each):
 
 cdef class Port:
     """The way back to one asyncio loop."""
-
-    def __init__(self, loop):
-        self.loop = weakref.ref(loop)
-        self.drain_it = Drain(self)
-        cores = usable_cores()
-        self.one_core = next(iter(cores)) if len(cores) == 1 else -1
 
     def __del__(self):
         # The loop is gone. Answers that it never took: their futures are gone with it, exceptions are not.
@@ -349,7 +362,13 @@ cdef class Port:
         except RuntimeError:
             self.abandon()          # it is closed
         except BaseException:
-            st_exchange32(&self.due, 0)
+            # A signal's handler raised, perhaps after the loop was told. Those who follow find the stack begun and wake
+            # no loop, so it is told again.
+            try:
+                loop.call_soon_threadsafe(self.drain_it)
+            except Exception:
+                st_exchange32(&self.due, 0)
+                self.abandon()
             raise
         return 0
 
@@ -373,14 +392,17 @@ cdef class Port:
             call = unstack(&each)
             call.home = self
             try:
-                call.deliver(at_once)
-            except (KeyboardInterrupt, SystemExit):
-                self.put_back(each)
+                try:
+                    call.deliver(at_once)
+                except (KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException as error:
+                    self.loop().call_exception_handler(
+                        {"message": "the result of an acall could not be delivered", "exception": error}
+                    )
+            except BaseException:
+                self.put_back(each)     # those behind it have done nothing
                 raise
-            except BaseException as error:
-                self.loop().call_exception_handler(
-                    {"message": "the result of an acall could not be delivered", "exception": error}
-                )
         return 0
 
     cdef int put_back(self, PyObject *each) except -1:
@@ -390,8 +412,14 @@ cdef class Port:
 
     cdef int abandon(self) except -1:
         cdef PyObject *each = self.take()
+        first = None
         while each != NULL:
-            unstack(&each).report()
+            try:
+                unstack(&each).report()
+            except BaseException as error:
+                first = error if first is None else first
+        if first is not None:
+            raise first
         return 0
 
     # Watching
@@ -485,9 +513,6 @@ st_replace_traverse(<PyObject *>Port, traverse)
 cdef class Drain:
     """What the loop is woken with."""
 
-    def __init__(self, port):
-        self.port = weakref.ref(port)
-
     def __call__(self):
         port = self.port()
         if port is not None:
@@ -500,3 +525,8 @@ cdef object usable_cores():
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return range(os.cpu_count() or 1)
+
+
+seal(Call)
+seal(Port)
+seal(Drain)

@@ -4,10 +4,10 @@
 """
 
 import itertools
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
+from concurrent.futures import wait as wait_for_all
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from spdkthread.coro import fd_ready, sleep_us, switch_to
@@ -63,16 +63,13 @@ class ThreadExecutor(Executor):
             self._threads: Callable[[], Iterable[SpdkThread]] = lambda: fixed
         else:
             self._threads = threads
-        self._lock = threading.Lock()
-        self._unfinished: dict[Future, SpdkThread] = {}
-        self._running: dict[SpdkThread, int] = {}
-        self._waiting: dict[SpdkThread, deque] = {}
+        self._places: dict[int, _Place] = {}
         self._turn = itertools.count()
         self._shut = False
-        self._all_done = threading.Condition(self._lock)
 
     def __repr__(self) -> str:
-        state = "shut down" if self._shut else f"{len(self._unfinished)} calls under way"
+        under_way = sum(len(place.under_way) for place in list(self._places.values()))
+        state = "shut down" if self._shut else f"{under_way} calls under way"
         return f"<ThreadExecutor of {len(tuple(self._threads()))} threads, {state}>"
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
@@ -84,24 +81,28 @@ class ThreadExecutor(Executor):
             After `shutdown`.
         ThreadExitedError
             When none of the threads takes calls any more.
+        TypeError
+            When the function that names the threads returns something else.
         """
-        with self._lock:
-            if self._shut:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            candidates = self._by_load()
-            for thread in candidates:
-                future = make_future(thread)
-                self._unfinished[future] = thread
-                self._running[thread] = self._running.get(thread, 0) + 1
-                try:
-                    self._place(thread, (future, fn, args, kwargs))
-                    break
-                except ThreadExitedError:
-                    self._forget(future)
+        self._refuse_if_shut()
+        for place in self._by_load():
+            future = make_future(place.thread)
+            place.under_way[id(future)] = future
+            try:
+                future.add_done_callback(place.finished)
+                # After it was entered: shutdown() looks the other way round, and one of the two sees the other.
+                self._refuse_if_shut()
+                place.take_in(future, fn, args, kwargs)
+            except ThreadExitedError:
+                place.finished(future)
+            except BaseException:
+                # Not begun, it never runs: who called has no future of it.
+                future.cancel()
+                place.finished(future)
+                raise
             else:
-                raise ThreadExitedError("no thread of this executor takes calls any more")
-        future.add_done_callback(self._finished)
-        return future
+                return future
+        raise ThreadExitedError("no thread of this executor takes calls any more")
 
     def map(self, fn, *iterables, timeout=None, chunksize=1, **options):
         """As in the standard library; with a `chunksize` above 1, so many calls are one message."""
@@ -122,66 +123,113 @@ class ThreadExecutor(Executor):
         WrongThreadError
             When waiting would hold up the OS thread that has to run them.
         """
-        with self._lock:
-            self._shut = True
-            pending = list(self._unfinished) if cancel_futures else []
-        for future in pending:
-            future.cancel()
+        self._shut = True
+        if cancel_futures:
+            for _, future in self._under_way():
+                future.cancel()
         if not wait:
             return
-        with self._lock:
-            for future, thread in self._unfinished.items():
-                if not future.done() and thread._is_driven_here():
+        while under_way := self._under_way():
+            for place, future in under_way:
+                if not future.done() and place.thread._is_driven_here():
                     raise WrongThreadError(
-                        f"waiting for {self!r} here would stop {thread!r}, which has to run its calls"
+                        f"waiting for {self!r} here would stop {place.thread!r}, which has to run its calls"
                     )
-            while self._unfinished:
-                self._all_done.wait()
+                place.give_up(future)
+            wait_for_all([future for _, future in under_way])
+            for place, future in under_way:
+                place.finished(future)
 
-    # Inside. The lock is not held while anything of the user's runs.
+    # Inside. There is no lock: a collection may run a destructor in any of these lines, and that may cancel a future of
+    # this executor, or submit to it. What is shared is changed by single operations of dicts and deques.
 
-    def _by_load(self) -> list[SpdkThread]:
+    def _refuse_if_shut(self) -> None:
+        if self._shut:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def _under_way(self) -> list[tuple["_Place", Any]]:
+        return [(place, future) for place in list(self._places.values()) for future in list(place.under_way.values())]
+
+    def _by_load(self) -> list["_Place"]:
         """The threads, the least loaded first; of equal ones another each time."""
-        threads = list(self._threads())
-        if len(threads) < 2:
-            return threads
-        first = next(self._turn) % len(threads)
-        threads = threads[first:] + threads[:first]
-        return sorted(threads, key=lambda one: self._running.get(one, 0) + one.pending_msgs)
+        places = [self._place_of(thread) for thread in self._threads()]
+        if len(places) < 2:
+            return places
+        first = next(self._turn) % len(places)
+        places = places[first:] + places[:first]
+        return sorted(places, key=_Place.load)
 
-    def _place(self, thread: SpdkThread, work: tuple) -> None:
-        waiting = self._waiting.get(thread)
-        if not waiting:
+    def _place_of(self, thread: SpdkThread) -> "_Place":
+        place = self._places.get(id(thread))
+        if place is not None:
+            return place
+        if not isinstance(thread, SpdkThread):
+            raise TypeError(f"threads must be SpdkThreads, got {type(thread).__name__}")
+        # Those that are over: nothing is under way there, and nothing goes there any more.
+        for key, old in list(self._places.items()):
+            if old.thread.is_exited and not old.under_way:
+                self._places.pop(key, None)
+        return self._places.setdefault(id(thread), _Place(thread))
+
+
+class _Work:
+    """A submitted call that found the ring full. Equal to itself only."""
+
+    __slots__ = ("args", "fn", "future", "kwargs")
+
+    def __init__(self, future: FutureCore, fn: Callable, args: tuple, kwargs: dict) -> None:
+        self.future, self.fn, self.args, self.kwargs = future, fn, args, kwargs
+
+
+class _Place:
+    """One thread of an executor: what is under way there, and what waits for room in its ring."""
+
+    __slots__ = ("thread", "under_way", "waiting")
+
+    def __init__(self, thread: SpdkThread) -> None:
+        self.thread = thread
+        self.under_way: dict[int, FutureCore] = {}  # by id(): a future is no other one
+        self.waiting: deque[_Work] = deque()
+
+    def load(self) -> int:
+        return len(self.under_way) + self.thread.pending_msgs
+
+    def take_in(self, future: Any, fn: Callable, args: tuple, kwargs: dict) -> None:
+        if not self.waiting:
             try:
-                thread.send_msg(_run, *work)
+                self.thread.send_msg(_run, future, fn, args, kwargs)
                 return
             except RingFullError:
                 pass
         # Behind what waits already. The message that fetches it cannot be refused for want of room.
-        if waiting is None:
-            waiting = self._waiting[thread] = deque()
-        waiting.append(work)
-        thread._send_library_msg(_fetch, self, thread)
+        work = _Work(future, fn, args, kwargs)
+        self.waiting.append(work)
+        try:
+            self.thread._send_library_msg(_fetch, self)
+        except BaseException as refused:
+            # There is one message for each that waits, and this one has none: the first that waits goes.
+            first = self.next()
+            if first is work or first is None:
+                raise
+            first.future._never_ran(f"{describe(first.fn)} never ran: {refused}")
 
-    def _take(self, thread: SpdkThread) -> tuple | None:
-        with self._lock:
-            waiting = self._waiting.get(thread)
-            return waiting.popleft() if waiting else None
+    def next(self) -> _Work | None:
+        try:
+            return self.waiting.popleft()
+        except IndexError:
+            return None
 
-    def _forget(self, future: Future) -> None:
-        thread = self._unfinished.pop(future, None)
-        if thread is not None:
-            left = self._running[thread] - 1
-            if left:
-                self._running[thread] = left
-            else:
-                del self._running[thread]
-            if not self._unfinished:
-                self._all_done.notify_all()
+    def finished(self, future: Any) -> None:
+        self.under_way.pop(id(future), None)
 
-    def _finished(self, future: Future) -> None:
-        with self._lock:
-            self._forget(future)
+    def give_up(self, future: Any) -> None:
+        """Settle a call that cannot run any more: its thread was left behind by a fork."""
+        if self.thread.is_exited and not future.done():
+            try:
+                future._never_ran(f"a call on {self.thread!r} never ran: its thread has ended")
+            except Exception:
+                if not future.done():
+                    raise
 
 
 def _run(future: FutureCore, fn, args: tuple, kwargs: dict) -> None:
@@ -200,11 +248,11 @@ def _run(future: FutureCore, fn, args: tuple, kwargs: dict) -> None:
         future.set_result(result)
 
 
-def _fetch(executor: ThreadExecutor, thread: SpdkThread) -> None:
+def _fetch(place: _Place) -> None:
     """The message of a call that found the ring full."""
-    work = executor._take(thread)
+    work = place.next()
     if work is not None:
-        _run(*work)
+        _run(work.future, work.fn, work.args, work.kwargs)
 
 
 def _name(args: tuple) -> str:
@@ -216,9 +264,9 @@ def _drop(args: tuple, why: str) -> None:
 
 
 def _drop_fetch(args: tuple, why: str) -> None:
-    work = args[0]._take(args[1])
+    work = args[0].next()
     if work is not None:
-        _drop(work, why)
+        work.future._never_ran(why)
 
 
 special_message(_run, _name, _drop)

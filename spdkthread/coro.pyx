@@ -1,23 +1,29 @@
 """Coroutines on an SpdkThread. See ``coro.pxd``."""
 
-import inspect
+cimport cython
+
+import weakref
+from collections.abc import AsyncGenerator as AsyncGeneratorABC
 from collections.abc import Coroutine as CoroutineABC
+from types import CoroutineType
 
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport uint32_t, uint64_t
 
-from spdkthread.atomics cimport st_load32_acquire, st_store32_relaxed
-from spdkthread.clock cimport clock_read, period_to_ticks
+from spdkthread.atomics cimport st_exchange32, st_load32_acquire, st_store32_relaxed
+from spdkthread.clock cimport clock_read, period_to_ticks, st_ticks
 from spdkthread.future cimport (
     FUTURE_FINISHED,
     FUTURE_NOTIFIED,
     FUTURE_RUNNING,
     FutureCore,
+    error_for_await,
     new_future_of,
 )
 from spdkthread.poller cimport POLLER_WAITING
 from spdkthread.ring cimport RING_OK
+from spdkthread.sealed cimport seal
 from spdkthread.thread cimport SpdkThread
 from spdkthread.timers cimport (
     TIMER_NEVER,
@@ -41,8 +47,41 @@ cdef extern from *:
     """
     /* The coroutine that runs on this OS thread, borrowed. Only this module reads and writes it. */
     static _Thread_local void *st_current_coroutine = NULL;
+
+    /* Awaits on this OS thread that no coroutine of ours made, one soon after the other. */
+    static _Thread_local uint32_t st_strays = 0;
+    static _Thread_local uint64_t st_last_stray = 0;
+
+    /* The hooks for asynchronous generators of this OS thread, as sys.set_asyncgen_hooks sets them. Its own way to them
+       makes a named tuple and parses keywords, at each step of each coroutine. */
+    typedef struct { PyObject *first, *finalizer; } st_generator_hooks;
+
+    static inline void st_set_generator_hooks(st_generator_hooks *before, PyObject *first, PyObject *finalizer) {
+        PyThreadState *here = PyThreadState_Get();
+        before->first = here->async_gen_firstiter;
+        before->finalizer = here->async_gen_finalizer;
+        Py_INCREF(first);
+        Py_INCREF(finalizer);
+        here->async_gen_firstiter = first;
+        here->async_gen_finalizer = finalizer;
+    }
+    static inline void st_reset_generator_hooks(st_generator_hooks *before) {
+        PyThreadState *here = PyThreadState_Get();
+        PyObject *first = here->async_gen_firstiter;
+        PyObject *finalizer = here->async_gen_finalizer;
+        here->async_gen_firstiter = before->first;
+        here->async_gen_finalizer = before->finalizer;
+        Py_XDECREF(first);
+        Py_XDECREF(finalizer);
+    }
     """
+    ctypedef struct generator_hooks "st_generator_hooks":
+        pass
+    void st_set_generator_hooks(generator_hooks *before, PyObject *first, PyObject *finalizer)
+    void st_reset_generator_hooks(generator_hooks *before)
     void *st_current_coroutine
+    uint32_t st_strays
+    uint64_t st_last_stray
     int PyGen_NEXT "PYGEN_NEXT"
     int PyGen_RETURN "PYGEN_RETURN"
     int PyIter_Send(object iterator, object value, PyObject **result) except? -1
@@ -53,7 +92,15 @@ cdef extern from *:
 # Sleepers whose time has come that are resumed in one poll; the others follow in the next one.
 cdef int SLEEPERS_AT_ONCE = 64
 
+# So often a coroutine that is being closed hears that it cannot wait any more, before it is left where it waits.
+cdef uint32_t PATIENCE_OF_CLOSE = 100
+# Refusals that lie further apart are not of one loop that goes on in spite of them.
+cdef uint64_t STRAY_TICKS = 1_000_000
+
 cdef object CANCELLED = None        # asyncio.CancelledError, once something is cancelled
+
+# id() of each coroutine that was spawned and has not ended -> id() of its Coroutine. Changed by single operations only.
+cdef dict spawned = {}
 
 
 cdef object cancelled_error():
@@ -70,8 +117,22 @@ cdef bint in_coroutine() noexcept:
     return st_current_coroutine != NULL
 
 
+cdef bint stray() noexcept:
+    """Whether an await outside a spawned coroutine has been refused often enough.
+
+    A coroutine that was left where it waits is closed by the interpreter when it is freed. One that then awaits again
+    whatever it hears would be told for ever; it has to be handed something for the interpreter to give it up.
+    """
+    global st_strays, st_last_stray
+    cdef uint64_t now = st_ticks()
+    st_strays = st_strays + 1 if now - st_last_stray < STRAY_TICKS else 0
+    st_last_stray = now
+    return st_strays > PATIENCE_OF_CLOSE
+
+
 cdef str name_of(object coro):
-    return getattr(coro, "__qualname__", None) or type(coro).__qualname__
+    name = getattr(coro, "__qualname__", None)
+    return name if isinstance(name, str) and name else type(coro).__qualname__
 
 
 # Spawning
@@ -93,14 +154,18 @@ cdef class CoroutineFutureCore(FutureCore):
             False when the coroutine has ended already.
         """
         cdef Coroutine coroutine
+        cdef SpdkThread home
         if self.try_cancel():
             return True
-        coroutine = self.coroutine
+        # The coroutine's thread lets go of it, and moves it, meanwhile.
+        with cython.critical_section(self):
+            coroutine = self.coroutine
         if coroutine is None or self.is_done():
             return False
-        if not coroutine.home._is_here() or coroutine.running:
+        home = coroutine.home_now()
+        if not home._is_here() or coroutine.running:
             try:
-                coroutine.home._post(cancel_here, coroutine)
+                home._post(cancel_here, coroutine)
             except ThreadExitedError:
                 return False
         else:
@@ -108,8 +173,12 @@ cdef class CoroutineFutureCore(FutureCore):
         return True
 
     cdef int settle(self, uint32_t state, object value, bint failed) except -1:
-        self.coroutine = None
+        with cython.critical_section(self):
+            self.coroutine = None
         return FutureCore.settle(self, state, value, failed)
+
+    cdef str failure(self):
+        return "coroutine of"
 
 
 cdef object future_class = None
@@ -121,29 +190,47 @@ def spawn(SpdkThread thread not None, coro):
     cdef Coroutine coroutine
     cdef CoroutineFutureCore future
     cdef int verdict
-    if not (inspect.iscoroutine(coro) or isinstance(coro, CoroutineABC)):
+    if type(coro) is CoroutineType:
+        if coro.cr_running or coro.cr_suspended or coro.cr_frame is None:
+            raise AwaitError(
+                f"coroutine {name_of(coro)} has begun already and cannot be spawned on {thread!r}: a coroutine runs "
+                "once, make another one"
+            )
+    elif not isinstance(coro, CoroutineABC):
         raise TypeError(f"spawn on {thread!r} needs a coroutine, got {type(coro).__name__}")
     if future_class is None:
         future_class = mixed("CoroutineFuture", CoroutineFutureCore, CoroutineFutureCore.__doc__)
     future = <CoroutineFutureCore>new_future_of(future_class, thread._weak)
-    coroutine = Coroutine.__new__(Coroutine)
-    coroutine.coro = coro
-    coroutine.context = PyContext_CopyCurrent()
-    coroutine.future = future
-    coroutine.home = thread
-    future.coroutine = coroutine
+    coroutine = new_coroutine(thread, coro, future)
+    coroutine.note()
     verdict = thread._send_one(begin_coroutine, coroutine)
     if verdict != RING_OK:
+        coroutine.unnote()
         coroutine.future = None
         future.coroutine = None
         thread._refuse(verdict)
     return future
 
 
+cdef Coroutine new_coroutine(SpdkThread thread, object coro, CoroutineFutureCore future):
+    cdef Coroutine coroutine = Coroutine.__new__(Coroutine)
+    coroutine.coro = coro
+    coroutine.context = PyContext_CopyCurrent()
+    coroutine.future = future
+    coroutine.home = thread
+    future.coroutine = coroutine
+    return coroutine
+
+
 def begin_coroutine(Coroutine coroutine not None):
     """The message that spawns."""
+    if coroutine.future is None:
+        return
     if not coroutine.future.start():
-        coroutine.coro.close()      # cancelled before it ran: it never runs
+        # Cancelled before it ran: it never runs.
+        coroutine.future = None
+        coroutine.unnote()
+        coroutine.coro.close()
         return
     coroutine.settle_in()
     coroutine.step()
@@ -154,6 +241,7 @@ def resume(Suspension suspension not None):
     cdef Coroutine coroutine = suspension.coroutine
     if coroutine is not None and coroutine.waiting is suspension:
         coroutine.waiting = None
+        suspension.stage = SUSPENSION_DUE
         if not coroutine.settled:
             coroutine.settle_in()
         coroutine.step()
@@ -161,7 +249,7 @@ def resume(Suspension suspension not None):
 
 def cancel_here(Coroutine coroutine not None):
     """On the coroutine's thread: throw the cancellation into it; elsewhere: follow it there."""
-    if coroutine.future.is_done():
+    if coroutine.future is None or coroutine.future.is_done():
         return
     if not coroutine.home._is_here():
         coroutine.home._post(cancel_here, coroutine)
@@ -198,35 +286,127 @@ cdef class Coroutine:
     """A coroutine on an SpdkThread."""
 
     def __repr__(self):
-        return f"<coroutine {name_of(self.coro)} of {self.home.name!r}>"
+        return f"<coroutine {self.call_it()} of {self.home_now().name!r}>"
 
     def __del__(self):
-        self.abandon(f"{name_of(self.coro)} never ended: its thread has ended")
+        self.abandon(f"{self.call_it()} never ended: its thread has ended")
+
+    def __call__(self, generator):
+        """An asynchronous generator that it began was dropped before its end: close it, on the coroutine's thread.
+
+        The interpreter calls this, on any OS thread.
+        """
+        close_generator(self, generator)
 
     @property
     def name(self):
         """The coroutine function's name."""
-        return name_of(self.coro)
+        return self.call_it()
+
+    cdef str call_it(self):
+        return name_of(self.coro) if self.label is None else self.label
+
+    cdef SpdkThread home_now(self):
+        """Its home, for other OS threads: it may be moving."""
+        with cython.critical_section(self):
+            return self.home
+
+    cdef int go_home(self, SpdkThread home) except -1:
+        with cython.critical_section(self):
+            self.home = home
+        return 0
+
+    cdef int note(self) except -1:
+        """It is spawned: nothing else may be made of its coroutine meanwhile."""
+        if spawned.setdefault(id(self.coro), id(self)) != id(self):
+            self.future = None
+            raise AwaitError(
+                f"coroutine {self.call_it()} was spawned already and cannot be spawned on {self.home!r}: a coroutine "
+                "runs once, make another one"
+            )
+        self.noted = True
+        return 0
+
+    cdef int unnote(self) except -1:
+        if self.noted:
+            self.noted = False
+            del spawned[id(self.coro)]
+        return 0
 
     def abandon(self, why):
-        """It will never run on."""
+        """It will never run on: it is closed, and its future hears why.
+
+        What it raises then goes where the exceptions of callbacks go; KeyboardInterrupt and SystemExit leave this as
+        well, at the end.
+        """
         cdef FutureCore future = self.future
         cdef Suspension waiting = self.waiting
+        cdef object error = None
+        cdef object ended
         if self.running:
             return
         self.future = None
         self.waiting = None
-        if waiting is not None and not isinstance(waiting, FdWait):     # the set of descriptors ends with the thread
-            waiting.withdraw()
+        # Elsewhere the set of descriptors ends with the thread.
+        if waiting is not None and (not isinstance(waiting, FdWait) or self.home._is_here()):
+            try:
+                waiting.give_up()
+            except BaseException as failure:
+                self.report("could not be taken out of its wait", failure)
         self.move_out()
-        if future is None or future.is_done():
+        self.unnote()
+        if future is None:
             return
-        if st_load32_acquire(&future.state) != FUTURE_RUNNING:
-            future.start()
-        if not future.is_done():
-            future.settle(FUTURE_FINISHED, ThreadExitedError(why), True)
-            future.retrieve()       # the end of the thread is reported where it happens
-        self.coro.close()
+        error = self.close(True)
+        if error is not None and error is not self.refusal:
+            self.report("failed while it was closed, as its thread has ended", error)
+        try:
+            if not future.is_done() and st_load32_acquire(&future.state) != FUTURE_RUNNING:
+                future.start()
+            if not future.is_done():
+                ended = ThreadExitedError(why)
+                ended.__cause__ = error
+                future.settle(FUTURE_FINISHED, ended, True)
+                future.retrieve()       # the end of the thread is reported where it happens
+        except Exception as failure:
+            if not future.is_done():    # it was cancelled meanwhile, from elsewhere
+                self.report("could not be ended", failure)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
+
+    cdef object close(self, bint begun):
+        """Have it end without waiting for anything; what it raised, or None. Not `begun`: it runs now for the first
+        time."""
+        cdef generator_hooks hooks
+        cdef void *outer = outer_coroutine()
+        self.closing = 1
+        self.running = True
+        PyContext_Enter(self.context)
+        set_current_coroutine(<void *><PyObject *>self)
+        st_set_generator_hooks(&hooks, <PyObject *>first_step, <PyObject *>self)
+        try:
+            if begun:
+                self.coro.close()
+            else:
+                self.coro.send(None)
+                raise RuntimeError(f"{self.call_it()} goes on waiting while it is closed")
+        except StopIteration:
+            return None
+        except BaseException as error:
+            return error
+        finally:
+            st_reset_generator_hooks(&hooks)
+            set_current_coroutine(outer)
+            PyContext_Exit(self.context)
+            self.running = False
+        return None
+
+    cdef int report(self, str message, object error) except -1:
+        cdef SpdkThread home = self.home_now()
+        home.lib._report(
+            f"coroutine {self.call_it()} of thread {home.name!r} {message}", error, home, "fn", None,
+        )
+        return 0
 
     cdef int settle_in(self) except -1:
         """On the thread that it has come to."""
@@ -262,10 +442,12 @@ cdef class Coroutine:
         cdef object handed_out
         cdef object error
         cdef void *outer = outer_coroutine()
+        cdef generator_hooks hooks
         cdef int state
         self.running = True
         PyContext_Enter(self.context)
         set_current_coroutine(<void *><PyObject *>self)
+        st_set_generator_hooks(&hooks, <PyObject *>first_step, <PyObject *>self)
         try:
             while True:
                 try:
@@ -284,10 +466,14 @@ cdef class Coroutine:
                 except StopIteration as stop:       # from throw
                     self.end(stop.value, None)
                     return 0
+                except (KeyboardInterrupt, SystemExit) as stop:
+                    self.end(None, stop)
+                    raise
+                except (RuntimeError, AttributeError) as failure:
+                    self.end(None, name_asyncio(self, failure))
+                    return 0
                 except BaseException as failure:
                     self.end(None, failure)
-                    if isinstance(failure, (KeyboardInterrupt, SystemExit)):
-                        raise
                     return 0
                 if self.throwing is not None:
                     continue                        # it was cancelled while it ran
@@ -296,25 +482,36 @@ cdef class Coroutine:
                         if self.suspend_on(<Suspension>handed_out):
                             return 0
                     elif handed_out is None:
+                        refuse_asyncio(self)
                         if self.suspend_on(Suspension.__new__(Suspension)):
                             return 0
                     else:
                         self.throwing = foreign(self, handed_out)
                 except Exception as refused:
-                    self.waiting = None
                     self.throwing = refused
         finally:
+            st_reset_generator_hooks(&hooks)
             set_current_coroutine(outer)
             PyContext_Exit(self.context)
             self.running = False
 
     cdef bint suspend_on(self, Suspension suspension) except -1:
         """Begin to wait; False when there is nothing to wait for."""
-        suspension.coroutine = self
+        # One that was yielded by hand, not awaited, is taken here.
+        if not suspension.hand_out(self):
+            if suspension.coroutine is not self or suspension.stage != SUSPENSION_HANDED_OUT:
+                raise suspension.refuse(self)
+        suspension.stage = SUSPENSION_WAITING
         self.waiting = suspension
-        if suspension.begin(self):
-            return True
+        try:
+            if suspension.begin(self):
+                return True
+        except BaseException:
+            self.waiting = None
+            suspension.give_up()
+            raise
         self.waiting = None
+        suspension.stage = SUSPENSION_DUE
         return False
 
     cdef int interrupt(self, object error) except -1:
@@ -324,13 +521,16 @@ cdef class Coroutine:
         if waiting is None or self.running or not self.settled:
             return 0                # it runs, or is on its way: delivered at its next wait, or at its arrival
         self.waiting = None
-        waiting.withdraw()
-        self.step()
+        try:
+            waiting.give_up()
+        finally:
+            self.step()
         return 0
 
     cdef int end(self, object value, object error) except -1:
         cdef FutureCore future = self.future
         self.move_out()
+        self.unnote()
         self.future = None
         self.waiting = None
         if error is None:
@@ -338,10 +538,7 @@ cdef class Coroutine:
         elif isinstance(error, cancelled_error()):
             future.settle(FUTURE_NOTIFIED, None, False)
         else:
-            future.note_failure(error, self.coro)
-            future.settle(FUTURE_FINISHED, error, True)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                future.retrieve()       # it is raised on
+            future.fail(error, self.coro)
         return 0
 
 
@@ -354,15 +551,30 @@ cdef inline void set_current_coroutine(void *coroutine) noexcept:
     st_current_coroutine = coroutine
 
 
+# What is not ours. See `spdkthread.foreign`.
+
 cdef object foreign(Coroutine coroutine, object awaited):
     """Why something of another framework cannot be awaited."""
-    if hasattr(awaited, "_asyncio_future_blocking"):
-        awaited._asyncio_future_blocking = False
-        return AwaitError(
-            f"{coroutine!r} awaited {awaited!r} of asyncio, whose loop does not run here: await what spdkthread.aio "
-            "has, a future from call() or spawn(), or have the coroutine run by an aio.EventLoop"
-        )
-    return AwaitError(f"{coroutine!r} awaited {awaited!r}, which is nothing that an SpdkThread can wait for")
+    from spdkthread.foreign import refusal
+
+    return refusal(coroutine, coroutine.coro, awaited)
+
+
+cdef int refuse_asyncio(Coroutine coroutine) except -1:
+    """A bare None was yielded: a turn, unless it is asyncio that asks for one of its loop."""
+    from spdkthread.foreign import refuse_turn
+
+    refuse_turn(coroutine, coroutine.coro)
+    return 0
+
+
+cdef object name_asyncio(Coroutine coroutine, object failure):
+    """What a coroutine ended by: an AwaitError when asyncio missed its loop."""
+    if type(failure) is AwaitError:
+        return failure
+    from spdkthread.foreign import explained
+
+    return explained(coroutine, failure)
 
 
 # Waiting
@@ -377,24 +589,62 @@ cdef class Suspension:
         return self
 
     def __next__(self):
-        if self.stage == 0:
-            self.stage = 1
-            if st_current_coroutine == NULL:
-                raise AwaitError(
-                    f"{type(self).__name__.lower()} belongs in a coroutine that was spawned on an SpdkThread; under "
-                    "asyncio await asyncio's own"
-                )
+        cdef Coroutine here
+        if st_current_coroutine == NULL:
+            if stray():
+                return self
+            raise AwaitError(
+                f"{type(self).__name__.lower()} belongs in a coroutine that was spawned on an SpdkThread; under "
+                "asyncio await asyncio's own"
+            )
+        here = <Coroutine>st_current_coroutine
+        if self.hand_out(here):
+            if here.closing and here.closing <= PATIENCE_OF_CLOSE:
+                here.closing += 1
+                self.give_up()
+                here.refusal = AwaitError(f"{here!r} is being closed, as its thread has ended: it cannot wait any more")
+                raise here.refusal
             return self
-        if self.stage == 2:
-            raise AwaitError("this was awaited already")
-        self.stage = 2
-        self.coroutine = None
-        if self.error is not None:
-            raise self.error
+        if self.coroutine is not here or self.stage != SUSPENSION_DUE:
+            raise self.refuse(here)
+        self.stage = SUSPENSION_OVER
+        with cython.critical_section(self):
+            self.coroutine = None
         result = self.outcome()
         if result is not None:
             raise StopIteration(result)
         raise StopIteration
+
+    cdef bint hand_out(self, Coroutine coroutine) except -1:
+        """To the first that asks; False for every other one."""
+        if st_exchange32(&self.taken, 1):
+            return False
+        with cython.critical_section(self):
+            self.coroutine = coroutine
+        self.stage = SUSPENSION_HANDED_OUT
+        return True
+
+    cdef int give_up(self) except -1:
+        """The coroutine does not wait for it any more, or never will."""
+        cdef bint waits = self.stage == SUSPENSION_WAITING
+        self.stage = SUSPENSION_OVER
+        try:
+            if waits:
+                self.withdraw()
+        finally:
+            with cython.critical_section(self):
+                self.coroutine = None
+        return 0
+
+    cdef object refuse(self, Coroutine coroutine):
+        """Why it cannot be awaited by this one."""
+        cdef Coroutine other
+        with cython.critical_section(self):
+            other = self.coroutine
+        what = f"this {type(self).__name__.lower()}"
+        if other is None:
+            return AwaitError(f"{coroutine!r} awaited {what}, which was awaited already: make one for each await")
+        return AwaitError(f"{coroutine!r} awaited {what}, which {other!r} awaits already: make one for each await")
 
     cdef bint begin(self, Coroutine coroutine) except -1:
         """Arrange for `resume`; False when there is nothing to wait for."""
@@ -450,13 +700,14 @@ cdef class Switch(Suspension):
         """False: it stays, and hears why when it runs on."""
         cdef SpdkThread source = coroutine.home
         coroutine.move_out()
-        coroutine.home = self.target
+        coroutine.go_home(self.target)
         try:
             self.target._post(resume, self)
         except Exception as refused:
-            coroutine.home = source
+            coroutine.go_home(source)
             coroutine.settle_in()
             coroutine.waiting = None
+            self.give_up()
             coroutine.throwing = refused
             return False
         return True
@@ -472,8 +723,10 @@ cdef class FdWait(Suspension):
         return True
 
     def ready(self):
-        self.withdraw()
-        resume(self)
+        cdef Coroutine coroutine = self.coroutine
+        if coroutine is not None and coroutine.home._is_here():
+            self.withdraw()
+            resume(self)
 
     cdef int withdraw(self) except -1:
         handler, self.handler = self.handler, None
@@ -485,40 +738,103 @@ cdef class FdWait(Suspension):
 cdef class FutureWait(Suspension):
     cdef FutureCore future
     cdef SpdkThread home            # where the coroutine waits, for the OS thread that settles the future
+    cdef bint claimed
+
+    cdef int let_go(self) except -1
 
     cdef bint begin(self, Coroutine coroutine) except -1:
         if self.future.is_done():
             return False
+        self.future.claim()
+        self.claimed = True
         self.home = coroutine.home
         self.future.add_done_callback(self)
         return True
 
     def __call__(self, future):
+        if self.home is None or not self.future.is_done():
+            return
         try:
             self.home._post(resume, self)
         except ThreadExitedError:
             pass                    # it has been abandoned with its thread
 
+    cdef int let_go(self) except -1:
+        if self.claimed:
+            self.claimed = False
+            self.future.unclaim()
+        return 0
+
     cdef int withdraw(self) except -1:
-        self.future.cancel()
+        if self.claimed:            # and not another coroutine's
+            self.let_go()
+            self.future.cancel()
         return 0
 
     cdef object outcome(self):
         # Whatever it is: a tuple or an exception would not survive being put into a bare StopIteration.
-        future, self.future = self.future, None
-        return future.outcome()
+        self.let_go()
+        try:
+            return self.future.outcome()
+        except StopIteration as error:
+            raise error_for_await(error) from error
 
 
 def await_future(FutureCore future not None):
     """What ``await future`` does, in a spawned coroutine or under asyncio."""
     cdef FutureWait wait
     if st_current_coroutine == NULL:
-        import asyncio
-
-        return asyncio.wrap_future(future).__await__()
+        return await_under_asyncio(future, asyncio_loop(future))
     wait = FutureWait.__new__(FutureWait)
     wait.future = future
     return wait
+
+
+cdef object asyncio_loop(FutureCore future):
+    """The loop that runs here."""
+    from asyncio import _get_running_loop
+
+    loop = _get_running_loop()
+    if loop is None:
+        raise AwaitError(
+            f"{future!r} can be awaited under asyncio and in a coroutine spawned on an SpdkThread, and here is "
+            "neither: another framework waits for its result() in a thread, as with "
+            "`await trio.to_thread.run_sync(future.result)`"
+        )
+    return loop
+
+
+def await_under_asyncio(FutureCore future not None, loop):
+    """Wait in a task of asyncio's; a generator, as ``__await__`` returns one."""
+    if not future.is_done():
+        waiting = loop.create_future()
+
+        def wake():
+            if not waiting.done():
+                waiting.set_result(None)
+
+        def done(_):
+            try:
+                loop.call_soon_threadsafe(wake)
+            except RuntimeError:
+                pass                # the loop is closed, and its tasks with it
+
+        future.claim()
+        try:
+            future.add_done_callback(done)
+            yield from waiting
+        except BaseException:
+            if waiting.cancelled():
+                future.cancel()
+            raise
+        finally:
+            future.unclaim()
+    if future.cancelled():
+        raise cancelled_error()()
+    try:
+        return future.outcome()
+    except StopIteration as error:
+        raise error_for_await(error) from error
 
 
 # What may be awaited
@@ -562,6 +878,7 @@ def switch_to(SpdkThread thread not None):
     **Thread safety:** in any spawned coroutine.
     """
     cdef Switch switch = Switch.__new__(Switch)
+    thread._check_ready()
     switch.target = thread
     return switch
 
@@ -593,6 +910,76 @@ def fd_ready(fd, events="r"):
     return wait
 
 
+# Asynchronous generators
+
+class GeneratorRef(weakref.ref):
+    """A generator that was begun, with the coroutine that began it."""
+
+    __slots__ = ("key", "owner")
+
+
+def note_generator(generator):
+    """The interpreter's hook: the coroutine that runs here has begun an asynchronous generator."""
+    if st_current_coroutine != NULL:
+        keep_generator(<Coroutine>st_current_coroutine, generator)
+
+
+cdef object first_step = note_generator
+
+
+def keep_generator(Coroutine owner not None, generator):
+    """On the owner's thread: close it before the thread exits, if it is there still."""
+    cdef dict generators = home_of(owner.home).generators
+
+    def forget(reference):
+        generators.pop(reference.key, None)
+
+    reference = GeneratorRef(generator, forget)
+    reference.key = id(generator)
+    reference.owner = owner
+    generators[id(generator)] = reference
+
+
+cdef int close_generator(Coroutine owner, object generator) except -1:
+    """Have a coroutine of its own close it, on the thread of the one that began it. From any OS thread."""
+    cdef Coroutine closer
+    if not isinstance(generator, AsyncGeneratorABC):
+        raise TypeError(f"{owner!r} closes asynchronous generators, got {type(generator).__name__}")
+    closer = closer_of(owner, generator)
+    try:
+        closer.home._post(begin_coroutine, closer)
+    except ThreadExitedError:
+        closer.future = None
+        close_at_once(owner, generator)
+    return 0
+
+
+cdef Coroutine closer_of(Coroutine owner, object generator):
+    global future_class
+    cdef Coroutine closer
+    cdef CoroutineFutureCore future
+    cdef SpdkThread home = owner.home_now()
+    if future_class is None:
+        future_class = mixed("CoroutineFuture", CoroutineFutureCore, CoroutineFutureCore.__doc__)
+    future = <CoroutineFutureCore>new_future_of(future_class, home)
+    closer = new_coroutine(home, generator.aclose(), future)
+    closer.label = f"the end of asynchronous generator {name_of(generator)}"
+    return closer
+
+
+cdef int close_at_once(Coroutine owner, object generator) except -1:
+    """Its thread has ended: it cannot wait for anything."""
+    cdef Coroutine closer = closer_of(owner, generator)
+    cdef object error
+    closer.future = None
+    error = closer.close(False)
+    if error is not None and error is not closer.refusal:
+        closer.report("failed, as its thread has ended", error)
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        raise error
+    return 0
+
+
 # The coroutines of one thread, and their timers
 
 def coroutines_in_words(thread):
@@ -612,6 +999,7 @@ cdef CoroutineHome make_home(SpdkThread thread):
     cdef CoroutineHome home = CoroutineHome.__new__(CoroutineHome)
     home.thread = thread
     home.coroutines = {}
+    home.generators = {}
     # Not in the thread's books: it is armed by hand, and the coroutines themselves keep the thread from exiting.
     home.alarm = thread._new_poller(1, "coroutines that sleep", False)
     home.alarm.c.period = TIMER_NEVER
@@ -632,12 +1020,44 @@ cdef class CoroutineHome:
 
     def names(self):
         """Of the coroutines that have not ended."""
-        return [name_of((<Coroutine>one).coro) for one in list(self.coroutines)]
+        return [(<Coroutine>one).call_it() for one in list(self.coroutines)]
 
     def abandon(self):
-        """The thread will never run them on."""
+        """The thread will never run them on. What one raises keeps none of the others from being closed."""
+        first = None
         for coroutine in list(self.coroutines):
-            (<Coroutine>coroutine).abandon(f"{name_of((<Coroutine>coroutine).coro)} never ended: its thread has ended")
+            try:
+                (<Coroutine>coroutine).abandon(f"{(<Coroutine>coroutine).call_it()} never ended: its thread has ended")
+            except BaseException as error:
+                first = error if first is None else first
+        for reference in list(self.generators.values()):
+            generator = reference()
+            if generator is None:
+                continue
+            try:
+                close_at_once(reference.owner, generator)
+            except BaseException as error:
+                first = error if first is None else first
+        if first is not None:
+            raise first
+
+    def close_generators(self):
+        """The thread is about to exit: close what its coroutines began and did not end. Whether it waits for that."""
+        cdef Coroutine owner
+        before = self.generators
+        self.generators = {}
+        late = False
+        for reference in list(before.values()):
+            generator = reference()
+            owner = reference.owner
+            if generator is None:
+                continue
+            if owner.future is not None:
+                owner.home_now()._send_library_msg(keep_generator, owner, generator)    # it lives, elsewhere
+            else:
+                close_generator(owner, generator)
+                late = True
+        return late
 
     cdef int set_alarm(self, uint64_t deadline, uint64_t now) except -1:
         """Have the sleepers woken at `deadline`, if not earlier."""
@@ -674,3 +1094,9 @@ cdef class CoroutineHome:
             if deadline != TIMER_NEVER:
                 self.set_alarm(deadline, now)
         return woken
+
+
+seal(Coroutine)
+for kind in (Suspension, Sleep, Switch, FdWait, FutureWait, CoroutineHome):
+    seal(kind)
+del kind

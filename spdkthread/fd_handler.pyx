@@ -6,6 +6,7 @@ import stat
 from libc.stdint cimport uint32_t
 
 from spdkthread.fds cimport FD_READABLE, FD_WRITABLE
+from spdkthread.sealed cimport seal
 
 from spdkthread.errors import FdError
 
@@ -41,9 +42,6 @@ cdef class FdHandler:
     **Thread safety:** `unregister` from any OS thread: on the handler's own thread at once, from elsewhere by a
     message. `modify` on the handler's thread only. Answers to ``struct spdk_interrupt``.
     """
-
-    def __init__(self):
-        raise TypeError("an FdHandler comes from SpdkThread.register_fd")
 
     def __repr__(self):
         state = "registered" if self.registered else "unregistered" if self._over else "on its way"
@@ -101,3 +99,6 @@ def make_handler(thread, fd, fn, events, name):
     handler.thread = thread
     handler.fn = fn
     return handler
+
+
+seal(FdHandler)

@@ -4,6 +4,7 @@ import weakref
 
 from spdkthread.future cimport FutureCore, new_future
 from spdkthread.lib cimport ThreadLib, lib_or_default
+from spdkthread.sealed cimport seal
 from spdkthread.thread cimport SpdkThread
 
 from spdkthread.error_log import describe
@@ -123,7 +124,7 @@ cdef class Iteration:
             if self.cpl is not None:
                 self.cpl()
         finally:
-            future.set_result(None)
+            self.future.set_result(None)
 
     def __del__(self):
         if self.future is not None:
@@ -140,3 +141,6 @@ cdef class Iteration:
 
     def _reported_on(self):
         return self.origin
+
+
+seal(Iteration)

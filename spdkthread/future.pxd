@@ -44,6 +44,7 @@ cdef class FutureCore:
     cdef st_atomic_u32 lock
     cdef st_atomic_u32 state
     cdef bint failed
+    cdef st_atomic_u32 awaited      # by a coroutine, at present
     cdef object value               # the result, or the exception when `failed`
     cdef object condition           # threading.Condition, once somebody waits
     cdef uint32_t made_after        # the fork generation in which `condition` was made
@@ -62,7 +63,10 @@ cdef class FutureCore:
     cdef int await_outcome(self, object timeout) except -1
     cdef int call_back(self, object callbacks) except -1
     cdef int note_failure(self, object error, object fn) except -1
+    cdef int fail(self, object error, object fn) except -1
     cdef void retrieve(self) noexcept
+    cdef int claim(self) except -1
+    cdef int unclaim(self) except -1
 
     cdef inline bint is_done(self) noexcept:
         return st_load32_acquire(&self.state) >= FUTURE_CANCELLED
@@ -71,3 +75,4 @@ cdef class FutureCore:
 # `producer`: a weak reference.
 cdef FutureCore new_future(object producer)
 cdef FutureCore new_future_of(type cls, object producer)
+cdef object error_for_await(object error)

@@ -7,6 +7,7 @@ import weakref
 from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.atomics cimport (
+    st_exchange32,
     st_load32_acquire,
     st_load32_relaxed,
     st_store32_relaxed,
@@ -76,7 +77,12 @@ cdef class FutureCore:
         return text + ">"
 
     def __await__(self):
-        """Wait for the result: in a coroutine spawned on an SpdkThread, or under asyncio."""
+        """Wait for the result: in a coroutine spawned on an SpdkThread, or under asyncio.
+
+        By one coroutine at a time: `AwaitError` for a second one that awaits it meanwhile. When it is done it may be
+        awaited again, by any, and gives its outcome at once. An outcome that is a StopIteration arrives as the cause of
+        a RuntimeError. Under another framework: `AwaitError`.
+        """
         from spdkthread.coro import await_future
 
         return await_future(self)
@@ -325,6 +331,14 @@ cdef class FutureCore:
         self.unretrieved = mine
         return 0
 
+    cdef int fail(self, object error, object fn) except -1:
+        """Finish with what `fn` raised, which is reported if nothing ever retrieves it."""
+        self.note_failure(error, fn)
+        self.settle(FUTURE_FINISHED, error, True)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self.retrieve()         # it leaves the poll
+        return 0
+
     cdef void retrieve(self) noexcept:
         """The exception is retrieved, or was reported otherwise."""
         cdef Unretrieved mine = self.unretrieved
@@ -334,7 +348,7 @@ cdef class FutureCore:
 
     def _never_ran(self, why):
         """The thread that had to produce the result has ended, which is reported where that happens."""
-        if self.start():
+        if st_load32_acquire(&self.state) == FUTURE_RUNNING or self.start():
             self.settle(FUTURE_FINISHED, ThreadExitedError(why), True)
             self.retrieve()
 
@@ -407,14 +421,36 @@ cdef class FutureCore:
         raise InvalidStateError(f"{self._state}: {self!r}")
 
     cdef int call_back(self, object callbacks) except -1:
+        cdef object first = None
         if type(callbacks) is list:
+            # One that raises KeyboardInterrupt keeps none of the others from hearing.
             for callback in callbacks:
-                self.call_back(callback)
+                try:
+                    self.call_back(callback)
+                except BaseException as error:
+                    first = error if first is None else first
+            if first is not None:
+                raise first
             return 0
         try:
             callbacks(self)
         except Exception:
             LOGGER.exception("exception calling callback for %r", self)
+        return 0
+
+    cdef int claim(self) except -1:
+        """A coroutine begins to wait for it. One does at a time, as with any other awaitable."""
+        if st_exchange32(&self.awaited, 1):
+            from spdkthread.errors import AwaitError
+
+            raise AwaitError(
+                f"{self!r} is awaited by another coroutine already: an awaitable serves one at a time; the others may "
+                "await it when it is done, or use add_done_callback"
+            )
+        return 0
+
+    cdef int unclaim(self) except -1:
+        st_store32_release(&self.awaited, 0)
         return 0
 
 
@@ -488,6 +524,16 @@ cdef FutureCore new_future_of(type cls, object producer):
     return future
 
 
+cdef object error_for_await(object error):
+    """`error` as it may leave an await: a StopIteration would be taken for the result of what was awaited."""
+    if not isinstance(error, StopIteration):
+        return error
+    # The wording is asyncio's own.
+    stopped = RuntimeError("StopIteration interacts badly with generators and cannot be raised into a Future")
+    stopped.__cause__ = error
+    return stopped
+
+
 def future_class() -> type:
     """SpdkFuture, a subclass of `concurrent.futures.Future`. **Thread safety:** any OS thread."""
     load()
@@ -522,10 +568,8 @@ def run_call(FutureCore future not None, fn, tuple args):
     try:
         result = fn(*args)
     except BaseException as error:
-        future.note_failure(error, fn)
-        future.settle(FUTURE_FINISHED, error, True)
+        future.fail(error, fn)
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            future.retrieve()       # it is raised here
             raise
     else:
         future.settle(FUTURE_FINISHED, result, False)

@@ -1017,5 +1017,7 @@ cdef object checked_dtype(object ctx_dtype):
     return dtype
 
 
+seal(Unregistration)
+seal(ChannelContext)
 seal(IoChannel)
 seal(IoChannelIter)

@@ -301,4 +301,6 @@ cdef ThreadLib lib_or_default(object lib):
         return default_lib()
     if not isinstance(lib, ThreadLib):
         raise TypeError(f"lib must be a ThreadLib or None, got {type(lib).__name__}")
+    if (<ThreadLib>lib)._lock is None:
+        raise SpdkThreadError(f"this {type(lib).__name__} was never initialised")
     return lib

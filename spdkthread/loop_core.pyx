@@ -40,6 +40,8 @@ from spdkthread.forks cimport fork_generation
 from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_wait
 from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_sleep
 from spdkthread.ring cimport MSG_PYTHON, RING_POSITION, ring_ready, ring_slot, ring_slot_at, ring_take
+from spdkthread.sealed cimport seal
+from spdkthread.thread cimport SpdkThread
 from spdkthread.thread_core cimport (
     ATTENTION_FDS,
     BATCH_SIZE,
@@ -63,7 +65,7 @@ from spdkthread.timers cimport (
 from spdkthread.wake cimport wake_clear, wake_gate_give_back, wake_gate_take, wake_notify
 
 from spdkthread.checks import check_number
-from spdkthread.errors import ReactorError, WrongThreadError
+from spdkthread.errors import ReactorError, SpdkThreadError, WrongThreadError
 from spdkthread.exit_blockers import register_blocker
 from spdkthread.weak_registry import WeakRegistry
 
@@ -279,6 +281,10 @@ cdef class LoopCore:
 
     def _set_up(self, thread, owns_thread, selector, idle, spin_us):
         """Before asyncio's own constructors."""
+        cdef SpdkThread driven = thread
+        if self.gate != NULL:
+            raise SpdkThreadError(f"{self!r} is initialised already")
+        driven._check_ready()
         self.idle_mode = idle_mode_of(idle)
         if self.idle_mode == IDLE_OBJECT:
             raise TypeError(f"idle of an event loop must be 'poll', 'yield' or 'adaptive', got {idle!r}")
@@ -328,8 +334,10 @@ cdef class LoopCore:
                 self.drain_thread()
                 if not self.thread.is_exited and self.thread._coroutines is not None:
                     # Nobody will ever run them on, and somebody may wait for them.
-                    self.thread._coroutines.abandon()
-                    self.drain_thread()
+                    try:
+                        self.thread._coroutines.abandon()
+                    finally:
+                        self.drain_thread()
                 if not self.thread.is_exited:
                     logger.warning("%r is closed, %r is left with pollers or channels", self, self.thread)
 
@@ -905,3 +913,6 @@ def report_failure(loop, handle, error):
     loop.call_exception_handler(
         {"message": f"Exception in callback {source}", "exception": error, "handle": handle}
     )
+
+
+seal(LoopTimer)

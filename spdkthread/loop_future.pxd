@@ -34,6 +34,7 @@ cdef class LoopFuture:
     cdef object __weakref__
 
     cdef int begin(self, object loop) except -1
+    cdef int check_ready(self) except -1
     cdef int refuse_if_done(self) except -1
     cdef int settle(self, object value, bint failed, bint at_once) except -1
     cdef bint try_cancel(self, object message) except -1
@@ -42,6 +43,7 @@ cdef class LoopFuture:
     cdef int call_callbacks(self) except -1
     cdef int call_one(self, object fn, object context) except -1
     cdef int had(self) except -1
+    cdef int hand_out(self) except -1
 
     cdef inline loop_future_state state_now(self) noexcept:
         return <loop_future_state>st_load32_relaxed(&self.state)

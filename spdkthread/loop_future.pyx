@@ -7,6 +7,8 @@ from cpython.ref cimport Py_INCREF
 
 from spdkthread.atomics cimport st_store32_relaxed
 
+from spdkthread.errors import SpdkThreadError
+
 __all__ = ["LoopFuture"]
 
 cdef extern from *:
@@ -100,7 +102,7 @@ cdef class LoopFuture:
     def __next__(self):
         if self.is_done():
             raise StopIteration(self.outcome())
-        self.blocking = True
+        self.hand_out()
         return self
 
     @property
@@ -241,7 +243,13 @@ cdef class LoopFuture:
 
     # Inside
 
+    cdef int check_ready(self) except -1:
+        if self.loop is None:
+            raise SpdkThreadError(f"this {type(self).__name__} was never initialised")
+        return 0
+
     cdef int refuse_if_done(self) except -1:
+        self.check_ready()
         if self.is_done():
             raise InvalidStateError(f"{self!r} has its outcome already")
         return 0
@@ -257,6 +265,7 @@ cdef class LoopFuture:
         return self.call_callbacks() if at_once and self.made_at is None else self.schedule_callbacks()
 
     cdef bint try_cancel(self, object message) except -1:
+        self.check_ready()
         self.unseen = False
         if self.is_done():
             return False
@@ -268,6 +277,7 @@ cdef class LoopFuture:
     cdef object outcome(self):
         cdef loop_future_state state = self.state_now()
         if state == LOOP_FUTURE_PENDING:
+            self.check_ready()
             raise InvalidStateError(f"{self!r} has no outcome yet")
         if state == LOOP_FUTURE_CANCELLED:
             raise self._make_cancelled_error()
@@ -279,6 +289,12 @@ cdef class LoopFuture:
 
     cdef int had(self) except -1:
         """Somebody has had the outcome, which was no cancellation; for those who build on this."""
+        return 0
+
+    cdef int hand_out(self) except -1:
+        """To a task that awaits it, before there is an outcome."""
+        self.check_ready()
+        self.blocking = True
         return 0
 
     cdef int schedule_callbacks(self) except -1:
@@ -335,7 +351,7 @@ cdef int send(PyObject *awaited, PyObject *nothing, PyObject **result) except -1
         Py_INCREF(outcome)
         result[0] = <PyObject *>outcome
         return PYGEN_RETURN
-    future.blocking = True
+    future.hand_out()
     Py_INCREF(future)
     result[0] = awaited
     return PYGEN_NEXT

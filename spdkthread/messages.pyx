@@ -50,17 +50,24 @@ cdef str message_name(ring_slot *message):
     return describe(<object>message.fn)
 
 
-cdef str drop_message(ring_slot *message):
-    """Let go of a message that will never run; a future that waits for it hears so. Returns its name."""
+cdef str drop_message(ring_slot *message, object thread):
+    """Let go of a message that will never run; a future that waits for it hears so. Returns its name.
+
+    What fails in that is reported: behind this message there may be others.
+    """
     cdef uint32_t index
-    cdef str name = message_name(message)
+    cdef str name = "a message"
+    try:
+        name = message_name(message)
+        special = None if message.kind == MSG_NATIVE else special_messages.get(<size_t>message.fn)
+        if special is not None:
+            special[2](message_args(message), f"{name} never ran: its thread has ended")
+    except BaseException as error:
+        thread.lib._report(f"{name} of thread {thread.name!r} could not be dropped properly", error, thread, "fn", None)
     if message.kind == MSG_NATIVE:
         if message.args[1] != NULL:
             Py_DECREF_raw(<PyObject *>message.args[1])
         return name
-    special = special_messages.get(<size_t>message.fn)
-    if special is not None:
-        special[2](message_args(message), f"{name} never ran: its thread has ended")
     Py_DECREF_raw(<PyObject *>message.fn)
     for index in range(message.nargs):
         Py_DECREF_raw(<PyObject *>message.args[index])

@@ -16,6 +16,8 @@ from cpython.pycapsule cimport (
 )
 from libc.stdint cimport uintptr_t
 
+from spdkthread.sealed cimport seal
+
 __all__ = ["MESSAGE_SIGNATURE", "POLLER_SIGNATURE", "NativeCall"]
 
 MESSAGE_SIGNATURE = "void (void *)"
@@ -186,3 +188,6 @@ cdef void *_from_cffi(object fn, str signature) except NULL:
     if not address:
         raise TypeError(f"{fn!r} is a NULL function pointer")
     return <void *><uintptr_t>address
+
+
+seal(NativeCall)

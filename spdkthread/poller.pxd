@@ -58,3 +58,6 @@ cdef class Poller:
     cdef object __weakref__
 
     cdef int _ask(self, int what) except -1
+
+
+cdef Poller new_poller(object thread, object name, uint64_t period, bint fixed_rate, poller_request_fn request)

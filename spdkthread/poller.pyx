@@ -1,9 +1,12 @@
 """Poller: a function that its thread calls again and again, or at every period."""
 
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+
 from spdkthread.atomics cimport st_add_relaxed, st_atomic_u64, st_load32_relaxed, st_load_relaxed, st_sub_relaxed
+from spdkthread.sealed cimport seal
 
 from spdkthread.error_log import describe
-from spdkthread.errors import SpdkThreadError
 
 __all__ = ["Poller"]
 
@@ -30,9 +33,6 @@ cdef class Poller:
     def __cinit__(self):
         st_add_relaxed(&live, 1)
 
-    def __init__(self):
-        raise TypeError("a Poller comes from SpdkThread.register_poller")
-
     def __dealloc__(self):
         st_sub_relaxed(&live, 1)
 
@@ -40,8 +40,6 @@ cdef class Poller:
         return f"<Poller {self.name!r} of {self.thread.name!r}, {self.state}>"
 
     cdef int _ask(self, int what) except -1:
-        if self.request == NULL:
-            raise SpdkThreadError("this Poller was never registered")
         return self.request(self, what)
 
     def pause(self) -> None:
@@ -123,3 +121,18 @@ cdef class Poller:
         """The absolute tick at which it is due next and, inside its function, that for which it runs; None for an
         active poller."""
         return self.c.timer.deadline if self.c.period else None
+
+
+cdef Poller new_poller(object thread, object name, uint64_t period, bint fixed_rate, poller_request_fn request):
+    """A poller of `thread` that is not registered yet."""
+    cdef Poller poller = Poller.__new__(Poller)
+    poller.c.period = period
+    poller.c.fixed_rate = fixed_rate
+    poller.c.owner = <PyObject *>poller
+    poller._name = name
+    poller.thread = thread
+    poller.request = request
+    return poller
+
+
+seal(Poller)

@@ -13,6 +13,7 @@ cdef extern from *:
     }
     static inline void st_seal(PyObject *type) {
         ((PyTypeObject *)type)->tp_new = st_refuse_new;
+        ((PyTypeObject *)type)->tp_vectorcall = NULL;       /* another way to the constructor, past tp_new */
         PyType_Modified((PyTypeObject *)type);
     }
     #endif

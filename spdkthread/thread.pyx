@@ -4,6 +4,7 @@ cimport cython
 
 import logging
 import os
+import threading
 import time
 import weakref
 from operator import attrgetter
@@ -63,6 +64,7 @@ from spdkthread.poller cimport (
     POLLER_UNREGISTERED,
     POLLER_WAITING,
     Poller,
+    new_poller,
 )
 from spdkthread.ring cimport (
     MSG_NATIVE,
@@ -296,6 +298,9 @@ cdef class SpdkThread:
         self._ready = True
 
     def __del__(self):
+        # What is dropped may run destructors, and they may send here: that is refused, as nothing looks here again.
+        if self.c.ring != NULL and not self._dead:
+            ring_shut(self.c.ring)
         self._abandon()
         if self._channels:
             left = shorten([repr(channel) for channel in self._channels])
@@ -1100,19 +1105,14 @@ cdef class SpdkThread:
     # Inside: pollers
 
     cdef Poller _new_poller(self, object period_us, object name, bint fixed_rate):
-        cdef Poller poller = Poller.__new__(Poller)
+        cdef uint64_t period
         self._check_ready()
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, got {type(name).__name__}")
-        poller.c.period = period_to_ticks(period_us)
-        if fixed_rate and poller.c.period == 0:
+        period = period_to_ticks(period_us)
+        if fixed_rate and period == 0:
             raise ValueError(f"fixed_rate needs a period: an active poller of {self!r} has no deadlines")
-        poller.c.fixed_rate = fixed_rate
-        poller.c.owner = <PyObject *>poller
-        poller._name = name
-        poller.thread = self
-        poller.request = poller_request
-        return poller
+        return new_poller(self, name, period, fixed_rate, poller_request)
 
     cdef Poller _enlist(self, Poller poller):
         if self._is_here():
@@ -1506,6 +1506,8 @@ cdef class SpdkThread:
 
     def _finish_exit(self):
         """At the end of a poll that found nothing left: become exited, unless a message came in at the last moment."""
+        if self._coroutines is not None and self._coroutines.close_generators():
+            return
         if not st_casp_acq_rel(&self.c.critical, NULL, CLOSED_SLOT):
             return
         if not ring_close(self.c.ring):
@@ -1607,26 +1609,19 @@ cdef class SpdkThread:
 
     def _abandon(self):
         """Drop what will never run, and say so. Returns the descriptions of the messages."""
-        cdef ring_slot message
-        cdef void *critical
         lost = []
         if self.c.ring == NULL or self._dead:
             return lost
         drop_garbage(&self.c)
-        while self.c.batch_next < self.c.batch_count:
-            message = self.c.batch[self.c.batch_next]
-            self.c.batch_next += 1
-            lost.append(drop_message(&message))
-        while ring_take(self.c.ring, &message, 1) or ring_take_spilled(self.c.ring, &message, 1):
-            lost.append(drop_message(&message))
-        critical = st_exchangep(&self.c.critical, NULL)
-        if critical == CLOSED_SLOT:
-            st_storep_release(&self.c.critical, CLOSED_SLOT)
-        elif critical != NULL:
-            lost.append(describe(<object>critical))
-            Py_DECREF_raw(<PyObject *>critical)
+        self._drop_waiting(lost)
         if self._coroutines is not None:
-            self._coroutines.abandon()
+            try:
+                self._coroutines.abandon()
+            except BaseException as error:
+                self.lib._report(
+                    f"the coroutines of thread {self.name!r} could not all be closed", error, self, "fn", None
+                )
+            self._drop_waiting(lost)        # what they sent here while they were closed
         timers = self._abandon_timers()
         if timers:
             self.lib._count_lost(len(timers))
@@ -1635,6 +1630,36 @@ cdef class SpdkThread:
             self.lib._count_lost(len(lost))
             logger.error("%r ended with %d messages that never ran: %s", self, len(lost), shorten(lost))
         return lost
+
+    def _drop_waiting(self, list lost):
+        """Drop every message that waits, and note their names."""
+        cdef ring_slot message
+        cdef void *critical
+        while self.c.batch_next < self.c.batch_count:
+            message = self.c.batch[self.c.batch_next]
+            self.c.batch_next += 1
+            lost.append(drop_message(&message, self))
+        while ring_take(self.c.ring, &message, 1) or ring_take_spilled(self.c.ring, &message, 1):
+            lost.append(drop_message(&message, self))
+        critical = st_exchangep(&self.c.critical, NULL)
+        if critical == CLOSED_SLOT:
+            st_storep_release(&self.c.critical, CLOSED_SLOT)
+        elif critical != NULL:
+            lost.append(describe(<object>critical))
+            Py_DECREF_raw(<PyObject *>critical)
+
+    def _abandon_timers(self):
+        """Drop those that will never run; their names."""
+        cdef Timer timer
+        names = []
+        for one in list(self._timers):
+            timer = <Timer>one
+            name = timer.name
+            if timer_claim(&timer.c, TIMER_CANCELLED):
+                names.append(name)
+                timer.release()
+            self._drop_timer(timer)
+        return names
 
     def _abandon_timers(self):
         """Drop those that will never run; their names."""

@@ -4,6 +4,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from spdkthread.alloc cimport core_calloc, core_free
+from spdkthread.sealed cimport seal
 
 __all__ = ["TimerHandle", "TimerQueue"]
 
@@ -261,7 +262,7 @@ cdef class TimerQueue:
         """
         if not 0 <= deadline < TIMER_NEVER:
             raise ValueError(f"deadline must be a tick, got {deadline}")
-        cdef TimerHandle handle = TimerHandle()
+        cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
         handle.c.handle = <PyObject *>handle
         handle.item = item
         handle.owner = self
@@ -303,3 +304,6 @@ cdef class TimerQueue:
         """The earliest deadline, or None."""
         cdef uint64_t deadline = timer_next_deadline(&self.c)
         return None if deadline == TIMER_NEVER else deadline
+
+
+seal(TimerHandle)

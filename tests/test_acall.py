@@ -10,7 +10,7 @@ import weakref
 import pytest
 from support import PATIENCE_S, OtherThread, drain, eventually
 
-from spdkthread import RingFullError, ThreadExitedError, aio, get_thread
+from spdkthread import AwaitError, RingFullError, ThreadExitedError, aio, get_thread
 from spdkthread.testing import poll_until_idle
 
 VARIABLE = contextvars.ContextVar("variable", default="unset")
@@ -432,3 +432,61 @@ def test_acall_in_a_spawned_coroutine_under_a_running_loop_is_the_coroutines(lib
         return future.result(timeout=0)
 
     assert asyncio.run(main()) == 3
+
+
+# One awaitable, one task
+
+
+@pytest.mark.parametrize("kind", ["acall", "call"])
+def test_a_second_task_that_awaits_one_call_is_refused(lib, run, kind):
+    thread = lib.create_thread("net")
+
+    async def main():
+        call = getattr(thread, kind)(pow, 2, 3)
+
+        async def wait():
+            return await call
+
+        first, second = asyncio.ensure_future(wait()), asyncio.ensure_future(wait())
+        with pytest.raises(AwaitError, match="already"):
+            await second
+        thread.poll()
+        return await first, await call
+
+    assert run(main()) == (8, 8)
+
+
+@pytest.mark.parametrize("kind", ["acall", "call"])
+def test_a_stopiteration_is_a_runtimeerror_that_it_caused(lib, run, kind):
+    thread = lib.create_thread("net")
+
+    async def main():
+        call = getattr(thread, kind)(next, iter(()))
+        asyncio.get_running_loop().call_soon(thread.poll)
+        with pytest.raises(RuntimeError, match="StopIteration") as caught:
+            await call
+        assert isinstance(caught.value.__cause__, StopIteration)
+
+    run(main())
+
+
+def test_cancelling_a_task_that_awaits_a_call_cancels_the_call(lib, run):
+    thread = lib.create_thread("net")
+
+    async def main():
+        call = thread.call(int)
+
+        async def wait():
+            await call
+
+        task = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert call.cancelled()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    run(main())
+    drain(thread)

@@ -809,3 +809,621 @@ def test_coroutines_that_move_between_two_reactors_are_in_one_place_at_a_time(ma
     futures = [one.spawn(commute(2_000)) for _ in range(3)]
     assert [future.result(PATIENCE_S) for future in futures] == [2_000] * 3
     assert not errors
+
+
+# Exceptions that would pass for something else
+
+
+def test_a_stopiteration_arrives_as_the_cause_of_a_runtimeerror(lib):
+    here, there = lib.create_thread("here"), lib.create_thread("there")
+
+    def stop():
+        raise StopIteration("no result")
+
+    def end_of_an_iterator():
+        return next(iter(()))
+
+    async def main():
+        for make in (there.acall, there.call, here.call):
+            for fn in (stop, end_of_an_iterator):
+                with pytest.raises(RuntimeError, match="StopIteration") as caught:
+                    await make(fn)
+                assert isinstance(caught.value.__cause__, StopIteration)
+        return "heard them"
+
+    future = here.spawn(main())
+    poll_until_idle([here, there])
+    assert future.result() == "heard them"
+
+
+def test_a_stopiteration_of_a_coroutine_is_pythons_own_runtimeerror(lib):
+    here = lib.create_thread("here")
+
+    async def main():
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await here.spawn(raising(StopIteration(1)))
+        return "heard it"
+
+    future = here.spawn(main())
+    drain(here)
+    assert future.result() == "heard it"
+
+
+def test_result_outside_a_coroutine_raises_the_stopiteration_itself(thread):
+    future = thread.call(next, iter(()))
+    drain(thread)
+    with pytest.raises(StopIteration):
+        future.result()
+
+
+def test_a_descriptor_whose_fileno_raises_stopiteration_is_an_error_too(thread):
+    class Odd:
+        def fileno(self):
+            raise StopIteration("passed for the outcome")
+
+    async def main():
+        await aio.fd_ready(Odd())
+
+    future = thread.spawn(main())
+    drain(thread)
+    assert isinstance(future.exception(), RuntimeError)
+
+
+# One coroutine, one await
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_coroutine_that_is_spawned_twice_is_refused_and_the_first_goes_on(lib, clock, begun):
+    here, there = lib.create_thread("here"), lib.create_thread("there")
+
+    async def main():
+        await aio.sleep_us(10)
+        return "done"
+
+    coroutine = main()
+    future = here.spawn(coroutine)
+    if begun:
+        drain(here)
+    for thread in (here, there):
+        with pytest.raises(AwaitError, match="main"):
+            thread.spawn(coroutine)
+    drain(here)
+    clock.advance(us=10)
+    here.poll()
+    assert future.result() == "done"
+    with pytest.raises(AwaitError, match="main"):
+        here.spawn(coroutine)
+
+
+def test_a_coroutine_that_another_framework_has_begun_is_refused(thread):
+    async def main():
+        await Stop()
+
+    coroutine = main()
+    coroutine.send(None)
+    with pytest.raises(AwaitError, match="begun"):
+        thread.spawn(coroutine)
+    coroutine.close()
+
+
+class Stop:
+    """Hands itself to whatever drives the coroutine."""
+
+    def __await__(self):
+        yield self
+
+
+def awaitables(thread, other, fd):
+    """One of each kind that a coroutine on a thread may await, none of which ends by itself."""
+    return {
+        "sleep_us": aio.sleep_us(1e9),
+        "a turn": aio.sleep_us(0),
+        "switch_to": aio.switch_to(other),
+        "fd_ready": aio.fd_ready(fd),
+        "call": other.call(int),
+        "spawn": other.spawn(returning(1)),
+    }
+
+
+@pytest.mark.parametrize("name", ["sleep_us", "a turn", "switch_to", "fd_ready", "call", "spawn"])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_what_two_coroutines_await_at_once_is_an_error_for_the_second(lib, name, cancelled):
+    here, other = lib.create_thread("here"), lib.create_thread("other")
+    reader, writer = os.pipe()
+    waits = awaitables(here, other, reader)
+
+    async def main():
+        return await waits[name]
+
+    first = here.spawn(main())
+    second = here.spawn(main())
+    here.poll()
+    with pytest.raises(AwaitError, match="already"):
+        second.result()
+    assert not first.done()
+    if cancelled:
+        with here:
+            first.cancel()
+        poll_until_idle([here, other])
+        assert first.cancelled() or name == "switch_to"  # that one had gone
+    else:
+        os.write(writer, b"x")
+        poll_until_idle([here, other])
+        lib._clock.advance(us=1e9)
+        poll_until_idle([here, other])
+        here.poll()
+        assert first.result() == {"call": 0, "spawn": 1}.get(name)
+    waits.clear()
+    poll_until_idle([here, other])
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_future_that_is_done_may_be_awaited_again(lib):
+    here, other = lib.create_thread("here"), lib.create_thread("other")
+    future = other.call(int)
+
+    async def main():
+        return [await future, await future]
+
+    first = here.spawn(main())
+    poll_until_idle([here, other])
+    second = here.spawn(main())
+    drain(here)
+    assert first.result() == second.result() == [0, 0]
+
+
+def test_a_future_is_free_for_another_coroutine_when_the_first_has_ended(lib):
+    here, other = lib.create_thread("here"), lib.create_thread("other")
+    future = other.spawn(for_ever([]))
+    poll_until_idle([here, other])
+
+    async def main():
+        await future
+
+    first = here.spawn(main())
+    drain(here)
+    here._abandon()
+    assert isinstance(first.exception(0), ThreadExitedError)
+    poll_until_idle([other])
+    assert future.cancelled()
+
+
+def test_a_wait_that_was_cancelled_cannot_be_awaited_again(thread):
+    wait = aio.sleep_us(1e9)
+
+    async def main():
+        await wait
+
+    first = thread.spawn(main())
+    drain(thread)
+    with thread:
+        first.cancel()
+    again = thread.spawn(main())
+    drain(thread)
+    assert isinstance(again.exception(), AwaitError)
+
+
+def test_a_wait_that_is_yielded_by_hand_serves_one_coroutine_too(thread, clock):
+    wait = aio.sleep_us(5)
+
+    @types.coroutine
+    def by_hand():
+        yield wait
+
+    async def main():
+        await by_hand()
+
+    first, second = thread.spawn(main()), thread.spawn(main())
+    drain(thread)
+    clock.advance(us=5)
+    thread.poll()
+    assert first.result() is None
+    assert isinstance(second.exception(), AwaitError)
+
+
+def test_of_coroutines_on_two_reactors_one_has_the_wait(make_reactor):
+    threads = [make_reactor().start().create_thread(name) for name in ("one", "other")]
+    for _ in range(200):
+        wait = aio.sleep_us(1)
+
+        async def main(wait=wait):
+            await wait
+
+        outcomes = [future.exception(PATIENCE_S) for future in [thread.spawn(main()) for thread in threads]]
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["AwaitError", "NoneType"]
+
+
+# asyncio's own
+
+
+async def use_gather():
+    await asyncio.gather(asyncio.sleep(1), returning(1), returning(2))
+
+
+async def use_event():
+    await asyncio.Event().wait()
+
+
+async def use_timeout():
+    async with asyncio.timeout(1):
+        pass
+
+
+async def use_task_group():
+    async with asyncio.TaskGroup():
+        pass
+
+
+async def use_queue():
+    await asyncio.Queue().get()
+
+
+async def use_lock():
+    lock = asyncio.Lock()
+    await lock.acquire()
+    await lock.acquire()
+
+
+async def use_create_task():
+    await asyncio.create_task(returning(1))
+
+
+async def use_wait_for():
+    await asyncio.wait_for(returning(1), 1)
+
+
+async def use_to_thread():
+    await asyncio.to_thread(int)
+
+
+async def use_running_loop():
+    await asyncio.get_running_loop().run_in_executor(None, int)
+
+
+async def use_turn():
+    await asyncio.sleep(0)
+
+
+async def use_sleep():
+    await asyncio.sleep(1)
+
+
+USES = {
+    use_sleep: "sleep",
+    use_turn: "sleep",
+    use_gather: "gather|GatheringFuture",
+    use_event: "Event.wait",
+    use_timeout: "timeout|Timeout",
+    use_task_group: "TaskGroup",
+    use_queue: "Queue.get",
+    use_lock: "Lock.acquire",
+    use_create_task: "create_task|returning",
+    use_wait_for: "wait_for",
+    use_to_thread: "to_thread",
+    use_running_loop: "running event loop|Future",
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
+def test_an_await_of_asyncios_is_an_error_that_names_it_and_leaves_no_warning(reactor, use):
+    future = reactor.create_thread("net").spawn(use())
+    error = future.exception(PATIENCE_S)
+    assert isinstance(error, AwaitError)
+    message = str(error)
+    assert any(name in message for name in USES[use].split("|"))
+    assert "spdkthread.aio" in message
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
+def test_so_it_is_on_the_thread_of_an_event_loop_that_runs(use):
+    async def main():
+        return await asyncio.wrap_future(asyncio.get_running_loop().thread.spawn(use()))
+
+    with pytest.raises(AwaitError, match=r"spdkthread\.aio"):
+        run_on_our_loop(main())
+
+
+def run_on_our_loop(main):
+    loop = aio.EventLoop()
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no event loop in sight"), AttributeError("nothing of asyncio's")])
+def test_errors_that_are_not_asyncios_stay_what_they_are(thread, error):
+    future = thread.spawn(raising(error))
+    drain(thread)
+    assert future.exception() is error
+
+
+def test_a_misused_lock_of_asyncios_keeps_its_own_error(thread):
+    async def main():
+        asyncio.Lock().release()
+
+    future = thread.spawn(main())
+    drain(thread)
+    assert type(future.exception()) is RuntimeError
+
+
+# Under other frameworks
+
+
+def test_a_future_under_a_framework_that_is_not_asyncio_says_what_to_do(thread):
+    async def main():
+        await thread.call(int)
+
+    coroutine = main()
+    with pytest.raises(AwaitError, match="to_thread"):
+        coroutine.send(None)
+    drain(thread)
+
+
+def test_acall_under_a_framework_that_is_not_asyncio_says_what_to_do(thread):
+    async def main():
+        await thread.acall(int)
+
+    coroutine = main()
+    with pytest.raises(AwaitError, match="to_thread"):
+        coroutine.send(None)
+
+
+# Asynchronous generators
+
+
+async def rows(log, wait_us=0):
+    try:
+        for number in range(100):
+            yield number
+    finally:
+        await aio.sleep_us(wait_us)
+        log.append(get_thread())
+
+
+def test_an_asynchronous_generator_that_is_left_is_closed_on_its_thread(thread):
+    log = []
+
+    async def main():
+        async for _ in rows(log):
+            break
+        for _ in range(5):
+            await aio.sleep_us(0)
+
+    future = thread.spawn(main())
+    drain(thread)
+    assert future.done()
+    assert log == [thread]
+
+
+def test_one_that_is_dropped_on_another_os_thread_is_closed_on_its_own(reactor):
+    log, kept = [], []
+    thread = reactor.create_thread("net")
+
+    async def main():
+        generator = rows(log)
+        await anext(generator)
+        kept.append(generator)
+
+    thread.spawn(main()).result(PATIENCE_S)
+    kept.clear()
+    gc.collect()
+    eventually(lambda: log)
+    assert log == [thread]
+
+
+def test_those_that_are_left_are_closed_before_the_thread_exits(thread, clock):
+    log, kept = [], []
+
+    async def main():
+        generator = rows(log, 10)
+        kept.append(generator)
+        await anext(generator)
+
+    thread.spawn(main())
+    drain(thread)
+    with thread:
+        thread.exit()
+    for _ in range(5):
+        thread.poll()
+    assert thread.state == "exiting"
+    clock.advance(us=10)
+    for _ in range(5):
+        thread.poll()
+    assert thread.is_exited
+    assert log == [thread]
+
+
+def test_one_whose_coroutine_lives_elsewhere_outlasts_the_thread_where_it_was_begun(lib):
+    first, second = lib.create_thread("first"), lib.create_thread("second")
+    log = []
+
+    async def main():
+        generator = rows(log)
+        numbers = [await anext(generator)]
+        await aio.switch_to(second)
+        for _ in range(20):
+            await aio.sleep_us(0)
+        numbers.append(await anext(generator))
+        await generator.aclose()
+        return numbers
+
+    future = first.spawn(main())
+    drain(first)
+    with first:
+        first.exit()
+    first.poll()
+    first.poll()
+    assert first.is_exited
+    poll_until_idle([second])
+    assert future.result() == [0, 1]
+    assert log == [second]
+
+
+def test_one_that_cannot_be_closed_is_reported(thread, errors):
+    async def failing():
+        try:
+            yield 1
+        finally:
+            raise OSError("not closed")
+
+    async def main():
+        async for _ in failing():
+            break
+
+    thread.spawn(main())
+    drain(thread)
+    gc.collect()
+    assert errors.types == [OSError]
+
+
+def test_asyncios_own_generators_are_left_to_asyncio(thread):
+    log = []
+
+    async def numbers():
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(0)
+            log.append("closed")
+
+    async def main():
+        asyncio.get_running_loop().thread.spawn(returning(1))
+        await asyncio.sleep(0)
+        async for _ in numbers():
+            break
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    run_on_our_loop(main())
+    assert log == ["closed"]
+
+
+# Ends that others do not hinder
+
+
+async def waits_at_the_end():
+    try:
+        await aio.sleep_us(1e9)
+    finally:
+        await aio.sleep_us(1)
+
+
+async def fails_at_the_end():
+    try:
+        await aio.sleep_us(1e9)
+    finally:
+        raise OSError("at the end")
+
+
+async def never_gives_up():
+    while True:
+        try:
+            await aio.sleep_us(1e9)
+        except BaseException:
+            pass
+
+
+def test_closing_a_loop_with_coroutines_that_wait_at_their_ends_is_quiet(caplog):
+    loop = aio.EventLoop()
+    thread = loop.thread
+    futures = [thread.spawn(waits_at_the_end()) for _ in range(3)]
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    for future in futures:
+        with pytest.raises(ThreadExitedError, match="waits_at_the_end"):
+            future.result(0)
+    assert thread.is_exited
+    assert not caplog.records
+
+
+def test_a_coroutine_that_fails_at_its_end_keeps_no_other_from_ending(errors):
+    library = ThreadLib(exception_handler=errors)
+    thread = library.create_thread("net")
+    makers = (fails_at_the_end, waits_at_the_end, fails_at_the_end, lambda: for_ever([]))
+    futures = [thread.spawn(make()) for make in makers]
+    drain(thread)
+    thread._abandon()
+    for future in futures:
+        assert isinstance(future.exception(0), ThreadExitedError)
+    assert errors.types == [OSError, OSError]
+    assert isinstance(futures[0].exception(0).__cause__, OSError)
+    finish(thread)
+    assert thread.is_exited
+    library.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_coroutine_that_swallows_its_end_is_left_and_reported(errors):
+    library = ThreadLib(exception_handler=errors)
+    thread = library.create_thread("net")
+    future, other = thread.spawn(never_gives_up()), thread.spawn(waits_at_the_end())
+    drain(thread)
+    thread._abandon()
+    assert isinstance(future.exception(0), ThreadExitedError)
+    assert isinstance(other.exception(0), ThreadExitedError)
+    assert errors.types == [RuntimeError]
+    finish(thread)
+    library.close()
+
+
+def test_a_message_whose_future_cannot_be_told_keeps_no_other_from_being_dropped(errors):
+    library = ThreadLib(exception_handler=errors)
+    thread = library.create_thread("net")
+    futures = [thread.call(int) for _ in range(3)]
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    futures[0].add_done_callback(interrupted)
+    thread._abandon()
+    assert [type(future.exception(0)) for future in futures] == [ThreadExitedError] * 3
+    assert errors.types == [KeyboardInterrupt]
+    finish(thread)
+    library.close()
+
+
+def test_a_coroutine_that_was_cancelled_before_it_began_is_closed_with_its_thread(errors):
+    library = ThreadLib(exception_handler=errors)
+    thread = library.create_thread("net")
+    future = thread.spawn(returning(1))
+    future.cancel()
+    thread._abandon()
+    assert future.cancelled()
+    finish(thread)
+    library.close()
+
+
+# Failures of which nothing is heard
+
+
+@pytest.mark.parametrize("kind", ["call", "acall"])
+def test_a_failed_call_that_is_dropped_unheard_is_reported(lib, errors, kind):
+    here, there = lib.create_thread("here"), lib.create_thread("there")
+
+    async def main():
+        getattr(there, kind)(lambda: 1 / 0)
+
+    here.spawn(main())
+    poll_until_idle([here, there])
+    gc.collect()
+    assert errors.types == [ZeroDivisionError]
+    assert errors[0]["thread"] is there
+    assert "there" in errors[0]["message"]
+
+
+def test_a_failed_call_that_was_heard_is_not_reported(thread, errors):
+    asked, told = thread.call(lambda: 1 / 0), thread.call(lambda: 1 / 0)
+    told.add_done_callback(lambda future: future.exception())
+    drain(thread)
+    with pytest.raises(ZeroDivisionError):
+        asked.result()
+    del asked, told
+    gc.collect()
+    assert not errors

@@ -2,15 +2,16 @@
 
 import asyncio
 import concurrent.futures
+import gc
 import itertools
 import threading
 import time
 import weakref
 
 import pytest
-from support import PATIENCE_S, OtherThread, drain, eventually
+from support import PATIENCE_S, OtherThread, drain, eventually, finish, run_python
 
-from spdkthread import ReactorGroup, ThreadExitedError, WrongThreadError, aio, get_thread
+from spdkthread import ReactorGroup, SpdkThread, ThreadExitedError, ThreadLib, WrongThreadError, aio, get_thread
 
 
 def add(a, b=0, *, c=0):
@@ -283,3 +284,111 @@ def test_many_os_threads_submit_at_once(executor):
 
     senders = [OtherThread(submit) for _ in range(4)]
     assert [sender.outcome() for sender in senders] == [sum(range(200))] * 4
+
+
+# What comes in between
+
+
+class Lost:
+    """Cancels its future when it is collected, and submits once more."""
+
+    def __init__(self, executor, log):
+        self.executor, self.log = executor, log
+        self.future = executor.submit(int)
+        self.self = self
+
+    def __del__(self):
+        self.future.cancel()
+        self.log.append(self.executor.submit(int))
+
+
+def test_a_collection_inside_submit_may_cancel_and_submit(net):
+    executor = net.executor()
+    log = []
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(300):
+            Lost(executor, log)
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert len(log) == 300
+    executor.shutdown()
+    assert all(future.done() for future in log)
+    log.clear()
+
+
+def test_a_submit_that_fails_unexpectedly_leaves_nothing_for_shutdown_to_wait_for(lib):
+    thread = lib.create_thread("net")
+
+    class Refusing(aio.ThreadExecutor):
+        pass
+
+    executor = Refusing(lambda: [thread, None])
+    with pytest.raises(TypeError, match="SpdkThreads"):
+        executor.submit(int)
+    executor.shutdown()
+
+
+def test_an_interrupt_while_a_call_is_placed_leaves_nothing_behind(net, monkeypatch):
+    executor = net.executor()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(aio._Place, "take_in", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        executor.submit(int)
+    executor.shutdown()
+
+
+def test_threads_that_equal_each_other_are_two(lib):
+    class Same(SpdkThread):
+        def __eq__(self, other):
+            return True
+
+        def __hash__(self):
+            return 1
+
+    threads = [Same(name, lib=lib) for name in ("one", "other")]
+    executor = aio.ThreadExecutor(threads)
+    futures = [executor.submit(get_thread) for _ in range(4)]
+    drain(*threads)
+    assert sorted(future.result().name for future in futures) == ["one", "one", "other", "other"]
+    executor.shutdown()
+
+
+def test_calls_behind_a_full_ring_hear_when_their_thread_ends(errors):
+    library = ThreadLib(exception_handler=errors)
+    thread = library.create_thread("net", ring_size=2)
+    executor = thread.executor()
+    futures = [executor.submit(int) for _ in range(10)]
+    thread._abandon()
+    assert [type(future.exception(0)) for future in futures] == [ThreadExitedError] * 10
+    executor.shutdown()
+    finish(thread)
+    library.close()
+
+
+def test_a_childs_shutdown_does_not_wait_for_calls_of_its_parent():
+    done = run_python(
+        "import os, threading, warnings\n"
+        "from spdkthread import Reactor, ThreadExitedError\n"
+        "warnings.simplefilter('ignore')\n"
+        "go = threading.Event()\n"
+        "with Reactor() as reactor:\n"
+        "    executor = reactor.create_thread().executor()\n"
+        "    begun = threading.Event()\n"
+        "    futures = [executor.submit(lambda: (begun.set(), go.wait())), executor.submit(int)]\n"
+        "    begun.wait()\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        executor.shutdown()\n"
+        "        heard = [isinstance(future.exception(0), ThreadExitedError) for future in futures]\n"
+        "        os._exit(0 if all(heard) else 1)\n"
+        "    status = os.waitpid(pid, 0)[1]\n"
+        "    go.set()\n"
+        "print(os.waitstatus_to_exitcode(status))\n"
+    )
+    assert done.stdout == "0\n", done.stderr
