@@ -4,6 +4,7 @@ __all__ = [
     "AwaitError",
     "DeviceError",
     "FdError",
+    "NestedLoopError",
     "NoThreadError",
     "ReactorError",
     "RingFullError",
@@ -26,12 +27,18 @@ class RingFullTimeoutError(RingFullError, TimeoutError):
     """`SpdkThread.send_msg_wait` found no room within its time limit; nothing was sent."""
 
 
-class ThreadExitedError(SpdkThreadError):
-    """The target thread has exited, or its reactor is stopping and takes nothing more from outside."""
+class ThreadExitedError(SpdkThreadError, RuntimeError):
+    """The target thread has exited, or its reactor is stopping and takes nothing more from outside.
+
+    A `RuntimeError` too, as what the standard library's loops and executors raise when they are closed.
+    """
 
 
-class WrongThreadError(SpdkThreadError):
-    """The call belongs on another thread: state of an SpdkThread is touched only where it is polled."""
+class WrongThreadError(SpdkThreadError, RuntimeError):
+    """The call belongs on another thread: state of an SpdkThread is touched only where it is polled.
+
+    A `RuntimeError` too, as what asyncio raises for a loop that is used where it does not run.
+    """
 
 
 class NoThreadError(SpdkThreadError):
@@ -48,6 +55,10 @@ class ReactorError(SpdkThreadError):
 
 class FdError(SpdkThreadError):
     """A file descriptor is closed, cannot be waited for, or has a handler on this thread already."""
+
+
+class NestedLoopError(SpdkThreadError, RuntimeError):
+    """An event loop was to be patched for nested runs, which its SpdkThread does not allow."""
 
 
 class AwaitError(SpdkThreadError, RuntimeError):

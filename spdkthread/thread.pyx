@@ -26,6 +26,7 @@ from spdkthread.atomics cimport (
     st_load_relaxed,
     st_loadp_acquire,
     st_loadp_relaxed,
+    st_pause,
     st_store32_relaxed,
     st_store32_release,
     st_store_relaxed,
@@ -117,6 +118,7 @@ from spdkthread.thread_core cimport (
 from spdkthread.timers cimport (
     TIMER_NEVER,
     timer_cancel,
+    timer_glance,
     timer_insert,
     timer_next_deadline,
     timer_queue_free,
@@ -164,6 +166,7 @@ cdef object io_device_type = None       # IoDevice, which stands on a higher flo
 cdef void *CLOSED_SLOT = <void *>1      # the critical slot of an exited thread
 cdef uint64_t END_OF_TIME = <uint64_t>1 << 63   # one period later is still a tick
 cdef uint64_t NO_DRIVER = 0
+cdef uint64_t BEING_READ = <uint64_t>-2          # for a moment, by `next_poller_expiration`
 cdef uint64_t DRIVEN_BY_REACTOR = <uint64_t>-1  # PYTHREAD_INVALID_THREAD_ID: no OS thread has it
 cdef st_atomic_u64 live
 
@@ -829,8 +832,11 @@ cdef class SpdkThread:
         cdef uint64_t me = PyThread_get_thread_ident()
         cdef uint64_t found = NO_DRIVER
         # Acquires what the driver before did; its release is the store in `_release_driver` or `_give_up`.
-        if st_load_relaxed(&self._driver) != me and not st_cas_acq_rel(&self._driver, &found, me):
-            self._refuse_driver(found)
+        while st_load_relaxed(&self._driver) != me and not st_cas_acq_rel(&self._driver, &found, me):
+            if found != BEING_READ:
+                self._refuse_driver(found)
+            found = NO_DRIVER
+            st_pause()
         self._driver_depth += 1
         return 0
 
@@ -1196,6 +1202,7 @@ cdef class SpdkThread:
             if failed < 0:
                 raise FdError(f"no file descriptor for the fd set of {self!r}")
             self.c.fd_set = failed
+            self.c.fd_set_serial += 1
         failed = fd_set_add(self.c.fd_set, handler.fd, handler.mask, handler.fd)
         if failed:
             raise FdError(f"fd {handler.fd} cannot be waited for on {self!r}: {os.strerror(failed)}")
@@ -1251,6 +1258,7 @@ cdef class SpdkThread:
             self._placed_on()._unwatch_fds(self)
         close(self.c.fd_set)
         self.c.fd_set = fresh
+        self.c.fd_set_serial += 1
         for handler in self._fd_handlers.values():
             fd_set_add(fresh, handler.fd, handler.mask, handler.fd)     # fails, rightly, for another closed one
         if self.c.fd_count and self._reactor is not None:
@@ -1544,15 +1552,24 @@ cdef class SpdkThread:
     def next_poller_expiration(self) -> int | None:
         """The tick at which the next timed poller is due, or None.
 
-        Exact on this thread and for one that no reactor polls; elsewhere it may be too early, never too late.
+        Exact on this thread and for one that no OS thread drives; elsewhere it may be too early, never too late.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread.
         """
         cdef uint64_t deadline
-        if self.c.timers.count == 0:
+        cdef uint64_t found = NO_DRIVER
+        if timer_glance(&self.c.timers.count) == 0:
             return None
-        if self._reactor is None or self._is_here():
+        if self._is_here() or st_load_relaxed(&self._driver) == PyThread_get_thread_ident():
             deadline = timer_next_deadline(&self.c.timers)
+        elif st_cas_acq_rel(&self._driver, &found, BEING_READ):
+            deadline = timer_next_deadline(&self.c.timers)
+            st_store_release(&self._driver, NO_DRIVER)
         else:
-            deadline = self.c.timers.next_check
+            # The driver changes the lists meanwhile: they are not for others to walk through.
+            deadline = timer_glance(&self.c.timers.next_check)
         return None if deadline == TIMER_NEVER else deadline
 
     @property
