@@ -4,6 +4,8 @@ __all__ = [
     "AwaitError",
     "DeviceError",
     "FdError",
+    "LoopExitedError",
+    "LoopThreadError",
     "NestedLoopError",
     "NoThreadError",
     "ReactorError",
@@ -27,18 +29,12 @@ class RingFullTimeoutError(RingFullError, TimeoutError):
     """`SpdkThread.send_msg_wait` found no room within its time limit; nothing was sent."""
 
 
-class ThreadExitedError(SpdkThreadError, RuntimeError):
-    """The target thread has exited, or its reactor is stopping and takes nothing more from outside.
-
-    A `RuntimeError` too, as what the standard library's loops and executors raise when they are closed.
-    """
+class ThreadExitedError(SpdkThreadError):
+    """The target thread has exited, or its reactor is stopping and takes nothing more from outside."""
 
 
-class WrongThreadError(SpdkThreadError, RuntimeError):
-    """The call belongs on another thread: state of an SpdkThread is touched only where it is polled.
-
-    A `RuntimeError` too, as what asyncio raises for a loop that is used where it does not run.
-    """
+class WrongThreadError(SpdkThreadError):
+    """The call belongs on another thread: state of an SpdkThread is touched only where it is polled."""
 
 
 class NoThreadError(SpdkThreadError):
@@ -55,6 +51,14 @@ class ReactorError(SpdkThreadError):
 
 class FdError(SpdkThreadError):
     """A file descriptor is closed, cannot be waited for, or has a handler on this thread already."""
+
+
+class LoopExitedError(ThreadExitedError, RuntimeError):
+    """The SpdkThread of an event loop has exited: the loop runs nothing any more. Also what asyncio's users catch."""
+
+
+class LoopThreadError(WrongThreadError, RuntimeError):
+    """An event loop cannot run here: its SpdkThread is driven elsewhere. Also what asyncio's users catch."""
 
 
 class NestedLoopError(SpdkThreadError, RuntimeError):

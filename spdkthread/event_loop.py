@@ -102,8 +102,10 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
         ------
         RuntimeError
             When it is closed, it or another loop runs here already.
-        WrongThreadError
-            A RuntimeError: when its SpdkThread is driven by another OS thread, or this is a callback of it.
+        LoopThreadError
+            When its SpdkThread is driven by another OS thread, or this is a callback of it.
+        LoopExitedError
+            When its SpdkThread has exited.
         """
         self._check_closed()  # type: ignore[attr-defined]
         self._check_running()  # type: ignore[attr-defined]

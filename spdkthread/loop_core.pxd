@@ -77,6 +77,7 @@ cdef class LoopCore:
     cdef object drain_thread(self, object stop)
     cdef int catch_up(self) except -1
     cdef int take_handles(self) except -1
+    cdef int post(self, object fn, object handle) except -1
     cdef object schedule(self, object handle)
     cdef int poll_thread(self) except -1
     cdef uint32_t messages_in_front(self, uint64_t end) noexcept

@@ -77,7 +77,14 @@ from spdkthread.timers cimport (
 from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 from spdkthread.wake cimport wake_clear, wake_gate_give_back, wake_gate_take, wake_notify
 
-from spdkthread.errors import FdError, SpdkThreadError, ThreadExitedError, WrongThreadError
+from spdkthread.errors import (
+    FdError,
+    LoopExitedError,
+    LoopThreadError,
+    SpdkThreadError,
+    ThreadExitedError,
+    WrongThreadError,
+)
 
 __all__ = ["LoopCore"]
 
@@ -405,10 +412,13 @@ cdef class LoopCore:
     def _enter(self):
         """At the start of run_forever, on the OS thread that runs the loop."""
         if self.thread.c.polling:
-            raise WrongThreadError(f"{self!r} cannot run inside a callback of its own {self.thread!r}")
+            raise LoopThreadError(f"{self!r} cannot run inside a callback of its own {self.thread!r}")
         if self.thread.is_exited:
-            raise ThreadExitedError(f"{self!r} cannot run: {self.thread!r} is what it runs on")
-        self.thread.__enter__()
+            raise LoopExitedError(f"{self!r} cannot run: {self.thread!r} is what it runs on")
+        try:
+            self.thread.__enter__()
+        except WrongThreadError as error:
+            raise LoopThreadError(f"{self!r} cannot run here: {error}") from None
         self.entered = True
         with cython.critical_section(self):
             st_store_relaxed(&self.os_thread, PyThread_get_thread_ident())
@@ -485,13 +495,17 @@ cdef class LoopCore:
             self.ready.append(handle)
             return handle
         st_store32_relaxed(&self.sender_core, <uint32_t>(1 + st_this_core()))
-        try:
-            self.thread._post(append_ready_fn, handle)
-        except ThreadExitedError:
-            if self._closed:
-                self._check_closed()    # since it was looked at above
-            raise
+        self.post(append_ready_fn, handle)
         return handle
+
+    cdef int post(self, object fn, object handle) except -1:
+        """Send ``fn(handle)`` to the loop's thread."""
+        try:
+            return self.thread._post(fn, handle)
+        except ThreadExitedError as error:
+            if self._closed:
+                self._check_closed()    # since the caller looked at it
+            raise LoopExitedError(f"{self!r} runs nothing any more: {error}") from None
 
     cdef object schedule(self, object handle):
         """call_soon while something waits in the ring, which comes first."""
@@ -501,7 +515,7 @@ cdef class LoopCore:
         elif something_waits(&self.thread.c) or (
             not ST_LOOP_HAS_GIL and not self.runs_here() and st_load_relaxed(&self.os_thread)
         ):
-            self.thread._post(append_ready_fn, handle)
+            self.post(append_ready_fn, handle)
         else:
             self.ready.append(handle)
         return handle
@@ -550,7 +564,7 @@ cdef class LoopCore:
         # The queue belongs to the OS thread that runs the loop. asyncio forbids this, says so only in debug mode, and
         # has the timer forgotten until something else wakes the loop.
         handle._scheduled = True
-        self.thread._post(arm_timer_fn, handle)
+        self.post(arm_timer_fn, handle)
         return handle
 
     cdef int enqueue_timer(self, object handle, double when, uint64_t now) except -1:
