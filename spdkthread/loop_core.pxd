@@ -10,7 +10,8 @@ One turn::
 
 The order is asyncio's: what was posted to the loop before something else runs before it. So `call_soon` looks whether
 anything waits in the ring. Handles at its head join the ready callbacks at once; behind a message that is something else,
-the handle of `call_soon` goes into the ring too.
+the handle of `call_soon` goes into the ring too. What is ready when a turn begins is then older than every message that
+waits, and runs before it.
 
 Who owns what: the ready callbacks and the timers belong to the OS thread that runs the loop. `call_later` from another
 one is a message, a cancelled timer is put onto a list that the loop looks at. While the loop does not run they belong
@@ -79,7 +80,7 @@ cdef class LoopCore:
     cdef int take_handles(self) except -1
     cdef int post(self, object fn, object handle) except -1
     cdef object schedule(self, object handle)
-    cdef int poll_thread(self) except -1
+    cdef int poll_thread(self, bint messages) except -1
     cdef uint32_t messages_in_front(self, uint64_t end) noexcept
     cdef bint has_work(self) noexcept
     cdef int look_at_fds(self) except -1

@@ -628,12 +628,13 @@ cdef class LoopCore:
 
     def _run_once(self):
         """One turn of the loop."""
-        self.poll_thread()
+        # What is ready by now was scheduled before any message that waits: the order of both is that of their coming.
+        self.poll_thread(PyList_GET_SIZE(self.ready) == 0)
         if PyList_GET_SIZE(self.ready) or self._stopping or self.has_work():
             self.look_at_fds()
         else:
             self.wait()
-            self.poll_thread()
+            self.poll_thread(True)
         self.expire_timers()
         self.run_ready()
         if self.on_main_thread:
@@ -717,10 +718,9 @@ cdef class LoopCore:
                 return 1
         return count
 
-    cdef int poll_thread(self) except -1:
-        """Messages that are there now and each poller its turn; then the handles behind those messages.
-
-        A message behind a handle waits for the next turn, in which the handle has run.
+    cdef int poll_thread(self, bint messages) except -1:
+        """Messages that are there now, unless they have to wait, and each poller its turn; then the handles behind those
+        messages. A message behind a handle waits for the next turn, in which the handle has run.
         """
         cdef thread_s *thread = &self.thread.c
         cdef uint64_t end, begun, due, spilled
@@ -729,7 +729,7 @@ cdef class LoopCore:
             return 0
         end = st_load_relaxed(&thread.ring.tail) & RING_POSITION
         spilled = st_load_relaxed(&thread.ring.spilled)
-        limit = self.messages_in_front(end)
+        limit = self.messages_in_front(end) if messages else 0
         due = begun = 0
         while limit or pollers_wait(thread, due):
             if st_load32_relaxed(&thread.state) == THREAD_EXITED:
@@ -749,7 +749,8 @@ cdef class LoopCore:
                     limit = 0
                     continue
                 spilled -= 1
-            limit = self.messages_in_front(end)
+            if messages:
+                limit = self.messages_in_front(end)
         return self.take_handles()
 
     cdef int look_at_fds(self) except -1:
