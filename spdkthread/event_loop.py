@@ -87,12 +87,12 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
 
     @property
     def _nest_patched(self) -> bool:
-        # What nest_asyncio looks for first. It would put its own turn and its own run_forever into this class, which know
-        # nothing of the thread, its messages and its timers: a loop patched so would sleep through all of them.
+        # What nest_asyncio looks for first. It would put its own turn and its own run_forever into this class, which
+        # know nothing of the thread, its messages and its timers: a loop patched so would sleep through all of them.
         raise NestedLoopError(
-            f"nest_asyncio cannot patch {self!r}: it replaces the turn of the loop, and with it the messages, pollers and"
-            " timers of its SpdkThread. Await what is to run instead of calling run_until_complete in a callback, or use"
-            " asyncio.SelectorEventLoop where a nested run cannot be helped"
+            f"nest_asyncio cannot patch {self!r}: it replaces the turn of the loop, and with it the messages, pollers"
+            " and timers of its SpdkThread. Await what is to run instead of calling run_until_complete in a callback,"
+            " or use asyncio.SelectorEventLoop where a nested run cannot be helped"
         )
 
     def run_forever(self) -> None:

@@ -42,7 +42,8 @@ cdef extern from *:
     #ifdef __linux__
         struct timespec limit = {timeout_ns / 1000000000, timeout_ns % 1000000000};
         /* Only for this sleep: what callbacks start inherits the slack of the OS thread. */
-        int slack = timeout_ns > 0 && timeout_ns < ST_SLACK_MATTERS_NS ? prctl(PR_GET_TIMERSLACK, 0UL, 0UL, 0UL, 0UL) : 0;
+        int slack = 0;
+        if (timeout_ns > 0 && timeout_ns < ST_SLACK_MATTERS_NS) slack = prctl(PR_GET_TIMERSLACK, 0UL, 0UL, 0UL, 0UL);
         if (slack > 1) st_sharpen_timers();
         ready = ppoll(ears, signals < 0 ? fd < 0 ? 1 : 2 : 3, timeout_ns < 0 ? NULL : &limit, NULL);
         if (slack > 1) {

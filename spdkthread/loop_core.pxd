@@ -9,9 +9,9 @@ One turn::
     ready callbacks           those of this turn, in order; what they schedule runs in the next one
 
 The order is asyncio's: what was posted to the loop before something else runs before it. So `call_soon` looks whether
-anything waits in the ring. Handles at its head join the ready callbacks at once; behind a message that is something else,
-the handle of `call_soon` goes into the ring too. What is ready when a turn begins is then older than every message that
-waits, and runs before it.
+anything waits in the ring. Handles at its head join the ready callbacks at once; behind a message that is something
+else, the handle of `call_soon` goes into the ring too. What is ready when a turn begins is then older than every message
+that waits, and runs before it.
 
 Who owns what: the ready callbacks and the timers belong to the OS thread that runs the loop. `call_later` from another
 one is a message, a cancelled timer is put onto a list that the loop looks at. While the loop does not run they belong
@@ -50,7 +50,8 @@ cdef class LoopCore:
     cdef list batch                 # what runs in this turn
     cdef readonly SpdkThread thread
     cdef bint owns_thread
-    cdef bint held                  # the thread is kept from exiting
+    cdef bint held                  # the thread is the loop's, until it is closed
+    cdef bint holds                 # and is kept from exiting
     cdef bint on_main_thread
     cdef bint entered
     cdef st_atomic_u64 os_thread    # that runs the loop; 0: none
@@ -62,7 +63,7 @@ cdef class LoopCore:
     # A set that holds the set of the thread's descriptors. It is the loop's: the number of the thread's may be that of
     # a descriptor of the user's in the next moment. Among the selector's once the thread has descriptors.
     cdef int thread_fds
-    cdef uint32_t thread_fds_serial # of the thread's set that is in it; 0: none
+    cdef uint32_t thread_fds_serial  # of the thread's set that is in it; 0: none
     cdef bint direct                # an epoll whose events are read here
     cdef dict keys                  # the selector's: fd -> SelectorKey
     cdef object selector

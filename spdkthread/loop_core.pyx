@@ -7,7 +7,6 @@ import selectors
 import threading
 from collections import deque
 from asyncio import events, format_helpers
-from asyncio.base_events import BaseEventLoop
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
@@ -81,7 +80,6 @@ from spdkthread.errors import (
     FdError,
     LoopExitedError,
     LoopThreadError,
-    SpdkThreadError,
     ThreadExitedError,
     WrongThreadError,
 )
@@ -269,8 +267,8 @@ class LoopOwner:
 
 
 cdef inline bint something_waits(thread_s *thread) noexcept nogil:
-    """Whether anything was sent to the thread that has not run. What was sent before now is seen: the sender's store and
-    how the caller knows of it order the two."""
+    """Whether anything was sent to the thread that has not run. What was sent before now is seen: the sender's store
+    and how the caller knows of it order the two."""
     # With one of the flags in `tail`, which is set while messages are spilled, the two differ as well.
     return (
         st_load_relaxed(&thread.ring.tail) != st_load_relaxed(&thread.ring.head)
@@ -336,9 +334,13 @@ cdef class LoopCore:
         self.owner = LoopOwner(self, thread)
         thread._belong_to(self.owner, False)
         # It stays as long as the loop is not closed.
-        with thread:
-            thread._hold(self.owner)
-        self.held = True
+        try:
+            with thread:
+                thread._hold(self.owner)
+        except BaseException:
+            thread._give_up(self.owner)
+            raise
+        self.held = self.holds = True
         st_storep_release(&self.thread.c.wake, self.gate)
 
     def _tear_down(self):
@@ -356,15 +358,27 @@ cdef class LoopCore:
         try:
             with self.thread:
                 self.thread._let_go(self.owner)
+                self.holds = False
                 if self.owns_thread and not self.thread.is_exited:
                     stop = self.end_thread()
-        except SpdkThreadError as error:
-            # It is being driven elsewhere, or by its own callback: there it goes on.
-            self.report(f"{self.owner!r} is closed, its thread could not be ended", error)
+        except WrongThreadError as error:
+            self.leave_thread(error)
         finally:
             self.thread._give_up(self.owner)
         if stop is not None:
             raise stop
+
+    def leave_thread(self, error):
+        """Another OS thread drives it: there it lets go, and exits if it is ours."""
+        try:
+            if self.holds:
+                self.holds = False
+                self.thread._send_library_msg(self.thread._let_go, self.owner)
+            if self.owns_thread:
+                self.thread.exit()
+                logger.warning("%r is closed, %r could not be ended: %s", self, self.thread, error)
+        except ThreadExitedError:
+            pass
 
     def end_thread(self):
         """Have the loop's own thread exit. Returns the exception that is to leave, or None."""
@@ -719,8 +733,9 @@ cdef class LoopCore:
         return count
 
     cdef int poll_thread(self, bint messages) except -1:
-        """Messages that are there now, unless they have to wait, and each poller its turn; then the handles behind those
-        messages. A message behind a handle waits for the next turn, in which the handle has run.
+        """Messages that are there now, unless they have to wait, and each poller its turn; then the handles behind them.
+
+        A message behind a handle waits for the next turn, in which the handle has run.
         """
         cdef thread_s *thread = &self.thread.c
         cdef uint64_t end, begun, due, spilled
@@ -895,7 +910,7 @@ cdef class LoopCore:
         if self.timers.count:
             due = timer_next_deadline(&self.timers)
         while True:
-            # The first look is for the descriptors: they have one in every turn, also in those that messages end at once.
+            # The first look is for the descriptors: they have one in every turn, also where a message is there at once.
             if looks % FD_LOOKS == 0:
                 if self.direct:
                     ready = self.events_count = fd_set_wait(self.poll_fd, self.events, FD_BATCH)
@@ -1075,7 +1090,7 @@ cdef class LoopCore:
 
 
 cdef inline bint pollers_wait(thread_s *thread, uint64_t due) noexcept nogil:
-    """Whether a poll has something to do besides messages. `due`: the tick when the turn began, 0: this is its begin."""
+    """Whether a poll has something to do besides messages. `due`: the tick when the turn began; 0: it begins now."""
     return (
         st_load32_relaxed(&thread.attention) & ~<uint32_t>ATTENTION_SPILLED != 0
         or thread.active_first != NULL
@@ -1106,8 +1121,8 @@ cdef inline int run_in(object callback, object args, object context) except -1:
     return 0
 
 
-# The timers stand in C memory, so the garbage collector has to be shown the handles that they hold. It runs with the GIL,
-# or while every other OS thread stands still, and the queue is changed by attached OS threads only.
+# The timers stand in C memory, so the garbage collector has to be shown the handles that they hold. It runs with the
+# GIL, or while every other OS thread stands still, and the queue is changed by attached OS threads only.
 
 cdef struct visitor:
     st_visitproc visit

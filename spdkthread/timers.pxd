@@ -17,9 +17,9 @@ bucket's start is due, `last` moves up to it and its timers go down to lower lev
 timer, commonly two or three, and not at all when the bucket is short. A bucket keeps its order on the way down, so
 equal deadlines stay first in, first out.
 
-`last` never goes back. A deadline before it is overdue, has no bucket, and goes into a pairing heap beside the wheel, in
-the order of the deadlines and, among equal ones, of their numbers: insert is one comparison, and everything in the heap
-is earlier than everything in the wheel::
+`last` never goes back. A deadline before it is overdue, has no bucket, and goes into a pairing heap beside the wheel,
+in the order of the deadlines and, among equal ones, of their numbers: insert is one comparison, and everything in the
+heap is earlier than everything in the wheel::
 
     heap (overdue)    root: the earliest; `child` its first child, `next` and `prev` its siblings, the first one's
                       `prev` the parent; `queued` is the number

@@ -1240,6 +1240,36 @@ def test_a_loop_whose_thread_another_os_thread_drives_says_so_in_an_error_that_a
     loop.close()
 
 
+def test_a_loop_closed_while_another_os_thread_drives_its_thread_lets_go_of_it_there(live_lib):
+    thread = live_lib.create_thread("mine")
+    loop = aio.EventLoop(thread)
+    entered, leave = threading.Event(), threading.Event()
+
+    def drive():
+        with thread:
+            entered.set()
+            leave.wait(PATIENCE_S)
+            thread.exit()
+            while not thread.is_exited:
+                thread.poll()
+
+    driver = OtherThread(drive)
+    assert entered.wait(PATIENCE_S)
+    loop.close()
+    leave.set()
+    driver.outcome()
+    assert thread.is_exited
+
+
+def test_a_loop_that_is_closed_in_a_callback_of_its_own_thread_lets_go_of_it(live_lib):
+    thread = live_lib.create_thread("mine")
+    loop = aio.EventLoop(thread)
+    thread.send_msg(loop.close)
+    thread.poll()
+    assert loop.is_closed()
+    assert thread.exit_blockers == ()
+
+
 def test_what_keeps_the_thread_of_a_loop_has_the_name_of_the_loop(live_lib):
     thread = live_lib.create_thread("mine")
     loop = aio.EventLoop(thread)
