@@ -65,9 +65,8 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
         idle: str = "adaptive",
         spin_us: float = 50,
     ) -> None:
-        if thread is not None:
-            if not isinstance(thread, SpdkThread):
-                raise TypeError(f"thread must be an SpdkThread or None, got {type(thread).__name__}")
+        if thread is not None and not isinstance(thread, SpdkThread):
+            raise TypeError(f"thread must be an SpdkThread or None, got {type(thread).__name__}")
         if selector is None:
             selector = selectors.DefaultSelector()
         owned = thread is None

@@ -1310,8 +1310,9 @@ def test_a_loop_that_is_forgotten_with_timers_pending_is_collected_with_a_warnin
     handles = [loop.call_later(delay, noop) for delay in (3600, 1, 0)]
     handles.append(loop.call_at(loop.time() - 5, noop))
     reference = weakref.ref(loop)
+    handles.clear()
+    del loop
     with pytest.warns(ResourceWarning, match="unclosed event loop"):
-        del loop, handles
         gc.collect()
     assert reference() is None
 
@@ -1343,7 +1344,7 @@ def test_the_timer_slack_of_the_os_thread_is_what_it_was_in_callbacks_and_afterw
 
     before = slack()
     if before < 0:
-        before = None       # not Linux: there is none
+        before = None  # not Linux: there is none
     affinity = os.sched_getaffinity(0)
     inside = aio.run(main())
     assert before is None or inside == (before, affinity)
@@ -1369,7 +1370,7 @@ def test_run_and_new_event_loop_are_those_of_asyncio_with_this_loop():
 def test_nest_asyncio_is_refused_with_what_to_do_instead(loop):
     """It looks for its mark with hasattr, before it changes the class of the loop."""
     run_once = type(loop)._run_once
-    with pytest.raises(NestedLoopError, match="nest_asyncio.*Await") as caught:
+    with pytest.raises(NestedLoopError, match=r"nest_asyncio.*Await") as caught:
         hasattr(loop, "_nest_patched")
     assert isinstance(caught.value, RuntimeError)
     assert type(loop)._run_once is run_once

@@ -308,9 +308,7 @@ def test_what_another_os_thread_posted_runs_before_what_is_scheduled_after_it(sm
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("spilled", [False, True])
 @pytest.mark.parametrize("pattern", ["mp", "pm", "mpmp", "pmpm", "ppmmpp", "mmmmmmmmmmmmp", "pmmmmmmmmmmmmpm"])
-def test_messages_posted_callbacks_and_others_run_in_the_order_in_which_they_came(
-    live_lib, pattern, spilled, debug
-):
+def test_messages_posted_callbacks_and_others_run_in_the_order_in_which_they_came(live_lib, pattern, spilled, debug):
     loop = aio.EventLoop(live_lib.create_thread(ring_size=4 if spilled else 1024))
     loop.set_debug(debug)
     order = []
@@ -411,7 +409,7 @@ def test_a_descriptor_with_the_number_of_a_set_that_was_closed_is_the_users(sele
             handler = loop.thread.register_fd(reading, int)
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            os.close(reading)           # before it is unregistered: the thread begins another set
+            os.close(reading)  # before it is unregistered: the thread begins another set
             handler.unregister()
             os.close(writing)
             pipes.extend(os.pipe() for _ in range(3))
