@@ -10,8 +10,8 @@ One turn::
 
 The order is asyncio's: what was posted to the loop before something else runs before it. So `call_soon` looks whether
 anything waits in the ring. Handles at its head join the ready callbacks at once; behind a message that is something
-else, the handle of `call_soon` goes into the ring too. What is ready when a turn begins is then older than every message
-that waits, and runs before it.
+else, the handle of `call_soon` goes into the ring too. What is ready when a turn begins is then older than every
+message that waits, and runs before it.
 
 Who owns what: the ready callbacks and the timers belong to the OS thread that runs the loop. `call_later` from another
 one is a message, a cancelled timer is put onto a list that the loop looks at. While the loop does not run they belong

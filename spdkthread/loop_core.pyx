@@ -733,7 +733,7 @@ cdef class LoopCore:
         return count
 
     cdef int poll_thread(self, bint messages) except -1:
-        """Messages that are there now, unless they have to wait, and each poller its turn; then the handles behind them.
+        """Messages that are there now, unless they have to wait, and a turn of each poller; then the handles behind.
 
         A message behind a handle waits for the next turn, in which the handle has run.
         """
