@@ -41,7 +41,6 @@ cdef class SpdkThread:
     cdef object _owner              # the Reactor or EventLoop that it belongs to; None: its user
     cdef object _reactor            # its owner, when that is a Reactor
     cdef readonly object _weak      # a weak reference to itself, for futures
-    cdef public object _event_loop  # a weak reference to the event loop that drives it, or None
     cdef uint64_t _next_poller_id
     cdef st_atomic_u64 _driver      # OS thread that polls it or has entered it; NO_DRIVER; DRIVEN_BY_REACTOR
     cdef uint32_t _driver_depth

@@ -27,6 +27,7 @@ from spdkthread.atomics cimport (
     st_load_relaxed,
     st_loadp_acquire,
     st_loadp_relaxed,
+    st_pause,
     st_store32_relaxed,
     st_store32_release,
     st_store_relaxed,
@@ -131,6 +132,7 @@ from spdkthread.thread_core cimport (
 from spdkthread.timers cimport (
     TIMER_NEVER,
     timer_cancel,
+    timer_glance,
     timer_insert,
     timer_queue_free,
     timer_queue_init,
@@ -182,6 +184,7 @@ cdef object io_device_type = None       # IoDevice, which stands on a higher flo
 cdef void *CLOSED_SLOT = <void *>1      # the critical slot of an exited thread
 cdef uint64_t END_OF_TIME = <uint64_t>1 << 63   # one period later is still a tick
 cdef uint64_t NO_DRIVER = 0
+cdef uint64_t BEING_READ = <uint64_t>-2          # for a moment, by `next_poller_expiration`
 cdef uint64_t DRIVEN_BY_REACTOR = <uint64_t>-1  # PYTHREAD_INVALID_THREAD_ID: no OS thread has it
 cdef st_atomic_u64 live
 
@@ -906,8 +909,11 @@ cdef class SpdkThread:
         cdef uint64_t me = PyThread_get_thread_ident()
         cdef uint64_t found = NO_DRIVER
         # Acquires what the driver before did; its release is the store in `_release_driver` or `_give_up`.
-        if st_load_relaxed(&self._driver) != me and not st_cas_acq_rel(&self._driver, &found, me):
-            self._refuse_driver(found)
+        while st_load_relaxed(&self._driver) != me and not st_cas_acq_rel(&self._driver, &found, me):
+            if found != BEING_READ:
+                self._refuse_driver(found)
+            found = NO_DRIVER
+            st_pause()
         self._driver_depth += 1
         return 0
 
@@ -1830,17 +1836,26 @@ cdef class SpdkThread:
     def next_poller_expiration(self) -> int | None:
         """The tick at which the next timed poller is due, or None.
 
-        Exact on this thread and for one that no reactor polls; elsewhere it may be too early, never too late.
+        Exact on this thread and for one that no OS thread drives; elsewhere it may be too early, never too late.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread.
         """
         cdef uint64_t deadline
-        if self.c.timers.count == 0:
+        cdef uint64_t found = NO_DRIVER
+        if timer_glance(&self.c.timers.count) == 0:
             return None
-        if self._reactor is None or self._is_here():
+        if self._is_here() or st_load_relaxed(&self._driver) == PyThread_get_thread_ident():
             deadline = pollers_next(&self.c)
+        elif st_cas_acq_rel(&self._driver, &found, BEING_READ):
+            deadline = pollers_next(&self.c)
+            st_store_release(&self._driver, NO_DRIVER)
         elif self.c.timed_count == 0:
             return None
         else:
-            deadline = self.c.timers.next_check
+            # The driver changes the lists meanwhile: they are not for others to walk through.
+            deadline = timer_glance(&self.c.timers.next_check)
         return None if deadline == TIMER_NEVER else deadline
 
     @property
@@ -1850,12 +1865,17 @@ cdef class SpdkThread:
         Exact on this thread and for one that no reactor polls; elsewhere it may be too early, never too late.
         """
         cdef uint64_t deadline
-        if self.c.timers.count == 0:
+        cdef uint64_t found = NO_DRIVER
+        if timer_glance(&self.c.timers.count) == 0:
             return None
-        if self._reactor is None or self._is_here():
+        if self._is_here() or st_load_relaxed(&self._driver) == PyThread_get_thread_ident():
             deadline = min(pollers_next(&self.c), timers_next(&self.c))
+        elif st_cas_acq_rel(&self._driver, &found, BEING_READ):
+            deadline = min(pollers_next(&self.c), timers_next(&self.c))
+            st_store_release(&self._driver, NO_DRIVER)
         else:
-            deadline = self.c.timers.next_check
+            # The driver changes the lists meanwhile: they are not for others to walk through.
+            deadline = timer_glance(&self.c.timers.next_check)
         return None if deadline == TIMER_NEVER else deadline
 
     @property

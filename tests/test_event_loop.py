@@ -2,6 +2,8 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -9,15 +11,27 @@ import selectors
 import signal
 import socket
 import sys
+import textwrap
 import threading
 import time
 import warnings
 import weakref
 
 import pytest
-from support import PATIENCE_S, OtherThread, eventually, finish, run_python
+from support import PATIENCE_S, OtherThread, eventually, finish, noop, run_python
 
-from spdkthread import SpdkThread, ThreadExitedError, ThreadLib, WrongThreadError, aio, default_lib, get_thread
+from spdkthread import (
+    LoopThreadError,
+    NestedLoopError,
+    ReactorError,
+    SpdkThread,
+    ThreadExitedError,
+    ThreadLib,
+    WrongThreadError,
+    aio,
+    default_lib,
+    get_thread,
+)
 from spdkthread.testing import ManualClock
 
 
@@ -37,6 +51,21 @@ def loop():
     loop = aio.EventLoop()
     yield loop
     loop.close()
+
+
+@contextlib.contextmanager
+def running_loop(loop=None):
+    """A loop that another OS thread runs, asleep most of the time."""
+    made = aio.EventLoop(spin_us=0) if loop is None else loop
+    runner = OtherThread(made.run_forever)
+    eventually(made.is_running)
+    try:
+        yield made
+    finally:
+        made.call_soon_threadsafe(made.stop)
+        runner.outcome()
+        if loop is None:
+            made.close()
 
 
 # What it is
@@ -1071,3 +1100,344 @@ def test_a_loop_in_another_os_thread_runs_beside_this_one():
         assert runner.run(main()) == "there"
     loop.call_soon_threadsafe(stop.set)
     assert other.outcome() is True
+
+
+# Who may touch it, and from where
+
+
+def test_a_timer_cancelled_on_another_os_thread_while_the_loop_runs_does_not_run_and_is_forgotten():
+    ran = []
+
+    class Thing:
+        def __call__(self):
+            ran.append("cancelled")
+
+    with running_loop() as loop:
+        things = [Thing() for _ in range(200)]
+        references = [weakref.ref(thing) for thing in things]
+        made = threading.Event()
+        handles = []
+
+        def make():
+            handles.extend(loop.call_later(3600 + number % 7, thing) for number, thing in enumerate(things))
+            handles.extend(loop.call_later(0.05, ran.append, "kept") for _ in range(2))
+            things.clear()
+            made.set()
+
+        loop.call_soon_threadsafe(make)
+        assert made.wait(PATIENCE_S)
+        for handle in handles[:200]:
+            handle.cancel()
+            handle.cancel()
+        handles.clear()
+        eventually(lambda: len(ran) == 2)
+        gc.collect()
+        assert ran == ["kept", "kept"]
+        assert [reference() for reference in references] == [None] * 200
+
+
+def test_a_timer_made_on_another_os_thread_while_the_loop_sleeps_runs_in_time():
+    with running_loop() as loop:
+        ran = threading.Event()
+        cancelled = []
+        loop.call_later(0.001, cancelled.append, 1).cancel()
+        handle = loop.call_later(0.001, ran.set)
+        assert isinstance(handle, asyncio.TimerHandle)
+        assert ran.wait(PATIENCE_S)
+        ran.clear()
+        loop.call_at(loop.time() - 1, ran.set)
+        assert ran.wait(PATIENCE_S)
+        assert not cancelled
+
+
+def test_timers_come_and_go_on_several_os_threads_at_once():
+    ran = []
+    with running_loop() as loop:
+        over = threading.Event()
+
+        def tick():
+            if not over.is_set():
+                loop.call_later(0, tick)
+
+        def others():
+            for number in range(500):
+                late = loop.call_later(3000 + number, ran.append, "cancelled")
+                loop.call_later(1e-6 * number, ran.append, "ran")
+                late.cancel()
+                assert loop.thread.next_poller_expiration is not None
+
+        loop.thread.register_poller(int, 1000)
+        eventually(lambda: loop.thread.has_pollers)
+        loop.call_soon_threadsafe(tick)
+        threads = [OtherThread(others) for _ in range(3)]
+        for thread in threads:
+            thread.outcome()
+        eventually(lambda: len(ran) == 1500)
+        over.set()
+        loop.call_soon_threadsafe(lambda: [poller.unregister() for poller in loop.thread.pollers])
+    assert set(ran) == {"ran"}
+
+
+def test_of_a_thread_that_is_driven_elsewhere_the_next_expiration_is_never_too_late(lib, clock):
+    thread = lib.create_thread()
+    with thread:
+        early = thread.register_poller(int, 100)
+        thread.register_poller(int, 200)
+        early.unregister()
+        assert thread.next_poller_expiration == 200_000
+        assert OtherThread(lambda: thread.next_poller_expiration).outcome() <= 200_000
+    assert OtherThread(lambda: thread.next_poller_expiration).outcome() == 200_000
+
+
+def test_a_second_loop_of_one_thread_is_refused_by_name_until_the_first_is_closed(live_lib):
+    thread = live_lib.create_thread("wanted")
+    first = aio.EventLoop(thread)
+    with pytest.raises(WrongThreadError, match=r"'wanted'.*EventLoop.*belongs to.*EventLoop"):
+        aio.EventLoop(thread)
+    assert first.run_until_complete(asyncio.sleep(0, "still runs")) == "still runs"
+    first.close()
+    second = aio.EventLoop(thread)
+    assert second.run_until_complete(asyncio.sleep(0, "runs")) == "runs"
+    second.close()
+
+
+def test_the_thread_of_a_loop_is_refused_by_a_reactor_that_comes_later(make_reactor, live_lib):
+    thread = live_lib.create_thread("wanted")
+    loop = aio.EventLoop(thread)
+    with pytest.raises(ReactorError, match=r"'wanted'.*belongs to.*EventLoop"):
+        make_reactor().add_thread(thread)
+    loop.close()
+
+
+def test_an_exited_thread_is_refused(live_lib):
+    thread = live_lib.create_thread("gone")
+    finish(thread)
+    with pytest.raises(ThreadExitedError, match="gone"):
+        aio.EventLoop(thread)
+
+
+def test_a_loop_whose_thread_another_os_thread_drives_says_so_in_an_error_that_asyncios_users_catch(live_lib):
+    thread = live_lib.create_thread("mine")
+    loop = aio.EventLoop(thread)
+    with running_loop(loop), pytest.raises(RuntimeError):
+        loop.run_forever()
+    with running_loop(loop), pytest.raises(WrongThreadError):
+        thread.poll()
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with thread:
+            entered.set()
+            leave.wait(PATIENCE_S)
+
+    holder = OtherThread(hold)
+    assert entered.wait(PATIENCE_S)
+    with pytest.raises(LoopThreadError, match="'mine'") as caught:
+        loop.run_forever()
+    leave.set()
+    holder.outcome()
+    assert isinstance(caught.value, RuntimeError)
+    loop.close()
+
+
+def test_a_loop_closed_while_another_os_thread_drives_its_thread_lets_go_of_it_there(live_lib):
+    thread = live_lib.create_thread("mine")
+    loop = aio.EventLoop(thread)
+    entered, leave = threading.Event(), threading.Event()
+
+    def drive():
+        with thread:
+            entered.set()
+            leave.wait(PATIENCE_S)
+            thread.exit()
+            while not thread.is_exited:
+                thread.poll()
+
+    driver = OtherThread(drive)
+    assert entered.wait(PATIENCE_S)
+    loop.close()
+    leave.set()
+    driver.outcome()
+    assert thread.is_exited
+
+
+def test_a_loop_that_is_closed_in_a_callback_of_its_own_thread_lets_go_of_it(live_lib):
+    thread = live_lib.create_thread("mine")
+    loop = aio.EventLoop(thread)
+    thread.send_msg(loop.close)
+    thread.poll()
+    assert loop.is_closed()
+    assert thread.exit_blockers == ()
+
+
+def test_what_keeps_the_thread_of_a_loop_has_the_name_of_the_loop(live_lib):
+    thread = live_lib.create_thread("mine")
+    loop = aio.EventLoop(thread)
+    assert thread.exit_blockers == ("<EventLoop on thread 'mine'>",)
+    loop.close()
+    assert thread.exit_blockers == ()
+
+
+def test_call_soon_threadsafe_while_the_loop_is_being_closed_goes_in_or_is_a_runtime_error():
+    """A collection in the middle of the call closes the loop."""
+    outcomes = []
+    for _ in range(20):
+        loop = aio.EventLoop()
+        closing = []
+
+        def collect(phase, info, loop=loop, closing=closing):
+            if phase == "start" and not closing:
+                closing.append(1)
+                loop.close()
+
+        before = gc.get_threshold()
+        gc.callbacks.append(collect)
+        gc.set_threshold(1)
+        try:
+            while not closing:
+                loop.call_soon_threadsafe(int)
+        except RuntimeError as error:
+            outcomes.append(str(error))
+        finally:
+            gc.set_threshold(*before)
+            gc.callbacks.remove(collect)
+            loop.close()
+    assert set(outcomes) <= {"Event loop is closed"}
+
+
+def test_a_loop_that_is_forgotten_with_timers_pending_is_collected_with_a_warning():
+    loop = aio.EventLoop()
+    handles = [loop.call_later(delay, noop) for delay in (3600, 1, 0)]
+    handles.append(loop.call_at(loop.time() - 5, noop))
+    reference = weakref.ref(loop)
+    handles.clear()
+    del loop
+    with pytest.warns(ResourceWarning, match="unclosed event loop"):
+        gc.collect()
+    assert reference() is None
+
+
+def test_what_a_pending_timer_holds_is_seen_by_the_collector(loop):
+    class Thing:
+        def __call__(self):
+            pass
+
+    thing = Thing()
+    thing.handle = loop.call_later(3600, thing)
+    assert thing in gc.get_referents(thing.handle) or thing.handle in gc.get_referents(loop)
+    assert thing.handle in gc.get_referents(loop)
+
+
+# What is around it
+
+
+def test_the_timer_slack_of_the_os_thread_is_what_it_was_in_callbacks_and_afterwards():
+    get_slack = 30
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def slack():
+        return prctl(get_slack, 0, 0, 0, 0)
+
+    async def main():
+        await asyncio.sleep(0.002)
+        return slack(), os.sched_getaffinity(0)
+
+    before = slack()
+    if before < 0:
+        before = None  # not Linux: there is none
+    affinity = os.sched_getaffinity(0)
+    inside = aio.run(main())
+    assert before is None or inside == (before, affinity)
+    assert before is None or slack() == before
+
+
+def test_run_and_new_event_loop_are_those_of_asyncio_with_this_loop():
+    async def main():
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, aio.EventLoop)
+        return loop.get_debug(), get_thread() is loop.thread
+
+    assert aio.run(main()) == (sys.flags.dev_mode or bool(os.environ.get("PYTHONASYNCIODEBUG")), True)
+    assert aio.run(main(), debug=True) == (True, True)
+    with pytest.raises(ValueError, match="coroutine"):
+        aio.run(3)
+    loop = aio.new_event_loop()
+    assert type(loop) is aio.EventLoop
+    assert loop.run_until_complete(main()) == (False, True) or loop.get_debug()
+    loop.close()
+
+
+def test_nest_asyncio_is_refused_with_what_to_do_instead(loop):
+    """It looks for its mark with hasattr, before it changes the class of the loop."""
+    run_once = type(loop)._run_once
+    with pytest.raises(NestedLoopError, match=r"nest_asyncio.*Await") as caught:
+        hasattr(loop, "_nest_patched")
+    assert isinstance(caught.value, RuntimeError)
+    assert type(loop)._run_once is run_once
+
+
+def test_with_descriptor_0_closed_a_loop_serves_all_its_descriptors():
+    source = """
+        import asyncio, os
+        from spdkthread import aio
+
+        os.close(0)
+        async def main():
+            loop = asyncio.get_running_loop()
+            got = []
+            pipes = [os.pipe() for _ in range(2)]
+            reading = pipes[0][0]
+            handler = loop.thread.register_fd(reading, lambda: got.append(os.read(reading, 1)))
+            loop.add_reader(pipes[1][0], lambda: got.append(os.read(pipes[1][0], 1)))
+            for _, writing in pipes:
+                os.write(writing, b"x")
+            while len(got) < 2:
+                await asyncio.sleep(0.001)
+            handler.unregister()
+            return got
+
+        print(aio.run(main()))
+    """
+    done = run_python(textwrap.dedent(source))
+    assert done.stdout.strip() == "[b'x', b'x']", done.stderr
+
+
+def test_a_message_that_ends_the_program_does_not_keep_close_from_ending_the_rest(caplog):
+    loop = aio.EventLoop()
+    ran = []
+
+    def leave():
+        raise SystemExit(3)
+
+    loop.thread.send_msg(leave)
+    for number in range(20):
+        loop.thread.send_msg(ran.append, number)
+    with pytest.raises(SystemExit):
+        loop.close()
+    assert ran == list(range(20))
+    assert loop.thread.is_exited
+    assert loop.is_closed()
+
+
+def test_a_destructor_that_fails_while_the_loop_is_closed_stops_no_other(recwarn, monkeypatch):
+    failures, dropped = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda failure: failures.append(failure.exc_type))
+
+    class Fails:
+        def __call__(self):
+            pass
+
+        def __del__(self):
+            dropped.append(1)
+            raise ValueError("in a destructor")
+
+    loop = aio.EventLoop()
+    loop.call_soon(Fails())
+    for delay in (-1, 0, 1, 3600):
+        loop.call_later(delay, Fails())
+    OtherThread(loop.call_soon_threadsafe, Fails()).outcome()
+    loop.close()
+    gc.collect()
+    assert len(dropped) == 6
+    assert failures == [ValueError] * 6
+    assert loop.thread.is_exited

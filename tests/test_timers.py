@@ -3,6 +3,7 @@
 import gc
 import heapq
 import random
+import time
 import weakref
 
 import pytest
@@ -169,6 +170,83 @@ def test_a_timer_queue_is_a_sorted_list(steps):
             model = [entry for entry in model if entry[0] > now]
         assert len(queue) == len(model)
         assert queue.next_deadline == (model[0][0] if model else None)
+
+
+PAST_STEPS = st.one_of(
+    st.tuples(st.just("add"), st.integers(-60, 30)),
+    st.tuples(st.just("cancel"), st.integers(0, 50)),
+    st.tuples(st.just("expire"), st.integers(0, 20)),
+    st.tuples(st.just("pop"), st.integers(0, 20)),
+)
+
+
+@given(st.lists(PAST_STEPS, max_size=120))
+def test_with_deadlines_in_the_past_too_a_timer_queue_is_a_sorted_list(steps):
+    queue, model, handles, now, number = TimerQueue(), [], [], 1000, 0
+    queue.pop_expired(now)
+    for what, value in steps:
+        if what == "add":
+            number += 1
+            handles.append((queue.add(now + value, number), (now + value, number)))
+            model.append((now + value, number))
+            model.sort()
+        elif what == "cancel" and handles:
+            handle, entry = handles[value % len(handles)]
+            assert handle.pending is (entry in model)
+            assert queue.cancel(handle) is (entry in model)
+            if entry in model:
+                model.remove(entry)
+        elif what == "expire":
+            now += value
+            assert pop_all(queue, now) == [item for deadline, item in model if deadline <= now]
+            model = [entry for entry in model if entry[0] > now]
+        elif what == "pop":
+            now += value
+            due = model and model[0][0] <= now
+            assert queue.pop_expired(now) == (model.pop(0)[1] if due else None)
+        assert len(queue) == len(model)
+        assert queue.next_deadline == (model[0][0] if model else None)
+
+
+@pytest.mark.parametrize("order", ["rising", "falling", "shuffled", "equal"])
+def test_overdue_timers_expire_in_the_order_of_their_deadlines_before_all_others(order):
+    queue = TimerQueue()
+    for number in range(20_000):
+        queue.add(10_000_000 + number, ("pending", number))
+    assert queue.pop_expired(9_999_999) is None
+    deadlines = {
+        "rising": list(range(20_000)),
+        "falling": list(range(20_000, 0, -1)),
+        "shuffled": random.Random(3).sample(range(1_000_000), 20_000),
+        "equal": [5] * 20_000,
+    }[order]
+    entries = [(deadline, number) for number, deadline in enumerate(deadlines)]
+    handles = [queue.add(deadline, ("overdue", number)) for deadline, number in entries]
+    for handle in handles[::3]:
+        assert queue.cancel(handle)
+    left = sorted(entry for place, entry in enumerate(entries) if place % 3)
+    assert queue.next_deadline == left[0][0]
+    assert pop_all(queue, 9_999_999) == [("overdue", number) for _, number in left]
+    assert len(queue) == 20_000
+    assert queue.next_deadline == 10_000_000
+
+
+def test_a_deadline_in_the_past_touches_none_of_those_that_are_pending():
+    """Against one in the future beside as many: in proportion to them, it would be thousands of times as long."""
+
+    def seconds(queue, deadlines):
+        begun = time.perf_counter()
+        for deadline in deadlines:
+            queue.cancel(queue.add(deadline, None))
+        return time.perf_counter() - begun
+
+    queue = TimerQueue()
+    for number in range(100_000):
+        queue.add(10**9 + number * 1000, number)
+    assert queue.pop_expired(10**9 - 1) is None
+    future = min(seconds(queue, range(2 * 10**9, 2 * 10**9 + 300)) for _ in range(5))
+    past = min(seconds(queue, range(10**8, 10**8 - 300, -1)) for _ in range(5))
+    assert past < 50 * future
 
 
 def test_a_hundred_thousand_timers_expire_in_order():
