@@ -223,10 +223,10 @@ cdef void *ring_first_spilled(message_ring *ring) noexcept nogil:
     cdef void *fn = NULL
     if st_load_relaxed(&ring.spilled) == 0:
         return NULL
-    st_lock(&ring.spill_lock)
+    spin_lock(&ring.spill_lock)
     if ring.spill_first != NULL and (st_load_acquire(&ring.tail) & RING_POSITION) == st_load_relaxed(&ring.head):
         fn = ring.spill_first.slot.fn
-    st_unlock(&ring.spill_lock)
+    spin_unlock(&ring.spill_lock)
     return fn
 
 
