@@ -200,6 +200,7 @@ cdef int listen_to_threads() except -1:
         sys.audit("_thread.start_new_thread", *args)
         return start(*args)
 
+    start_new_thread._spdkthread_starts_by = start
     threading._start_new_thread = start_new_thread
     return 0
 

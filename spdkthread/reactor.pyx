@@ -736,7 +736,7 @@ cdef class Reactor:
             lost.append("its fd set")
             self.r.fd = -1
             with self._lock:
-                members = list(self._members)
+                members = list(self._members.values())
             for thread in members:
                 if thread._mend_fds():
                     lost.append(f"the fd set of {thread.name!r}")
@@ -1125,7 +1125,7 @@ cdef class Reactor:
             except BaseException as error:
                 logger.error("%r could not look after its threads at its end: %r", self, error)
             report = self._what_is_left(by_name=True)
-            for thread in list(self._members):
+            for thread in list(self._members.values()):
                 thread._tell_repeats()
             if self._fatal is not None and looped and not self.r.watches_signals and self._is_own_os_thread():
                 logger.error("%r was stopped by %r", self, self._fatal)
@@ -1225,7 +1225,7 @@ cdef class Reactor:
         running = self._running_now()
         waits = [f"{running} on reactor {self.name!r}, which runs now"] if running else []
         with self._lock:
-            members = [thread for thread in self._members if not quiet_thread(&thread.c)]
+            members = [thread for thread in self._members.values() if not quiet_thread(&thread.c)]
         for thread in members:
             blockers = thread.exit_blockers
             if blockers:
@@ -1378,6 +1378,8 @@ def get_reactor() -> Reactor | None:
 def check_os_threads(reactor):
     """Raise `ReactorError` where ``threading.Thread`` starts no OS thread: a reactor would stop all the others."""
     starter = getattr(threading, "_start_joinable_thread", None) or getattr(threading, "_start_new_thread", None)
+    # Under our own, see affinity.pyx, is the interpreter's or what had replaced it before.
+    starter = getattr(starter, "_spdkthread_starts_by", starter)
     if starter is None or type(starter) is type(len):
         return
     culprit = getattr(starter, "__module__", "other code").partition(".")[0]
