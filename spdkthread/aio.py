@@ -19,19 +19,21 @@ from spdkthread.thread import SpdkThread
 
 if TYPE_CHECKING:
     from spdkthread.event_loop import EventLoop as EventLoop
+    from spdkthread.event_loop import new_event_loop as new_event_loop
+    from spdkthread.event_loop import run as run
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-__all__ = ["EventLoop", "ThreadExecutor", "fd_ready", "sleep_us", "switch_to"]
+__all__ = ["EventLoop", "ThreadExecutor", "fd_ready", "new_event_loop", "run", "sleep_us", "switch_to"]
 
 
 def __getattr__(name: str) -> Any:
     # asyncio is imported by those who use its loop.
-    if name == "EventLoop":
-        from spdkthread.event_loop import EventLoop
+    if name in ("EventLoop", "new_event_loop", "run"):
+        from spdkthread import event_loop
 
-        return EventLoop
+        return getattr(event_loop, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

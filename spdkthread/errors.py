@@ -4,6 +4,9 @@ __all__ = [
     "AwaitError",
     "DeviceError",
     "FdError",
+    "LoopExitedError",
+    "LoopThreadError",
+    "NestedLoopError",
     "NoThreadError",
     "ReactorError",
     "RingFullError",
@@ -48,6 +51,18 @@ class ReactorError(SpdkThreadError):
 
 class FdError(SpdkThreadError):
     """A file descriptor is closed, cannot be waited for, or has a handler on this thread already."""
+
+
+class LoopExitedError(ThreadExitedError, RuntimeError):
+    """The SpdkThread of an event loop has exited: the loop runs nothing any more. Also what asyncio's users catch."""
+
+
+class LoopThreadError(WrongThreadError, RuntimeError):
+    """An event loop cannot run here: its SpdkThread is driven elsewhere. Also what asyncio's users catch."""
+
+
+class NestedLoopError(SpdkThreadError, RuntimeError):
+    """An event loop was to be patched for nested runs, which its SpdkThread does not allow."""
 
 
 class AwaitError(SpdkThreadError, RuntimeError):

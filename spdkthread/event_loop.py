@@ -2,13 +2,16 @@
 
 import asyncio
 import selectors
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
-from spdkthread.errors import WrongThreadError
+from spdkthread.errors import NestedLoopError
 from spdkthread.loop_core import LoopCore
 from spdkthread.thread import SpdkThread
 
-__all__ = ["EventLoop"]
+__all__ = ["EventLoop", "new_event_loop", "run"]
+
+_T = TypeVar("_T")
 
 
 class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
@@ -33,14 +36,21 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
     Raises
     ------
     WrongThreadError
-        When a reactor polls `thread`.
+        When a reactor polls `thread`, another loop has it, or it is being driven.
+    ThreadExitedError
+        When `thread` has exited.
+    FdError
+        When there is no file descriptor left.
     TypeError, ValueError
         For a bad argument.
 
     Notes
     -----
     **Thread safety:** as asyncio's loops: `call_soon_threadsafe` from any OS thread, everything else on the OS thread
-    that runs the loop.
+    that runs the loop. `call_later` and `call_at` from another OS thread, and `cancel` of what they return, do no harm:
+    they take effect in the loop's next turn.
+
+    Every source of work has its turn, whatever the others do: see "What waits for what" in ``docs/asyncio.md``.
 
     Examples
     --------
@@ -58,8 +68,6 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
         if thread is not None:
             if not isinstance(thread, SpdkThread):
                 raise TypeError(f"thread must be an SpdkThread or None, got {type(thread).__name__}")
-            if thread._placed_on() is not None:
-                raise WrongThreadError(f"{thread!r} is polled by {thread._placed_on()!r} and cannot drive a loop")
         if selector is None:
             selector = selectors.DefaultSelector()
         owned = thread is None
@@ -77,8 +85,28 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
             raise
         super().__init__(selector)
 
+    @property
+    def _nest_patched(self) -> bool:
+        # What nest_asyncio looks for first. It would put its own turn and its own run_forever into this class, which know
+        # nothing of the thread, its messages and its timers: a loop patched so would sleep through all of them.
+        raise NestedLoopError(
+            f"nest_asyncio cannot patch {self!r}: it replaces the turn of the loop, and with it the messages, pollers and"
+            " timers of its SpdkThread. Await what is to run instead of calling run_until_complete in a callback, or use"
+            " asyncio.SelectorEventLoop where a nested run cannot be helped"
+        )
+
     def run_forever(self) -> None:
-        """Run until `stop`."""
+        """Run until `stop`.
+
+        Raises
+        ------
+        RuntimeError
+            When it is closed, it or another loop runs here already.
+        LoopThreadError
+            When its SpdkThread is driven by another OS thread, or this is a callback of it.
+        LoopExitedError
+            When its SpdkThread has exited.
+        """
         self._check_closed()  # type: ignore[attr-defined]
         self._check_running()  # type: ignore[attr-defined]
         self._enter()
@@ -93,8 +121,10 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
-        super().close()
-        self._tear_down()
+        try:
+            super().close()
+        finally:
+            self._tear_down()
 
     # A pipe is needed only for signals: the interpreter writes their numbers into it.
 
@@ -112,3 +142,42 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
         if self._csock is None and not self.is_closed():
             super()._make_self_pipe()  # type: ignore[misc]
         super().add_signal_handler(sig, callback, *args)
+
+
+def new_event_loop() -> EventLoop:
+    """An `EventLoop` with an SpdkThread of its own, for whatever takes a loop factory.
+
+    Notes
+    -----
+    **Thread safety:** any OS thread. Answers to ``asyncio.new_event_loop``.
+    """
+    return EventLoop()
+
+
+def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
+    """Run a coroutine on a fresh `EventLoop` and close the loop.
+
+    Parameters
+    ----------
+    main : coroutine
+    debug : bool, optional
+        asyncio's debug mode. None: as the environment says.
+
+    Returns
+    -------
+    object
+        What the coroutine returns.
+
+    Raises
+    ------
+    RuntimeError
+        When a loop is running on this OS thread.
+    ValueError
+        When `main` is not a coroutine.
+
+    Notes
+    -----
+    **Thread safety:** any OS thread without a running loop. Answers to ``asyncio.run``.
+    """
+    with asyncio.Runner(debug=debug, loop_factory=EventLoop) as runner:
+        return runner.run(main)

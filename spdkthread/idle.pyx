@@ -27,6 +27,8 @@ cdef extern from *:
     #include <sys/prctl.h>
     /* The kernel rounds a sleep up to 50 us by default; for this OS thread, to a nanosecond. */
     static inline void st_sharpen_timers(void) { prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL); }
+    /* From here on the kernel allows itself a thousandth of the sleep, which is more than any slack. */
+    #define ST_SLACK_MATTERS_NS 50000000
     #else
     static inline void st_sharpen_timers(void) { }
     #endif
@@ -39,7 +41,15 @@ cdef extern from *:
         int ready;
     #ifdef __linux__
         struct timespec limit = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+        /* Only for this sleep: what callbacks start inherits the slack of the OS thread. */
+        int slack = timeout_ns > 0 && timeout_ns < ST_SLACK_MATTERS_NS ? prctl(PR_GET_TIMERSLACK, 0UL, 0UL, 0UL, 0UL) : 0;
+        if (slack > 1) st_sharpen_timers();
         ready = ppoll(ears, signals < 0 ? fd < 0 ? 1 : 2 : 3, timeout_ns < 0 ? NULL : &limit, NULL);
+        if (slack > 1) {
+            int error = errno;
+            prctl(PR_SET_TIMERSLACK, (unsigned long)slack, 0UL, 0UL, 0UL);
+            errno = error;
+        }
     #else
         int64_t ms = timeout_ns < 0 ? -1 : (timeout_ns + 999999) / 1000000;
         ready = poll(ears, 3, ms > 1 << 30 ? 1 << 30 : (int)ms);

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
 import selectors
 import threading
+from collections import deque
 from asyncio import events, format_helpers
 from asyncio.base_events import BaseEventLoop
 
@@ -17,10 +19,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from spdkthread.atomics cimport (
     st_fence_seq_cst,
+    st_exchange32,
     st_load32_relaxed,
+    st_load_acquire,
     st_load_relaxed,
     st_pause,
     st_store32_relaxed,
+    st_store32_release,
+    st_store_relaxed,
     st_storep_release,
 )
 from spdkthread.clock cimport clock_read, st_ticks
@@ -29,13 +35,26 @@ from spdkthread.fds cimport (
     FD_READABLE,
     FD_WRITABLE,
     fd_set_add,
+    fd_set_open,
+    fd_set_ready,
+    fd_set_remove,
     fd_set_wait,
 )
 from spdkthread.gil_gate cimport gil_gate_enter, gil_gate_leave, gil_gate_wait
-from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_sharpen_timers, idle_sleep
-from spdkthread.ring cimport MSG_PYTHON, RING_POSITION, ring_ready, ring_slot, ring_slot_at, ring_take
+from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_sleep
+from spdkthread.ring cimport (
+    MSG_PYTHON,
+    RING_POSITION,
+    message_ring,
+    ring_first_spilled,
+    ring_slot,
+    ring_slot_at,
+    ring_take,
+    ring_take_spilled,
+)
 from spdkthread.thread_core cimport (
     ATTENTION_FDS,
+    ATTENTION_SPILLED,
     BATCH_SIZE,
     STEP_RAISED,
     THREAD_EXITED,
@@ -47,6 +66,7 @@ from spdkthread.thread_core cimport (
 from spdkthread.timers cimport (
     TIMER_NEVER,
     timer_cancel,
+    timer_each,
     timer_insert,
     timer_next_deadline,
     timer_node,
@@ -54,9 +74,17 @@ from spdkthread.timers cimport (
     timer_queue_free,
     timer_queue_init,
 )
+from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 from spdkthread.wake cimport wake_clear, wake_gate_give_back, wake_gate_take, wake_notify
 
-from spdkthread.errors import WrongThreadError
+from spdkthread.errors import (
+    FdError,
+    LoopExitedError,
+    LoopThreadError,
+    SpdkThreadError,
+    ThreadExitedError,
+    WrongThreadError,
+)
 
 __all__ = ["LoopCore"]
 
@@ -69,6 +97,7 @@ cdef extern from *:
     #endif
     #include <sched.h>
     #include <structmember.h>
+    #include <unistd.h>
 
     #ifdef __linux__
     static inline int st_this_core(void) { return sched_getcpu(); }
@@ -117,11 +146,10 @@ cdef extern from *:
     object PyObject_Call(object callable, object args, PyObject *kwargs)
     void Py_DECREF_raw "Py_DECREF"(PyObject *)
     uint64_t PyThread_get_thread_ident() nogil
+    int close(int fd) nogil
 
 logger = logging.getLogger("asyncio")
 
-# While there is ready work: how many turns between two looks at the file descriptors.
-cdef uint32_t FD_TURNS = 8
 # While spinning: how many looks at the ring between two at the file descriptors. That is a system call, and whoever
 # shares the core, or is its other half, is slowed down by it.
 cdef uint32_t FD_LOOKS = 64
@@ -129,8 +157,8 @@ cdef uint32_t FD_LOOKS = 64
 cdef uint32_t MOST_MISSES = 6
 # Who did not get to look for so long shares its core, perhaps with whom it waits for.
 cdef uint64_t AWAY_TICKS = 40_000
-# Polls of the thread in one turn, at most, so that a flood of messages does not keep everything else waiting.
-cdef int POLLS_PER_TURN = 128
+# After so long no further batch of messages, and no further timed poller, is begun in a turn.
+cdef uint64_t POLL_TICKS = 1_000_000
 # On the main thread a sleep ends now and then: a signal may come right before it begins.
 cdef int64_t SIGNAL_NAP_NS = 500_000_000
 # Beside a manual clock nobody says when a timer is due.
@@ -217,13 +245,46 @@ def append_ready(handle):
 cdef object append_ready_fn = append_ready
 
 
+def arm_timer(handle):
+    """The message of a call_later on another OS thread."""
+    cdef LoopCore loop = <LoopCore>handle._loop
+    if not loop._closed and not handle._cancelled:
+        loop.arm(handle, handle._when, 0)
+
+
+cdef object arm_timer_fn = arm_timer
+
+
+class LoopOwner:
+    """Stands for a loop where its thread names it: a reference from there would keep a forgotten loop for ever."""
+
+    __slots__ = ("loop_type", "thread_name")
+
+    def __init__(self, loop, thread):
+        self.loop_type = type(loop).__name__
+        self.thread_name = thread.name
+
+    def __repr__(self):
+        return f"<{self.loop_type} on thread {self.thread_name!r}>"
+
+
+cdef inline bint something_waits(thread_s *thread) noexcept nogil:
+    """Whether anything was sent to the thread that has not run. What was sent before now is seen: the sender's store and
+    how the caller knows of it order the two."""
+    # With one of the flags in `tail`, which is set while messages are spilled, the two differ as well.
+    return (
+        st_load_relaxed(&thread.ring.tail) != st_load_relaxed(&thread.ring.head)
+        or thread.batch_next != thread.batch_count
+    )
+
+
 @cython.final
 @cython.freelist(64)
 cdef class LoopTimer:
     """A timer in the loop's queue.
 
-    It holds its handle by hand, so that it is nothing for the garbage collector to look through: the handle holds it,
-    and the two let go of each other when it is due or cancelled.
+    It holds its handle by hand, and the two let go of each other when it is due or cancelled. To the garbage collector
+    it is the loop that holds the handles of its queue (see `traverse` below), and this is nothing to look through.
     """
 
     cdef object take_handle(self):
@@ -239,14 +300,18 @@ cdef class LoopCore:
     def __cinit__(self):
         self.ready = []
         self.batch = []
+        self.cancelled = deque()
         self.poll_fd = -1
         self.thread_fds = -1
         self._closed = True         # until it is set up
 
     def __dealloc__(self):
+        self.drop_timers()
+        timer_queue_free(&self.timers)
         if self.gate != NULL:
             wake_gate_give_back(self.gate)
-        timer_queue_free(&self.timers)
+        if self.thread_fds >= 0:
+            close(self.thread_fds)
 
     def _set_up(self, thread, owns_thread, selector, idle, spin_us):
         """Before asyncio's own constructors."""
@@ -261,69 +326,115 @@ cdef class LoopCore:
         self.selector = selector
         fileno = getattr(selector, "fileno", None)
         self.poll_fd = -1 if fileno is None else fileno()
-        epoll = getattr(selectors, "EpollSelector", None)
-        self.direct = epoll is not None and type(selector) is epoll and type(selector._fd_to_key) is dict
+        self.direct = asks_only_the_kernel(selector)
         self.keys = selector._fd_to_key if self.direct else None
         timer_queue_init(&self.timers)
         self.gate = wake_gate_take()
-        st_storep_release(&self.thread.c.wake, self.gate)
+        self.thread_fds = fd_set_open()
+        if self.thread_fds < 0:
+            raise FdError(f"no file descriptor for an event loop on {thread!r}")
+        self.owner = LoopOwner(self, thread)
+        thread._belong_to(self.owner, False)
         # It stays as long as the loop is not closed.
-        self.thread.c.registered += 1
+        with thread:
+            thread._hold(self.owner)
         self.held = True
+        st_storep_release(&self.thread.c.wake, self.gate)
 
     def _tear_down(self):
-        """After asyncio's own close()."""
-        cdef timer_node *node
-        cdef LoopTimer timer
+        """After asyncio's own close(). What fails is reported, and everything else ends all the same."""
+        cdef object stop = None
         self.ready.clear()
-        while True:
-            node = timer_pop(&self.timers, TIMER_NEVER - 1)
-            if node == NULL:
-                break
-            timer = <LoopTimer>(<loop_timer *>node).owner
-            timer.take_handle()
-            Py_DECREF_raw(<PyObject *>timer)
+        self.drop_timers()
+        if self.thread_fds >= 0:
+            close(self.thread_fds)
+            self.thread_fds = -1
         if not self.held:
             return
         self.held = False
         st_storep_release(&self.thread.c.wake, NULL)
-        self.thread.c.registered -= 1
-        if self.owns_thread and not self.thread.is_exited:
+        try:
             with self.thread:
-                self.thread.exit()
-                # What was sent to it runs; pollers and channels of the user's keep it.
-                self.drain_thread()
-                if not self.thread.is_exited and self.thread._coroutines is not None:
-                    # Nobody will ever run them on, and somebody may wait for them.
-                    self.thread._coroutines.abandon()
-                    self.drain_thread()
-                if not self.thread.is_exited:
-                    logger.warning("%r is closed, %r is left with pollers or channels", self, self.thread)
+                self.thread._let_go(self.owner)
+                if self.owns_thread and not self.thread.is_exited:
+                    stop = self.end_thread()
+        except SpdkThreadError as error:
+            # It is being driven elsewhere, or by its own callback: there it goes on.
+            self.report(f"{self.owner!r} is closed, its thread could not be ended", error)
+        finally:
+            self.thread._give_up(self.owner)
+        if stop is not None:
+            raise stop
 
-    cdef int drain_thread(self) except -1:
+    def end_thread(self):
+        """Have the loop's own thread exit. Returns the exception that is to leave, or None."""
+        cdef object stop = None
+        self.thread.exit()
+        # What was sent to it runs; pollers and channels of the user's keep it.
+        stop = self.drain_thread(stop)
+        if not self.thread.is_exited and self.thread._coroutines is not None:
+            # Nothing will ever run them on, and there may be those that wait for them.
+            try:
+                self.thread._coroutines.abandon()
+            except Exception as error:
+                self.report(f"ending the coroutines of {self.owner!r} failed", error)
+            stop = self.drain_thread(stop)
+        if not self.thread.is_exited:
+            logger.warning("%r is closed, %r is left with pollers or channels", self, self.thread)
+        return stop
+
+    cdef object drain_thread(self, object stop):
         for _ in range(1_000_000):
-            if self.thread.is_exited or (self.thread.poll() == 0 and self.thread.pending_msgs == 0):
-                break
+            try:
+                if self.thread.is_exited or (self.thread.poll() == 0 and self.thread.pending_msgs == 0):
+                    break
+            except (KeyboardInterrupt, SystemExit) as error:
+                stop = error        # leaves when everything has ended
+        return stop
+
+    cdef int drop_timers(self) except -1:
+        """Let go of every timer. What a handle held may do anything when it goes."""
+        cdef timer_node *node
+        cdef LoopTimer timer
+        while True:
+            with cython.critical_section(self):
+                node = timer_pop(&self.timers, TIMER_NEVER - 1)
+            if node == NULL:
+                return 0
+            timer = <LoopTimer>(<loop_timer *>node).owner
+            timer.take_handle()
+            Py_DECREF_raw(<PyObject *>timer)
+
+    cdef int report(self, str what, object error) except -1:
+        self.thread.lib._report(what, error, self.thread, "fn", self.owner)
         return 0
 
     def _enter(self):
         """At the start of run_forever, on the OS thread that runs the loop."""
         if self.thread.c.polling:
-            raise WrongThreadError(f"{self!r} cannot run inside a callback of its own {self.thread!r}")
-        self.thread.__enter__()
+            raise LoopThreadError(f"{self!r} cannot run inside a callback of its own {self.thread!r}")
+        if self.thread.is_exited:
+            raise LoopExitedError(f"{self!r} cannot run: {self.thread!r} is what it runs on")
+        try:
+            self.thread.__enter__()
+        except WrongThreadError as error:
+            raise LoopThreadError(f"{self!r} cannot run here: {error}") from None
         self.entered = True
-        self.os_thread = PyThread_get_thread_ident()
+        with cython.critical_section(self):
+            st_store_relaxed(&self.os_thread, PyThread_get_thread_ident())
         self.on_main_thread = threading.current_thread() is threading.main_thread()
-        if self.idle_mode == IDLE_ADAPTIVE:
-            idle_sharpen_timers()
         gil_gate_enter()
 
     def _leave(self):
         if self.entered:
             gil_gate_leave()
             self.entered = False
-            self.os_thread = 0
+            with cython.critical_section(self):
+                st_store_relaxed(&self.os_thread, 0)
             self.thread.__exit__(None, None, None)
+
+    cdef bint runs_here(self) noexcept:
+        return st_load_relaxed(&self.os_thread) == PyThread_get_thread_ident()
 
     # What asyncio's classes touch
 
@@ -356,11 +467,15 @@ cdef class LoopCore:
         """As ``asyncio.loop.call_soon``."""
         if self._closed:
             self._check_closed()
-        if ring_ready(self.thread.c.ring):
-            self.catch_up()
         if self._debug:
-            return BaseEventLoop.call_soon(self, callback, *args, context=context)
-        handle = new_handle(callback, args, self, context)
+            self._check_thread()
+            self._check_callback(callback, "call_soon")
+            handle = Handle(callback, args, self, context)
+        else:
+            handle = new_handle(callback, args, self, context)
+        # A foreign OS thread must not touch the list of a loop that runs, and asyncio says so only in debug mode.
+        if something_waits(&self.thread.c) or (not ST_LOOP_HAS_GIL and not self.runs_here()):
+            return self.schedule(handle)
         self.ready.append(handle)
         return handle
 
@@ -373,14 +488,36 @@ cdef class LoopCore:
             handle = Handle(callback, args, self, context)
         else:
             handle = new_handle(callback, args, self, context)
-        if self.os_thread and self.os_thread == PyThread_get_thread_ident():
+        if self.runs_here():
             # In order with call_soon.
-            if ring_ready(self.thread.c.ring):
-                self.catch_up()
+            if something_waits(&self.thread.c):
+                return self.schedule(handle)
             self.ready.append(handle)
+            return handle
+        st_store32_relaxed(&self.sender_core, <uint32_t>(1 + st_this_core()))
+        self.post(append_ready_fn, handle)
+        return handle
+
+    cdef int post(self, object fn, object handle) except -1:
+        """Send ``fn(handle)`` to the loop's thread."""
+        try:
+            return self.thread._post(fn, handle)
+        except ThreadExitedError as error:
+            if self._closed:
+                self._check_closed()    # since the caller looked at it
+            raise LoopExitedError(f"{self!r} runs nothing any more: {error}") from None
+
+    cdef object schedule(self, object handle):
+        """call_soon while something waits in the ring, which comes first."""
+        self.catch_up()
+        if st_load32_relaxed(&self.thread.c.state) == THREAD_EXITED:
+            self.ready.append(handle)           # in the child of a fork: what waits there will never run
+        elif something_waits(&self.thread.c) or (
+            not ST_LOOP_HAS_GIL and not self.runs_here() and st_load_relaxed(&self.os_thread)
+        ):
+            self.post(append_ready_fn, handle)
         else:
-            st_store32_relaxed(&self.sender_core, <uint32_t>(1 + st_this_core()))
-            self.thread._post(append_ready_fn, handle)
+            self.ready.append(handle)
         return handle
 
     def call_later(self, delay, callback, *args, context=None):
@@ -417,6 +554,20 @@ cdef class LoopCore:
 
     cdef object arm(self, object handle, double when, uint64_t now):
         """Queue a timer; `now` is the tick or, where it is not known, 0."""
+        if self.runs_here():
+            self.enqueue_timer(handle, when, now)
+            return handle
+        with cython.critical_section(self):
+            if st_load_relaxed(&self.os_thread) == 0:
+                self.enqueue_timer(handle, when, now)
+                return handle
+        # The queue belongs to the OS thread that runs the loop. asyncio forbids this, says so only in debug mode, and
+        # has the timer forgotten until something else wakes the loop.
+        handle._scheduled = True
+        self.post(arm_timer_fn, handle)
+        return handle
+
+    cdef int enqueue_timer(self, object handle, double when, uint64_t now) except -1:
         cdef LoopTimer timer = LoopTimer.__new__(LoopTimer)
         cdef double ticks = when * 1e9
         cdef uint64_t deadline = 0
@@ -437,47 +588,68 @@ cdef class LoopCore:
         if now == 0:
             now = clock_read(self.thread.c.clock)
         timer_insert(&self.timers, &timer.c.node, deadline, now if now < deadline else deadline)
-        return handle
+        return 0
 
     def _timer_handle_cancelled(self, handle):
         """asyncio's TimerHandle.cancel() says so."""
         cdef object known = getattr(handle, "_timer", None)
         if known is None:
             return
-        # Elsewhere only its mark is left: the queue belongs to the loop.
-        if not ST_LOOP_HAS_GIL and self.os_thread and self.os_thread != PyThread_get_thread_ident():
+        if self.runs_here():
+            self.forget_timer(known)
             return
+        with cython.critical_section(self):
+            if st_load_relaxed(&self.os_thread) == 0:
+                self.forget_timer(known)
+                return
+        # The loop may be walking through its queue without the GIL: it takes this one out in its next turn.
+        self.cancelled.append(known)
+        st_store32_release(&self.cancels, 1)
+
+    cdef int forget_timer(self, object known) except -1:
         cdef LoopTimer timer = <LoopTimer>known
         if timer.c.node.queued:
             timer_cancel(&self.timers, &timer.c.node)
             timer.take_handle()
             Py_DECREF_raw(<PyObject *>timer)
+        return 0
+
+    cdef int forget_cancelled(self) except -1:
+        """Those that other OS threads have cancelled."""
+        st_exchange32(&self.cancels, 0)     # first: what comes meanwhile says so again
+        while True:
+            try:
+                known = self.cancelled.popleft()
+            except IndexError:
+                return 0
+            self.forget_timer(known)
 
     # One turn
 
     def _run_once(self):
         """One turn of the loop."""
-        self.turns += 1
         self.poll_thread()
-        if PyList_GET_SIZE(self.ready) == 0 and not self._stopping:
-            self.expire_timers()
-            if PyList_GET_SIZE(self.ready) == 0:
-                self.wait()
-                self.poll_thread()
-        elif self.turns % FD_TURNS == 0:
+        if PyList_GET_SIZE(self.ready) or self._stopping or self.has_work():
             self.look_at_fds()
-        elif self._stopping:
-            self.look_at_fds()
+        else:
+            self.wait()
+            self.poll_thread()
         self.expire_timers()
         self.run_ready()
         if self.on_main_thread:
             PyErr_CheckSignals()
 
+    cdef bint has_work(self) noexcept:
+        """Whether the next turn has something to do, of the thread or a timer."""
+        if poll_needed(&self.thread.c):
+            return True
+        return self.timers.count != 0 and clock_read(self.thread.c.clock) >= self.timers.next_check
+
     cdef int catch_up(self) except -1:
         """What other OS threads scheduled before now comes before what is scheduled now."""
-        if self.os_thread == PyThread_get_thread_ident():
+        if self.runs_here():
             return self.take_handles()
-        if self.os_thread or self.thread._placed_on() is not None:
+        if st_load_relaxed(&self.os_thread) or self.thread._placed_on() is not None:
             return 0
         try:
             self.thread._claim_driver()
@@ -488,20 +660,34 @@ cdef class LoopCore:
         return 0
 
     cdef int take_handles(self) except -1:
-        """Take the handles at the head of the ring, up to the first message that is something else."""
+        """Take the handles that wait first of all, up to the first message that is something else."""
         cdef thread_s *thread = &self.thread.c
         cdef ring_slot message
         cdef ring_slot *next_one
         cdef PyObject *append = <PyObject *>append_ready_fn
         # Up to what was there at the beginning: a flood must not keep us here.
         cdef uint64_t end = st_load_relaxed(&thread.ring.tail) & RING_POSITION
+        cdef uint64_t spilled = st_load_relaxed(&thread.ring.spilled)
+        cdef uint64_t head
         if thread.polling or thread.batch_next != thread.batch_count:
             return 0
-        while st_load_relaxed(&thread.ring.head) < end and ring_ready(thread.ring):
-            next_one = ring_slot_at(thread.ring, st_load_relaxed(&thread.ring.head))
-            if next_one.kind != MSG_PYTHON or <PyObject *>next_one.fn != append:
-                break
-            ring_take(thread.ring, &message, 1)
+        while True:
+            head = st_load_relaxed(&thread.ring.head)
+            if head < end:
+                next_one = ring_slot_at(thread.ring, head)
+                if (
+                    st_load_acquire(&next_one.stamp) != head + 1
+                    or <PyObject *>next_one.fn != append
+                    or next_one.kind != MSG_PYTHON
+                ):
+                    return 0
+                ring_take(thread.ring, &message, 1)
+            else:
+                if spilled == 0 or <PyObject *>ring_first_spilled(thread.ring) != append:
+                    return 0
+                if ring_take_spilled(thread.ring, &message, 1) == 0:
+                    return 0
+                spilled -= 1
             thread.msgs_run += 1
             handle = <object><PyObject *>message.args[0]
             Py_DECREF_raw(<PyObject *>message.args[0])
@@ -510,23 +696,61 @@ cdef class LoopCore:
                 self.ready.append(handle)
             else:
                 append_ready(handle)        # of a loop that had this thread before
-        return 0
+
+    cdef uint32_t messages_in_front(self, uint64_t end) noexcept:
+        """How many messages, up to position `end`, wait before the first handle; not more than one poll takes."""
+        cdef message_ring *ring = self.thread.c.ring
+        cdef uint64_t head = st_load_relaxed(&ring.head)
+        cdef uint32_t count = 0
+        cdef ring_slot *slot
+        cdef void *spilled
+        while count < BATCH_SIZE and head + count < end:
+            slot = ring_slot_at(ring, head + count)
+            if st_load_acquire(&slot.stamp) != head + count + 1:
+                break
+            if slot.fn == <void *>append_ready_fn and slot.kind == MSG_PYTHON:
+                break
+            count += 1
+        if count == 0 and head >= end:
+            spilled = ring_first_spilled(ring)
+            if spilled != NULL and spilled != <void *>append_ready_fn:
+                return 1
+        return count
 
     cdef int poll_thread(self) except -1:
-        cdef int left = POLLS_PER_TURN
-        if ring_ready(self.thread.c.ring):
-            self.take_handles()
-        while left and poll_needed(&self.thread.c):
-            if st_load32_relaxed(&self.thread.c.state) == THREAD_EXITED:
+        """Messages that are there now and each poller its turn; then the handles behind those messages.
+
+        A message behind a handle waits for the next turn, in which the handle has run.
+        """
+        cdef thread_s *thread = &self.thread.c
+        cdef uint64_t end, begun, due, spilled
+        cdef uint32_t limit
+        if not poll_needed(thread):
+            return 0
+        end = st_load_relaxed(&thread.ring.tail) & RING_POSITION
+        spilled = st_load_relaxed(&thread.ring.spilled)
+        limit = self.messages_in_front(end)
+        due = begun = 0
+        while limit or pollers_wait(thread, due):
+            if st_load32_relaxed(&thread.state) == THREAD_EXITED:
                 break
+            if begun == 0:
+                begun = st_ticks()
+                if thread.timers.count:
+                    due = clock_read(thread.clock)
             self.thread._driver_depth += 1      # a poll lets go of it once
-            if self.thread._poll(BATCH_SIZE, 0, False) == STEP_RAISED:
+            if self.thread._poll(limit, 0, False) == STEP_RAISED:
                 pass_on()
-            left -= 1
             # Active pollers have one turn per turn of the loop.
-            if self.thread.c.active_first != NULL:
+            if thread.active_first != NULL or st_ticks() - begun >= POLL_TICKS:
                 break
-        return 0
+            if limit and st_load_relaxed(&thread.ring.head) >= end:
+                if spilled == 0:
+                    limit = 0
+                    continue
+                spilled -= 1
+            limit = self.messages_in_front(end)
+        return self.take_handles()
 
     cdef int look_at_fds(self) except -1:
         """Without waiting. Lets go of the GIL, as asyncio's loop does here."""
@@ -542,16 +766,31 @@ cdef class LoopCore:
 
     cdef int watch_thread_fds(self) except -1:
         """The thread has file descriptors of its own: have their set among the selector's."""
-        if not self.thread.c.fd_set or self.thread_fds == self.thread.c.fd_set:
+        cdef int fresh, failed
+        if self.thread_fds_serial == self.thread.c.fd_set_serial:
             return 0
-        if self.poll_fd < 0:
-            if self.thread_fds >= 0 and self.selector.get_map().get(self.thread_fds) is not None:
-                self.selector.unregister(self.thread_fds)       # an older set, closed by now
-            self.selector.register(self.thread.c.fd_set, selectors.EVENT_READ, (None, None))
-            self.thread_fds = self.thread.c.fd_set
-        else:
-            fd_set_add(self.poll_fd, self.thread.c.fd_set, FD_READABLE, self.thread.c.fd_set)
-            self.thread_fds = self.thread.c.fd_set
+        fresh = self.thread_fds
+        if self.thread_fds_serial:
+            # Another set of the thread's is in there, closed by now; while a duplicate of it is open, in the child of a
+            # fork perhaps, it cannot be taken out any more.
+            fresh = fd_set_open()
+            if fresh < 0:
+                raise FdError(f"no file descriptor for the file descriptors of {self.thread!r}")
+            if self.direct:
+                fd_set_remove(self.poll_fd, self.thread_fds, FD_READABLE)
+            else:
+                self.selector.unregister(self.thread_fds)
+            close(self.thread_fds)
+            self.thread_fds = fresh
+            self.thread_fds_serial = 0
+        failed = fd_set_add(fresh, self.thread.c.fd_set, FD_READABLE, 0)
+        if not failed and self.direct:
+            failed = fd_set_add(self.poll_fd, fresh, FD_READABLE, <uint64_t>fresh)
+        if failed:
+            raise FdError(f"the file descriptors of {self.thread!r} cannot be waited for: {os.strerror(failed)}")
+        if not self.direct:
+            self.selector.register(fresh, selectors.EVENT_READ, (None, None))
+        self.thread_fds_serial = self.thread.c.fd_set_serial
         return 0
 
     cdef int take_events(self) except -1:
@@ -591,6 +830,8 @@ cdef class LoopCore:
         cdef uint64_t now
         cdef timer_node *node
         cdef LoopTimer timer
+        if st_load32_relaxed(&self.cancels):
+            self.forget_cancelled()
         if self.timers.count == 0:
             return 0
         now = clock_read(self.thread.c.clock)
@@ -637,6 +878,7 @@ cdef class LoopCore:
         cdef uint64_t due = TIMER_NEVER
         cdef uint64_t before
         cdef uint32_t looks = 0
+        cdef int ready
         cdef uint32_t sender_core
         cdef uint64_t spin = self.spin_ticks
         self.events_count = 0
@@ -652,11 +894,13 @@ cdef class LoopCore:
         if self.timers.count:
             due = timer_next_deadline(&self.timers)
         while True:
-            if poll_work_ready(&self.thread.c):
-                return self.found(spin)
+            # The first look is for the descriptors: they have one in every turn, also in those that messages end at once.
             if looks % FD_LOOKS == 0:
-                self.events_count = fd_set_wait(self.poll_fd, self.events, FD_BATCH) if self.direct else 0
-                if self.events_count or poll_needed(&self.thread.c):
+                if self.direct:
+                    ready = self.events_count = fd_set_wait(self.poll_fd, self.events, FD_BATCH)
+                else:
+                    ready = fd_set_ready(self.poll_fd)
+                if ready or poll_needed(&self.thread.c):
                     return self.found(spin)
                 before = now
                 now = st_ticks()
@@ -671,6 +915,8 @@ cdef class LoopCore:
                     sched_yield()
                 if self._stopping or now - begun > 10_000_000:
                     return -1       # signals
+            elif poll_work_ready(&self.thread.c):
+                return self.found(spin)
             looks += 1
             st_pause()
 
@@ -700,7 +946,7 @@ cdef class LoopCore:
 
     cdef int take_seen(self, object seen) except -1:
         """What a selector said, the bell and the descriptors of the thread apart."""
-        if self.poll_fd < 0 and self.thread_fds >= 0:
+        if self.thread_fds_serial:
             for key, _ in seen:
                 if key.fd == self.thread_fds:
                     attention_set(&self.thread.c, ATTENTION_FDS)
@@ -827,6 +1073,29 @@ cdef class LoopCore:
         batch.clear()
 
 
+cdef inline bint pollers_wait(thread_s *thread, uint64_t due) noexcept nogil:
+    """Whether a poll has something to do besides messages. `due`: the tick when the turn began, 0: this is its begin."""
+    return (
+        st_load32_relaxed(&thread.attention) & ~<uint32_t>ATTENTION_SPILLED != 0
+        or thread.active_first != NULL
+        or thread.unfinished
+        or (thread.timers.count != 0 and (due if due else clock_read(thread.clock)) >= thread.timers.next_check)
+    )
+
+
+cdef bint asks_only_the_kernel(object selector):
+    """Whether a selector's epoll may be asked in its stead: its class has no ``select`` of its own."""
+    epoll = getattr(selectors, "EpollSelector", None)
+    return (
+        epoll is not None
+        and isinstance(selector, epoll)
+        and type(selector).select is epoll.select
+        and type(selector).fileno is epoll.fileno
+        and "select" not in selector.__dict__
+        and type(selector._fd_to_key) is dict
+    )
+
+
 cdef inline int run_in(object callback, object args, object context) except -1:
     PyContext_Enter(context)
     try:
@@ -834,6 +1103,39 @@ cdef inline int run_in(object callback, object args, object context) except -1:
     finally:
         PyContext_Exit(context)
     return 0
+
+
+# The timers stand in C memory, so the garbage collector has to be shown the handles that they hold. It runs with the GIL,
+# or while every other OS thread stands still, and the queue is changed by attached OS threads only.
+
+cdef struct visitor:
+    st_visitproc visit
+    void *arg
+
+
+# The collector calls these: no tracer may.
+@cython.profile(False)
+@cython.linetrace(False)
+cdef int visit_timer(timer_node *node, void *arg) noexcept:
+    cdef PyObject *handle = (<loop_timer *>node).handle
+    if handle == NULL:
+        return 0
+    return (<visitor *>arg).visit(handle, (<visitor *>arg).arg)
+
+
+@cython.profile(False)
+@cython.linetrace(False)
+cdef int traverse(PyObject *owner, st_visitproc visit, void *arg) noexcept:
+    cdef visitor one
+    cdef int stop = st_call_base_traverse(owner, visit, arg)
+    if stop:
+        return stop
+    one.visit = visit
+    one.arg = arg
+    return timer_each(&(<LoopCore>owner).timers, visit_timer, &one)
+
+
+st_replace_traverse(<PyObject *>LoopCore, traverse)
 
 
 cdef int pass_on() except -1:

@@ -472,9 +472,10 @@ cdef class Reactor:
         Raises
         ------
         ReactorError
-            When a reactor polls it already, this one is stopping, or its cpumask forbids this core.
+            When it belongs to a reactor or an event loop already, this one is stopping, or its cpumask forbids this
+            core.
         WrongThreadError
-            While another OS thread drives it.
+            While it is entered or polled by hand, on whatever OS thread.
         ThreadExitedError
             When it has exited.
         """
@@ -483,17 +484,12 @@ cdef class Reactor:
         mask = thread.cpumask
         if mask is not None and self.core not in mask:
             raise ReactorError(f"{thread!r} may only be placed on cores {sorted(mask)}, not on {self!r}")
-        if thread._reactor is not None:
-            raise ReactorError(f"{thread!r} is on {thread._placed_on()!r} already")
-        if thread.is_exited:
-            raise ThreadExitedError(f"{thread!r} cannot be placed on {self!r}")
-        thread._claim_driver()
+        thread._belong_to(self, True, ReactorError)
         try:
-            if thread.c.polling or thread._driver_depth > 1:
-                raise WrongThreadError(f"{thread!r} cannot be placed while it is entered or being polled")
             self._take_in(thread)
-        finally:
-            thread._release_driver()
+        except BaseException:
+            thread._give_up(self)
+            raise
 
     def move_thread(self, SpdkThread thread not None, Reactor to not None):
         """Have another reactor poll `thread`. No message is lost, and none changes its place.
@@ -561,7 +557,7 @@ cdef class Reactor:
                 raise ReactorError(f"{self!r} takes no threads any more")
             self._make_ready(thread)
             self._members[thread] = None
-            thread._place(self)
+            thread._place(self, self)
             if not thread._polled:
                 thread._polled = True
                 thread._first_poll = clock_read(thread.c.clock) if thread.c.clock != NULL else st_cycles()
@@ -640,8 +636,8 @@ cdef class Reactor:
             for thread in gone:
                 self._unwatch_fds(thread)
                 del self._members[thread]
-                thread._place(None)
                 st_storep_release(&thread.c.wake, NULL)
+                thread._give_up(self)
             if self._spare != NULL:
                 core_free(self.r.threads)
                 self.r.threads, self._capacity = self._spare, self._spare_capacity
@@ -1050,9 +1046,10 @@ cdef class Reactor:
                     self._report = report
                     for thread in list(self._members):
                         self._unwatch_fds(thread)
-                        thread._place(None)
                         st_storep_release(&thread.c.wake, NULL)
                         ring_gate(thread.c.ring, False)
+                        # The last: from here on another reactor may have it.
+                        thread._give_up(self)
                     self._members.clear()
                     self.r.count = 0
                     self.r.cursor = 0

@@ -175,6 +175,7 @@ cdef void ring_destroy(message_ring *ring) noexcept nogil
 cdef int ring_claim_slow(message_ring *ring, uint64_t *tail, uint64_t count, uint64_t passes) noexcept nogil
 cdef int ring_spill_message(message_ring *ring, const ring_slot *message) noexcept nogil
 cdef uint32_t ring_take_spilled(message_ring *ring, ring_slot *out, uint32_t limit) noexcept nogil
+cdef void *ring_first_spilled(message_ring *ring) noexcept nogil
 cdef bint ring_close(message_ring *ring) noexcept nogil
 cdef void ring_shut(message_ring *ring) noexcept nogil
 cdef void ring_gate(message_ring *ring, bint shut) noexcept nogil

@@ -191,6 +191,18 @@ cdef uint32_t ring_take_spilled(message_ring *ring, ring_slot *out, uint32_t lim
     return taken
 
 
+cdef void *ring_first_spilled(message_ring *ring) noexcept nogil:
+    """Receiver only: the function of the message that `ring_take_spilled` would take first, NULL for none."""
+    cdef void *fn = NULL
+    if st_load_relaxed(&ring.spilled) == 0:
+        return NULL
+    st_lock(&ring.spill_lock)
+    if ring.spill_first != NULL and (st_load_acquire(&ring.tail) & RING_POSITION) == st_load_relaxed(&ring.head):
+        fn = ring.spill_first.slot.fn
+    st_unlock(&ring.spill_lock)
+    return fn
+
+
 cdef bint ring_close(message_ring *ring) noexcept nogil:
     """Receiver only: refuse everything from now on, if nothing is waiting; say whether that was so."""
     cdef uint64_t tail

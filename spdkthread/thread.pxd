@@ -34,9 +34,10 @@ cdef class SpdkThread:
     cdef dict _awaits               # what it waits for -> None
     cdef public dict _fd_handlers   # fd -> FdHandler
     cdef public object _coroutines  # CoroutineHome, once one was spawned here
-    cdef object _reactor            # who polls it; None: its user
+    cdef object _owner              # the Reactor or EventLoop that it belongs to; None: its user
+    cdef object _reactor            # its owner, when that is a Reactor
     cdef uint64_t _next_poller_id
-    cdef st_atomic_u64 _driver      # OS thread that polls it or has entered it; 0: none
+    cdef st_atomic_u64 _driver      # OS thread that polls it or has entered it; NO_DRIVER; DRIVEN_BY_REACTOR
     cdef uint32_t _driver_depth
     cdef list _entered
     cdef uint32_t _entered_before_poll
@@ -69,6 +70,7 @@ cdef class SpdkThread:
     cdef int _unregister(self, Poller poller) except -1
     cdef int _require_here(self, str what) except -1
     cdef int _claim_driver(self) except -1
+    cdef int _refuse_driver(self, uint64_t driver) except -1
     cdef void _release_driver(self) noexcept
     cdef Poller _new_poller(self, object period_us, object name)
     cdef Poller _enlist(self, Poller poller)

@@ -26,6 +26,7 @@ from spdkthread.atomics cimport (
     st_load_relaxed,
     st_loadp_acquire,
     st_loadp_relaxed,
+    st_pause,
     st_store32_relaxed,
     st_store32_release,
     st_store_relaxed,
@@ -117,6 +118,7 @@ from spdkthread.thread_core cimport (
 from spdkthread.timers cimport (
     TIMER_NEVER,
     timer_cancel,
+    timer_glance,
     timer_insert,
     timer_next_deadline,
     timer_queue_free,
@@ -163,6 +165,9 @@ cdef object NOTHING = object()          # no argument here
 cdef object io_device_type = None       # IoDevice, which stands on a higher floor
 cdef void *CLOSED_SLOT = <void *>1      # the critical slot of an exited thread
 cdef uint64_t END_OF_TIME = <uint64_t>1 << 63   # one period later is still a tick
+cdef uint64_t NO_DRIVER = 0
+cdef uint64_t BEING_READ = <uint64_t>-2          # for a moment, by `next_poller_expiration`
+cdef uint64_t DRIVEN_BY_REACTOR = <uint64_t>-1  # PYTHREAD_INVALID_THREAD_ID: no OS thread has it
 cdef st_atomic_u64 live
 
 requests_lock = threading.Lock()
@@ -825,21 +830,88 @@ cdef class SpdkThread:
     cdef int _claim_driver(self) except -1:
         """Be the one OS thread that touches this thread's state; as often as it likes."""
         cdef uint64_t me = PyThread_get_thread_ident()
-        cdef uint64_t nobody = 0
-        if st_load_relaxed(&self._driver) != me:
-            if not st_cas_acq_rel(&self._driver, &nobody, me):
-                raise WrongThreadError(f"{self!r} is driven by another OS thread")
-            # Looked at after the claim: it may have been put on a reactor a moment ago.
-            if self._reactor is not None:
-                st_store_release(&self._driver, 0)
-                raise WrongThreadError(f"{self!r} is polled by {self._placed_on()!r}")
+        cdef uint64_t found = NO_DRIVER
+        # Acquires what the driver before did; its release is the store in `_release_driver` or `_give_up`.
+        while st_load_relaxed(&self._driver) != me and not st_cas_acq_rel(&self._driver, &found, me):
+            if found != BEING_READ:
+                self._refuse_driver(found)
+            found = NO_DRIVER
+            st_pause()
         self._driver_depth += 1
         return 0
 
     cdef void _release_driver(self) noexcept:
         self._driver_depth -= 1
         if self._driver_depth == 0:
-            st_store_release(&self._driver, 0)
+            st_store_release(&self._driver, NO_DRIVER)
+
+    cdef int _refuse_driver(self, uint64_t driver) except -1:
+        """Raise what says who the driver is."""
+        owner = self._owned_by()
+        if driver == DRIVEN_BY_REACTOR:
+            raise WrongThreadError(f"{self!r} is polled by {describe(owner)}")
+        names = [repr(one.name) for one in threading.enumerate() if one.ident == driver]
+        where = f"OS thread {names[0] if names else driver}"
+        if owner is not None:
+            where = f"{describe(owner)} or its user, on {where}"
+        raise WrongThreadError(f"{self!r} is driven by another OS thread: by {where}")
+
+    def _belong_to(self, owner, polls, refusal=WrongThreadError):
+        """Have a reactor or an event loop as owner from now on: one at a time, and none of an exited thread.
+
+        Parameters
+        ----------
+        owner : Reactor or EventLoop
+        polls : bool
+            It drives the thread from now on until `_give_up`, and by hand that is refused. Otherwise `owner` enters
+            the thread when it runs.
+        refusal : type, default WrongThreadError
+            What is raised when the thread has an owner.
+
+        Raises
+        ------
+        WrongThreadError
+            While an OS thread drives it, this one included.
+        ThreadExitedError
+            When it has exited.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread. The claim of the driver's word orders it with every other attempt.
+        """
+        self._check_ready()
+        # A better word than that of the claim. What counts is looked at again after it.
+        self._refuse_owner(owner, refusal)
+        self._claim_driver()
+        try:
+            if self._driver_depth > 1:
+                raise WrongThreadError(f"{self!r} cannot be given to {describe(owner)} while it is entered or being polled")
+            self._refuse_owner(owner, refusal)
+            if st_load32_acquire(&self.c.state) == THREAD_EXITED:
+                raise ThreadExitedError(f"{self!r} cannot be given to {describe(owner)}")
+            self._place(owner, owner if polls else None)
+        except BaseException:
+            self._release_driver()
+            raise
+        if polls:
+            self._driver_depth = 0
+            st_store_release(&self._driver, DRIVEN_BY_REACTOR)
+        else:
+            self._release_driver()
+
+    def _refuse_owner(self, owner, refusal):
+        there = self._owned_by()
+        if there is not None:
+            raise refusal(f"{self!r} cannot be given to {describe(owner)}, it belongs to {describe(there)}")
+
+    def _give_up(self, owner):
+        """`owner` lets go of the thread: the last thing that it does with it. Nothing when it has another owner."""
+        if self._owned_by() is not owner:
+            return
+        polled = self._placed_on() is not None
+        self._place(None, None)
+        if polled:
+            st_store_release(&self._driver, NO_DRIVER)
 
     # Inside: sending
 
@@ -1130,6 +1202,7 @@ cdef class SpdkThread:
             if failed < 0:
                 raise FdError(f"no file descriptor for the fd set of {self!r}")
             self.c.fd_set = failed
+            self.c.fd_set_serial += 1
         failed = fd_set_add(self.c.fd_set, handler.fd, handler.mask, handler.fd)
         if failed:
             raise FdError(f"fd {handler.fd} cannot be waited for on {self!r}: {os.strerror(failed)}")
@@ -1185,6 +1258,7 @@ cdef class SpdkThread:
             self._placed_on()._unwatch_fds(self)
         close(self.c.fd_set)
         self.c.fd_set = fresh
+        self.c.fd_set_serial += 1
         for handler in self._fd_handlers.values():
             fd_set_add(fresh, handler.fd, handler.mask, handler.fd)     # fails, rightly, for another closed one
         if self.c.fd_count and self._reactor is not None:
@@ -1298,7 +1372,7 @@ cdef class SpdkThread:
         What waits in it is left alone: it runs in the parent, and a lock inside it may be held by an OS thread that
         is not here.
         """
-        self._place(None)
+        self._give_up(self._owned_by())
         self._dead = True
         st_storep_release(&self.c.wake, NULL)
         st_storep_release(&self.c.critical, CLOSED_SLOT)
@@ -1405,10 +1479,16 @@ cdef class SpdkThread:
         with cython.critical_section(self):
             self._cpumask = mask
 
-    def _place(self, reactor):
-        """Say who polls it."""
+    def _place(self, owner, reactor):
+        """Say which reactor or loop it belongs to, and which reactor polls it."""
         with cython.critical_section(self):
+            self._owner = owner
             self._reactor = reactor
+
+    def _owned_by(self):
+        """The Reactor or EventLoop that it belongs to, or None."""
+        with cython.critical_section(self):
+            return self._owner
 
     def _placed_on(self):
         """The reactor that polls it, or None."""
@@ -1472,15 +1552,24 @@ cdef class SpdkThread:
     def next_poller_expiration(self) -> int | None:
         """The tick at which the next timed poller is due, or None.
 
-        Exact on this thread and for one that no reactor polls; elsewhere it may be too early, never too late.
+        Exact on this thread and for one that no OS thread drives; elsewhere it may be too early, never too late.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread.
         """
         cdef uint64_t deadline
-        if self.c.timers.count == 0:
+        cdef uint64_t found = NO_DRIVER
+        if timer_glance(&self.c.timers.count) == 0:
             return None
-        if self._reactor is None or self._is_here():
+        if self._is_here() or st_load_relaxed(&self._driver) == PyThread_get_thread_ident():
             deadline = timer_next_deadline(&self.c.timers)
+        elif st_cas_acq_rel(&self._driver, &found, BEING_READ):
+            deadline = timer_next_deadline(&self.c.timers)
+            st_store_release(&self._driver, NO_DRIVER)
         else:
-            deadline = self.c.timers.next_check
+            # The driver changes the lists meanwhile: they are not for others to walk through.
+            deadline = timer_glance(&self.c.timers.next_check)
         return None if deadline == TIMER_NEVER else deadline
 
     @property

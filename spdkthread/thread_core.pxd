@@ -102,6 +102,7 @@ cdef struct thread_s:
     pointer_map channel_map         # device_s -> channel_s, see io_device.pxd
     uint32_t fd_count               # registered file descriptors
     int fd_set                      # their epoll or kqueue; 0: none yet
+    uint32_t fd_set_serial          # which of them it is: the number of one that was closed is given out again
     bint policy_all
     bint now_given
     bint active_done

@@ -16,6 +16,15 @@ Insert and cancel touch one list. The earliest timer is in the lowest level in u
 bucket's start is due, `last` moves up to it and its timers go down to lower levels: at most ten times in the life of a
 timer, commonly two or three, and not at all when the bucket is short. A bucket keeps its order on the way down, so
 equal deadlines stay first in, first out.
+
+`last` never goes back. A deadline before it is overdue, has no bucket, and goes into a pairing heap beside the wheel, in
+the order of the deadlines and, among equal ones, of their numbers: insert is one comparison, and everything in the heap
+is earlier than everything in the wheel::
+
+    heap (overdue)    root: the earliest; `child` its first child, `next` and `prev` its siblings, the first one's
+                      `prev` the parent; `queued` is the number
+
+One OS thread at a time owns a queue. `count` and `next_check` are stored atomically, so that others may look at them.
 """
 
 from libc.stdint cimport uint64_t
@@ -32,7 +41,8 @@ cdef extern from *:
         struct timer_node *next;
         struct timer_node *prev;
         uint64_t deadline;
-        uint64_t queued;
+        uint64_t queued;        /* 0: not; 1: in the wheel; more: overdue, in the order of this number */
+        struct timer_node *child;       /* of an overdue one */
     } timer_node;
 
     typedef struct timer_list {
@@ -51,7 +61,15 @@ cdef extern from *:
         uint64_t last;
         uint64_t next_exact;
         timer_wheel *wheel;     /* allocated with the first timer */
+        timer_node *overdue;    /* root of the heap */
+        uint64_t overdue_number;
     } timer_queue;
+
+    /* Words of a queue that other OS threads than its owner look at. */
+    static inline void timer_publish(uint64_t *word, uint64_t value) {
+        __atomic_store_n(word, value, __ATOMIC_RELAXED);
+    }
+    static inline uint64_t timer_glance(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
 
     static inline int timer_level(uint64_t deadline, uint64_t last) {
         uint64_t difference = deadline ^ last;
@@ -68,6 +86,7 @@ cdef extern from *:
         timer_node *prev
         uint64_t deadline
         uint64_t queued
+        timer_node *child
 
     ctypedef struct timer_list:
         timer_node *first
@@ -83,9 +102,15 @@ cdef extern from *:
         uint64_t last
         uint64_t next_exact
         timer_wheel *wheel
+        timer_node *overdue
+        uint64_t overdue_number
 
     int timer_level(uint64_t deadline, uint64_t last) noexcept nogil
     int timer_lowest(uint64_t bits) noexcept nogil
+    void timer_publish(uint64_t *word, uint64_t value) noexcept nogil
+    uint64_t timer_glance(const uint64_t *word) noexcept nogil
+
+ctypedef int (*timer_visit_fn)(timer_node *node, void *arg) noexcept
 
 
 cdef int timer_queue_init(timer_queue *queue) except -1
@@ -94,6 +119,7 @@ cdef void timer_insert(timer_queue *queue, timer_node *node, uint64_t deadline, 
 cdef void timer_cancel(timer_queue *queue, timer_node *node) noexcept nogil
 cdef timer_node *timer_pop_slow(timer_queue *queue, uint64_t now) noexcept nogil
 cdef uint64_t timer_next_deadline(timer_queue *queue) noexcept nogil
+cdef int timer_each(timer_queue *queue, timer_visit_fn visit, void *arg) noexcept
 
 
 cdef inline timer_node *timer_pop(timer_queue *queue, uint64_t now) noexcept nogil:

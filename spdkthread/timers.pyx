@@ -1,5 +1,6 @@
 """The timer queue: exact deadlines, the same cost at ten and at a million pending timers. See ``timers.pxd``."""
 
+cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
@@ -17,14 +18,15 @@ cdef int timer_queue_init(timer_queue *queue) except -1:
         queue.wheel = <timer_wheel *>core_calloc(1, sizeof(timer_wheel))
         if queue.wheel == NULL:
             raise MemoryError("no memory for a timer queue")
-        queue.next_check = TIMER_NEVER
+        timer_publish(&queue.next_check, TIMER_NEVER)
     return 0
 
 
 cdef void timer_queue_free(timer_queue *queue) noexcept nogil:
     core_free(queue.wheel)
     queue.wheel = NULL
-    queue.count = 0
+    queue.overdue = NULL
+    timer_publish(&queue.count, 0)
 
 
 cdef inline uint64_t bucket_start(timer_queue *queue, int level, int digit) noexcept nogil:
@@ -90,44 +92,107 @@ cdef void send_down(timer_queue *queue, int level, int digit) noexcept nogil:
         node = after
 
 
-cdef void rebase(timer_queue *queue, uint64_t last) noexcept nogil:
-    """Make room for a deadline before `last`, which a caller with a clock of his own can ask for."""
-    cdef timer_node *chain = NULL
-    cdef timer_node *chain_end = NULL
-    cdef timer_list *bucket
-    cdef int level, digit
-    for level in range(TIMER_LEVELS):
-        while queue.wheel.bitmap[level]:
-            digit = timer_lowest(queue.wheel.bitmap[level])
-            bucket = &queue.wheel.lists[level][digit]
-            if chain == NULL:
-                chain = bucket.first
-            else:
-                chain_end.next = bucket.first
-            chain_end = bucket.final
-            bucket.first = NULL
-            bucket.final = NULL
-            queue.wheel.bitmap[level] &= ~(<uint64_t>1 << digit)
-    queue.last = last
-    while chain != NULL:
-        chain_end = chain.next
-        put(queue, chain)
-        chain = chain_end
+# The overdue ones: a pairing heap.
+
+cdef inline bint comes_before(timer_node *one, timer_node *other) noexcept nogil:
+    if one.deadline != other.deadline:
+        return one.deadline < other.deadline
+    return one.queued < other.queued
+
+
+cdef timer_node *meld(timer_node *one, timer_node *other) noexcept nogil:
+    """Of two heaps, one of which may be empty, make one: the later root becomes the first child of the earlier."""
+    cdef timer_node *root = one
+    cdef timer_node *child = other
+    if one == NULL:
+        return other
+    if other == NULL:
+        return one
+    if comes_before(other, one):
+        root = other
+        child = one
+    child.prev = root
+    child.next = root.child
+    if child.next != NULL:
+        child.next.prev = child
+    root.child = child
+    root.next = NULL
+    root.prev = NULL
+    return root
+
+
+cdef timer_node *meld_children(timer_node *first) noexcept nogil:
+    """One heap of a node's children: in pairs from the left, then the pairs from the right."""
+    cdef timer_node *pairs = NULL
+    cdef timer_node *root = NULL
+    cdef timer_node *second
+    cdef timer_node *after
+    while first != NULL:
+        second = first.next
+        after = NULL if second == NULL else second.next
+        first = meld(first, second)
+        first.next = pairs
+        pairs = first
+        first = after
+    while pairs != NULL:
+        after = pairs.next
+        pairs.next = NULL
+        pairs.prev = NULL
+        root = meld(root, pairs)
+        pairs = after
+    return root
+
+
+cdef void overdue_put(timer_queue *queue, timer_node *node) noexcept nogil:
+    queue.overdue_number += 1
+    node.queued = 1 + queue.overdue_number
+    node.child = NULL
+    node.next = NULL
+    node.prev = NULL
+    queue.overdue = meld(queue.overdue, node)
+
+
+cdef void overdue_unlink(timer_queue *queue, timer_node *node) noexcept nogil:
+    cdef timer_node *rest = meld_children(node.child)
+    if queue.overdue == node:
+        queue.overdue = rest
+        return
+    if node.prev.child == node:
+        node.prev.child = node.next
+    else:
+        node.prev.next = node.next
+    if node.next != NULL:
+        node.next.prev = node.prev
+    queue.overdue = meld(queue.overdue, rest)
+
+
+cdef timer_node *overdue_after(timer_node *node) noexcept nogil:
+    """The next one on a way through the whole heap, NULL behind the last."""
+    if node.child != NULL:
+        return node.child
+    while node.next == NULL:
+        while node.prev != NULL and node.prev.child != node:
+            node = node.prev
+        node = node.prev                # the parent, whose children are all behind
+        if node == NULL:
+            return NULL
+    return node.next
 
 
 cdef void timer_insert(timer_queue *queue, timer_node *node, uint64_t deadline, uint64_t now) noexcept nogil:
     """Queue `node`. `now` is the tick at or before which nothing is pending any more or only what is overdue."""
+    node.deadline = deadline
     if queue.count == 0:
         queue.last = now if now < deadline else deadline
-        queue.next_check = TIMER_NEVER
-    elif deadline < queue.last:
-        rebase(queue, deadline)
-    node.deadline = deadline
-    node.queued = 1
-    put(queue, node)
-    queue.count += 1
+        timer_publish(&queue.next_check, TIMER_NEVER)
+    if deadline < queue.last:
+        overdue_put(queue, node)
+    else:
+        node.queued = 1
+        put(queue, node)
+    timer_publish(&queue.count, queue.count + 1)
     if deadline < queue.next_check:
-        queue.next_check = deadline
+        timer_publish(&queue.next_check, deadline)
         queue.next_exact = 1
 
 
@@ -135,9 +200,12 @@ cdef void timer_cancel(timer_queue *queue, timer_node *node) noexcept nogil:
     """Take `node` out; nothing happens when it is not in."""
     if not node.queued:
         return
-    unlink(queue, node)
+    if node.queued == 1:
+        unlink(queue, node)
+    else:
+        overdue_unlink(queue, node)
     node.queued = 0
-    queue.count -= 1
+    timer_publish(&queue.count, queue.count - 1)
     # Stays a lower bound, is not the deadline of anything any more.
     if node.deadline == queue.next_check:
         queue.next_exact = 0
@@ -148,6 +216,17 @@ cdef timer_node *timer_pop_slow(timer_queue *queue, uint64_t now) noexcept nogil
     cdef timer_node *node
     cdef timer_node *best
     cdef uint64_t start
+    if queue.overdue != NULL:
+        best = queue.overdue
+        timer_publish(&queue.next_check, best.deadline)
+        if now < best.deadline:
+            queue.next_exact = 1
+            return NULL
+        overdue_unlink(queue, best)
+        best.queued = 0
+        timer_publish(&queue.count, queue.count - 1)
+        queue.next_exact = 0
+        return best
     while queue.count:
         level = lowest_level(queue)
         digit = timer_lowest(queue.wheel.bitmap[level])
@@ -159,7 +238,7 @@ cdef timer_node *timer_pop_slow(timer_queue *queue, uint64_t now) noexcept nogil
                 # Nothing is due before `start`, so `last` may follow the time up to here: it changes no bucket.
                 if queue.last < now:
                     queue.last = now
-                queue.next_check = start
+                timer_publish(&queue.next_check, start)
                 queue.next_exact = 0
                 return NULL
             length = 0
@@ -172,17 +251,17 @@ cdef timer_node *timer_pop_slow(timer_queue *queue, uint64_t now) noexcept nogil
                 send_down(queue, level, digit)
                 continue
         if now < best.deadline:
-            queue.next_check = best.deadline
+            timer_publish(&queue.next_check, best.deadline)
             queue.next_exact = 1
             return NULL
         unlink(queue, best)
         best.queued = 0
-        queue.count -= 1
+        timer_publish(&queue.count, queue.count - 1)
         # The next one may be due as well.
-        queue.next_check = best.deadline
+        timer_publish(&queue.next_check, best.deadline)
         queue.next_exact = 0
         return best
-    queue.next_check = TIMER_NEVER
+    timer_publish(&queue.next_check, TIMER_NEVER)
     return NULL
 
 
@@ -195,6 +274,10 @@ cdef uint64_t timer_next_deadline(timer_queue *queue) noexcept nogil:
         return TIMER_NEVER
     if queue.next_exact:
         return queue.next_check
+    if queue.overdue != NULL:
+        timer_publish(&queue.next_check, queue.overdue.deadline)
+        queue.next_exact = 1
+        return queue.next_check
     level = lowest_level(queue)
     digit = timer_lowest(queue.wheel.bitmap[level])
     node = queue.wheel.lists[level][digit].first
@@ -202,9 +285,35 @@ cdef uint64_t timer_next_deadline(timer_queue *queue) noexcept nogil:
         if node.deadline < earliest:
             earliest = node.deadline
         node = node.next
-    queue.next_check = earliest
+    timer_publish(&queue.next_check, earliest)
     queue.next_exact = 1
     return earliest
+
+
+# For the garbage collector: no tracer may see it.
+@cython.profile(False)
+@cython.linetrace(False)
+cdef int timer_each(timer_queue *queue, timer_visit_fn visit, void *arg) noexcept:
+    """Call `visit` with each node, in any order, until it returns something but 0, and return that."""
+    cdef timer_node *node = queue.overdue
+    cdef uint64_t digits
+    cdef int level, digit
+    cdef int stop = 0
+    while node != NULL and not stop:
+        stop = visit(node, arg)
+        node = overdue_after(node)
+    if queue.wheel == NULL:
+        return stop
+    for level in range(TIMER_LEVELS):
+        digits = queue.wheel.bitmap[level]
+        while digits and not stop:
+            digit = timer_lowest(digits)
+            digits &= digits - 1
+            node = queue.wheel.lists[level][digit].first
+            while node != NULL and not stop:
+                stop = visit(node, arg)
+                node = node.next
+    return stop
 
 
 cdef struct handle_node:
