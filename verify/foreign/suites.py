@@ -89,7 +89,7 @@ SUITES = (
         "aiohttp",
         "3.14.5",
         ("trustme", "freezegun", "pytest-mock", "pytest-xdist", "pytest-codspeed", "re-assert", "proxy.py",
-         "python-on-whales", "blockbuster", "isal", "zlib-ng", "cryptography", "gunicorn", "brotli", "aiodns"),
+         "python-on-whales", "blockbuster", "isal", "zlib-ng", "cryptography", "gunicorn", "brotli", "aiodns", "coverage"),
         ("tests",),
         ("tests/test_web_functional.py", "tests/test_client_functional.py", "tests/test_web_websocket_functional.py"),
         1200,
