@@ -137,7 +137,7 @@ class Place:
             print(f"\n$ {environment['SPDKTHREAD_FOREIGN_LOOP']}: {' '.join(command)}", file=log, flush=True)
             process = subprocess.Popen(
                 command, cwd=self.work, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=default_signals,
             )  # fmt: skip
             try:
                 return process.wait(limit_s)
@@ -149,6 +149,12 @@ class Place:
                 except ProcessLookupError:
                     pass
                 process.wait()
+
+
+def default_signals() -> None:
+    """What is started in the background of a shell ignores these, and tests send them."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def read(results: Path) -> dict[str, tuple[str, str]]:
