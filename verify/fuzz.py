@@ -374,7 +374,6 @@ class World:
         else:
             reactor.stats
 
-
     # Coroutines, and what they await
 
     def awaitable(self, choose):
@@ -421,7 +420,7 @@ class World:
         if choose.random() < 0.8:
             coroutine = self.keep("coroutines", self.coroutine(random.Random(choose.randrange(2**32))))
         else:
-            coroutine = self.pick(choose, "coroutines")     # a second time, or after its end
+            coroutine = self.pick(choose, "coroutines")  # a second time, or after its end
         self.keep("futures", thread.spawn(self.value(choose, coroutine)))
 
     def by_hand(self, choose):
@@ -430,7 +429,7 @@ class World:
         if choose.random() < 0.5:
             steps = steps.__await__()
         if type(steps).__module__ == "_asyncio":
-            return      # CPython's own iterators break the rules that are checked here
+            return  # CPython's own iterators break the rules that are checked here
         for _ in range(choose.randrange(1, 4)):
             kind = choose.randrange(4)
             if kind == 0:
@@ -575,7 +574,7 @@ class World:
                 ended, status = os.waitpid(child, os.WNOHANG)
             if not ended:
                 self.findings.append(f"a forked child (seed {seed}) hangs")
-                os.kill(child, signal.SIGABRT)      # it says where it is
+                os.kill(child, signal.SIGABRT)  # it says where it is
                 time.sleep(1)
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
@@ -624,10 +623,14 @@ class World:
         elif kind == 2:
             made = copy.copy(thing)
         elif kind == 3:
-            base = choose.choice([self.s.SpdkThread, self.s.IoDevice, self.s.ThreadLib, self.s.Reactor, self.s.aio.EventLoop])
-            namespace = {"__init__": lambda self, *args: None} if choose.random() < 0.5 else {
-                "__eq__": lambda self, other: 1 / 0, "__hash__": lambda self: 1 / 0
-            }
+            base = choose.choice(
+                [self.s.SpdkThread, self.s.IoDevice, self.s.ThreadLib, self.s.Reactor, self.s.aio.EventLoop]
+            )
+            namespace = (
+                {"__init__": lambda self, *args: None}
+                if choose.random() < 0.5
+                else {"__eq__": lambda self, other: 1 / 0, "__hash__": lambda self: 1 / 0}
+            )
             made = type(base.__name__, (base,), namespace)()
         else:
             made = type(thing)(*[values(choose, self) for _ in range(choose.randrange(3))])
@@ -645,8 +648,21 @@ class World:
 
 # Asked of an object that was never set up; the others of these names wait without a time limit, rightly.
 CALLED = {"__repr__", "__hash__", "__await__", "__enter__", "__len__", "__iter__", "__del__"}
-BLOCKING = {"run", "run_forever", "run_until_complete", "run_until_idle", "join", "wait", "result", "exception", "shutdown", "start",
-            "stop", "send_msg_wait", "close"}
+BLOCKING = {
+    "run",
+    "run_forever",
+    "run_until_complete",
+    "run_until_idle",
+    "join",
+    "wait",
+    "result",
+    "exception",
+    "shutdown",
+    "start",
+    "stop",
+    "send_msg_wait",
+    "close",
+}
 # Forked children have this long after their parent's last call. Their steps end after one second.
 CHILD_S = 15
 

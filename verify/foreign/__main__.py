@@ -59,6 +59,12 @@ class Place:
                 self.pip("download", "--no-deps", "--no-binary", self.suite.name, "--dest", self.folder, package)
                 self.unpack()
             stamp.write_text(wanted)
+        if (
+            not any("pytest" in file.read_text() for file in self.work.glob("*.toml"))
+            and not (self.work / "pytest.ini").exists()
+        ):
+            # Without settings of its own it would be run with those of the tree that it lies in.
+            (self.work / "pytest.ini").write_text("[pytest]\n")
         # Not the whole tree: a folder of tests is in it, as in most suites.
         site = self.folder / "site"
         site.mkdir(exist_ok=True)
@@ -113,6 +119,7 @@ class Place:
         command = [
             str(self.python), "-m", "pytest", "-o", "addopts=", "-o", f"timeout={TEST_LIMIT_S}",
             "-o", "timeout_method=signal", "-p", "foreign_results", "-p", "no:cacheprovider", "-q",
+            "--continue-on-collection-errors",
             "--tb=short", f"--rootdir={self.work}", *self.suite.options, *tests,
         ]  # fmt: skip
         for _ in range(MOST_RESTARTS):
@@ -209,7 +216,18 @@ def compare(place: Place, quick: bool, patience: float) -> dict:
     return row
 
 
-HEAD = ("suite", "collected", "standard: passed", "failed", "ours: passed", "failed", "on both", "unsteady", "ours alone", "s")
+HEAD = (
+    "suite",
+    "collected",
+    "standard: passed",
+    "failed",
+    "ours: passed",
+    "failed",
+    "on both",
+    "unsteady",
+    "ours alone",
+    "s",
+)
 
 
 def table(rows: list[dict]) -> str:
@@ -224,7 +242,10 @@ def table(rows: list[dict]) -> str:
         )  # fmt: skip
     widths = [max(len(str(line[column])) for line in lines) for column in range(len(HEAD))]
     return "\n".join(
-        "  ".join(str(cell).ljust(width) if not column else str(cell).rjust(width) for column, (cell, width) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            str(cell).ljust(width) if not column else str(cell).rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
     )
 

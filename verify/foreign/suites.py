@@ -50,7 +50,6 @@ SUITES = (
         ("tests",),
         ("tests",),
         300,
-        options=("--continue-on-collection-errors",),
     ),
     Suite(
         "uvicorn",
@@ -76,7 +75,7 @@ SUITES = (
     Suite(
         "twisted",
         "26.10.0",
-        ("pyopenssl", "service-identity", "hypothesis", "pyhamcrest", "idna"),
+        ("pyopenssl", "service-identity", "hypothesis", "pyhamcrest", "idna", "cython-test-exception-raiser"),
         ("twisted/internet/test", "twisted/test"),
         ("twisted/internet/test/test_tcp.py", "twisted/internet/test/test_threads.py",
          "twisted/internet/test/test_core.py", "twisted/internet/test/test_time.py",
@@ -84,7 +83,7 @@ SUITES = (
         900,
         from_sdist=False,
         # Written for its own runner, which takes classes named Test... for nothing special.
-        options=("-o", "python_classes=", "-p", "no:unraisableexception", "-p", "no:threadexception", "-p", "no:warnings"),
+        options=("-o", "python_classes="),
         shim="twisted",
     ),
     Suite(
