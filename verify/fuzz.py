@@ -554,6 +554,9 @@ class World:
             try:
                 # A reactor's OS thread takes no signals, and only that thread is left when it has forked.
                 signal.pthread_sigmask(signal.SIG_SETMASK, ())
+                # Should its parent have been ended meanwhile.
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(2 * LIMIT_S)
                 self.end = time.monotonic() + 1
                 self.depth = threading.local()
                 mine = random.Random(seed)
