@@ -6,7 +6,7 @@
 #   make test PYTHON=python3.13        the same on another Python, in a virtual environment of its own
 #
 #   build  examples  lint  format  stubs  hints  package  bench  bench-quick  bench-smoke  instructions  test-long
-#   test-free-threaded  verify  ci  clean  distclean
+#   test-free-threaded  verify  foreign  ci  clean  distclean
 #
 #   make verify VERIFY_MINUTES=30      the long form of the proofs; see docs/reliability.md
 
@@ -27,7 +27,7 @@ BUILD_FLAGS := $(foreach name,SANITIZE COVERAGE FAULTS BREAK_ORDERING ANNOTATE C
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: build test test-long demo examples lint format stubs hints package bench bench-quick bench-smoke instructions \
-	test-free-threaded verify verify-deps ci clean distclean FORCE
+	test-free-threaded verify verify-deps foreign ci clean distclean FORCE
 .DEFAULT_GOAL := test
 
 # ---- set-up --------------------------------------------------------------------------------------------------------
@@ -144,6 +144,10 @@ $(VENV)/.verify-deps: $(VENV)/.deps
 	@$(PY) tools/requirements.py verify >$(VENV)/requirements-verify.txt
 	@$(PIP_INSTALL) -r $(VENV)/requirements-verify.txt
 	@touch $@
+
+# Other projects' tests on our event loop: ARGS=--quick, ARGS="--only tornado"; see docs/asyncio.md.
+foreign: build
+	$(PY) -m verify.foreign $(ARGS)
 
 ci:
 	.ci/run
