@@ -6,7 +6,7 @@
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -103,7 +103,14 @@ class ThreadExecutor(Executor):
         future.add_done_callback(self._finished)
         return future
 
-    def map(self, fn, *iterables, timeout=None, chunksize=1, **options):
+    def map(
+        self,
+        fn: Callable[..., _T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        **options: Any,
+    ) -> Iterator[_T]:
         """As in the standard library; with a `chunksize` above 1, so many calls are one message."""
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -114,7 +121,7 @@ class ThreadExecutor(Executor):
         results = super().map(_call_each, itertools.repeat(fn), chunks, timeout=timeout, **options)
         return _chained(results)
 
-    def shutdown(self, wait=True, *, cancel_futures=False) -> None:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and wait for those that were taken.
 
         Raises

@@ -4,9 +4,9 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Self
+from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack
 
 from spdkthread.cores import parse_cores
 from spdkthread.ending import Ending
@@ -16,11 +16,21 @@ from spdkthread.placement import allowed_reactors, move_inside_mask
 from spdkthread.reactor import Reactor, check_number, check_timeout, get_reactor, on_any_reactor
 from spdkthread.report import ShutdownReport
 from spdkthread.roster import available_cores
-from spdkthread.scheduler import CoreLoad, Snapshot, ThreadLoad, make_scheduler
+from spdkthread.scheduler import CoreLoad, Scheduler, Snapshot, ThreadLoad, make_scheduler
+
+if TYPE_CHECKING:
+    from spdkthread.aio import ThreadExecutor
+    from spdkthread.reactor import IdleStrategy
+    from spdkthread.thread import SpdkThread
 
 __all__ = ["ReactorGroup"]
 
 logger = logging.getLogger("spdkthread")
+
+
+class _ThreadOptions(TypedDict, total=False):
+    ring_size: int
+    poller_policy: Literal["one", "all"]
 
 
 class ReactorGroup:
@@ -53,16 +63,16 @@ class ReactorGroup:
 
     def __init__(
         self,
-        cores=None,
+        cores: int | str | Iterable[int] | None = None,
         *,
-        scheduler="static",
-        period_us=1_000_000,
-        idle="adaptive",
-        lib=None,
-        stall_ms=None,
-        isolated=None,
-        spin_us=50,
-    ):
+        scheduler: 'Literal["static", "dynamic"] | Scheduler' = "static",
+        period_us: float = 1_000_000,
+        idle: 'Literal["adaptive", "poll", "yield"] | IdleStrategy' = "adaptive",
+        lib: ThreadLib | None = None,
+        stall_ms: float | None = None,
+        isolated: str | Iterable[int] | None = None,
+        spin_us: float = 50,
+    ) -> None:
         if lib is not None and not isinstance(lib, ThreadLib):
             raise TypeError(f"lib must be a ThreadLib or None, got {type(lib).__name__}")
         check_number("period_us", period_us, "microseconds")
@@ -93,7 +103,7 @@ class ReactorGroup:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         report = self.stop()
         if not report.ok:
             logger.warning("%r stopped and left behind: %s", self, report)
@@ -156,7 +166,13 @@ class ReactorGroup:
 
     # Threads
 
-    def create_thread(self, name: str | None = None, *, cpumask=None, **kw):
+    def create_thread(
+        self,
+        name: str | None = None,
+        *,
+        cpumask: str | Iterable[int] | None = None,
+        **kw: Unpack[_ThreadOptions],
+    ) -> "SpdkThread":
         """Create an SpdkThread on the next core, round-robin, inside its cpumask.
 
         Raises
@@ -183,13 +199,13 @@ class ReactorGroup:
         """Move a thread whose new cpumask forbids the core it is on."""
         return move_inside_mask(self, thread, cpumask)
 
-    def executor(self):
+    def executor(self) -> "ThreadExecutor":
         """A ``concurrent.futures.Executor`` that runs each call on the least loaded of the group's threads."""
         from spdkthread.aio import ThreadExecutor
 
         return ThreadExecutor(lambda: tuple(thread for reactor in self for thread in reactor.threads))
 
-    def for_each_reactor(self, fn, cpl=None) -> Future:
+    def for_each_reactor(self, fn: Callable[[], object], cpl: Callable[[], object] | None = None) -> Future[None]:
         """Run ``fn()`` on every reactor in the order of the cores, one after the other, between two of its turns.
 
         `get_reactor` says on which one it runs; there is no current SpdkThread.
@@ -220,7 +236,7 @@ class ReactorGroup:
             raise TypeError(f"cpl must be callable or None, got {type(cpl).__name__}")
         if any(reactor.state != "running" for reactor in self):
             raise ReactorError(f"{self!r} does not run")
-        future: Future = Future()
+        future: Future[None] = Future()
         future.set_running_or_notify_cancel()
         calling = get_reactor()
         origin = calling if calling in self.reactors else self.reactors[0]
@@ -256,12 +272,12 @@ class ReactorGroup:
     # Scheduling
 
     @property
-    def scheduler(self):
+    def scheduler(self) -> Scheduler:
         """The scheduler. Setting one, by name or object, selects it: its first round runs at once."""
         return self._scheduler
 
     @scheduler.setter
-    def scheduler(self, scheduler) -> None:
+    def scheduler(self, scheduler: 'Literal["static", "dynamic"] | Scheduler') -> None:
         self._scheduler = make_scheduler(scheduler)
         self.balance(selected=True)
 
@@ -294,7 +310,7 @@ class ReactorGroup:
         cores = tuple(CoreLoad(reactor.core, reactor.core in self.isolated) for reactor in self)
         return Snapshot(cores, tuple(sorted(threads, key=lambda thread: thread.id)), selected)
 
-    def balance(self, selected: bool = False) -> list:
+    def balance(self, selected: bool = False) -> "list[Future[SpdkThread]]":
         """One round of the scheduler: a snapshot, its decision, the moves. Returns the futures of the moves."""
         with self._lock:
             moves = list(self._scheduler.balance(self.snapshot(selected)))

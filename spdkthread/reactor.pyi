@@ -1,7 +1,7 @@
 import concurrent.futures
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, type_check_only
 
 from spdkthread.lib import ThreadLib
 from spdkthread.report import ShutdownReport
@@ -10,7 +10,8 @@ from spdkthread.thread import SpdkThread
 
 __all__ = ["Reactor", "get_reactor"]
 
-class _IdleStrategy(Protocol):
+@type_check_only
+class IdleStrategy(Protocol):
     def idle(self, work_count: int, /) -> object: ...
     def reset(self) -> object: ...
 
@@ -20,7 +21,7 @@ class Reactor:
         core: int | None = None,
         *,
         name: str | None = None,
-        idle: Literal["adaptive", "poll", "yield"] | _IdleStrategy = "adaptive",
+        idle: Literal["adaptive", "poll", "yield"] | IdleStrategy = "adaptive",
         spin_us: float = 50,
         lib: ThreadLib | None = None,
         pin: bool = True,
@@ -52,7 +53,7 @@ class Reactor:
     @property
     def name(self) -> str: ...
     @property
-    def idle(self) -> str | _IdleStrategy: ...
+    def idle(self) -> str | IdleStrategy: ...
     @property
     def spin_us(self) -> float: ...
     @property

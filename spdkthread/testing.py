@@ -9,7 +9,7 @@ from spdkthread.clock import ManualClock
 __all__ = ["ManualClock", "leak_counters", "poll_threads", "poll_until_idle"]
 
 
-def poll_threads(threads: Iterable, rounds: int = 1) -> int:
+def poll_threads(threads: "Iterable[thread.SpdkThread]", rounds: int = 1) -> int:
     """Poll each of `threads` once per round, in their order. Returns how many polls found work.
 
     Answers to ``poll_threads`` of SPDK's ``ut_multithread``.
@@ -18,7 +18,7 @@ def poll_threads(threads: Iterable, rounds: int = 1) -> int:
     return sum(one.poll() > 0 for _ in range(rounds) for one in threads)
 
 
-def poll_until_idle(threads: Iterable, max_rounds: int = 100_000) -> int:
+def poll_until_idle(threads: "Iterable[thread.SpdkThread]", max_rounds: int = 100_000) -> int:
     """Poll `threads` in rounds until a whole round finds no work and no message waits.
 
     Returns

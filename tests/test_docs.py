@@ -64,7 +64,11 @@ def test_links_to_files_of_the_tree_lead_somewhere(page):
 
 
 def test_every_example_that_is_named_is_there():
-    named = {name for page in [ROOT / "README.md", *PAGES] for name in re.findall(r"`examples/([\w/]+\.\w+)`", page.read_text())}
+    named = {
+        name
+        for page in [ROOT / "README.md", *PAGES]
+        for name in re.findall(r"`examples/([\w/]+\.\w+)`", page.read_text())
+    }
     table = (ROOT / "README.md").read_text().partition("## I want to")[2].partition("\n## ")[0]
     named |= set(re.findall(r"`(\w+\.py)`", table))
     assert sorted(name for name in named if not (ROOT / "examples" / name).exists()) == []
