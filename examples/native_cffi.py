@@ -1,6 +1,7 @@
 """cffi: C compiled when the program starts, its functions as native messages.
 
-Needs cffi (pip install cffi setuptools) and a C compiler. The declaration that cffi reads is what spdkthread checks the signature by.
+Needs cffi (pip install cffi setuptools) and a C compiler. spdkthread checks the signature by the declaration that cffi
+has read.
 """
 
 import importlib

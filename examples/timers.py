@@ -33,10 +33,9 @@ class Beats:
         times = [self.start, *self.seen]
         excess = sorted((b - a - self.period) / 1000 for a, b in pairwise(times))
         drift = (self.seen[-1] - self.start - len(self.seen) * self.period) / 1000
-        print(
-            f"{self.name:28} {len(self.seen):5} of {int(SECONDS * 1e9 / self.period):5} runs; "
-            f"an interval is too long by {excess[len(excess) // 2]:6.1f} us, at worst {excess[-1]:8.1f}; the last run is {drift:9.1f} us late"
-        )
+        runs = f"{self.name:28} {len(self.seen):5} of {int(SECONDS * 1e9 / self.period):5} runs"
+        longer = f"an interval is too long by {excess[len(excess) // 2]:6.1f} us, at worst {excess[-1]:8.1f}"
+        print(f"{runs}; {longer}; the last run is {drift:9.1f} us late")
 
 
 def register(thread: SpdkThread, period_us: float) -> tuple[Beats, Poller]:

@@ -47,17 +47,29 @@ class Reactor:
     def add_thread(self, thread: SpdkThread) -> None: ...
     def move_thread(self, thread: SpdkThread, to: Reactor) -> concurrent.futures.Future[SpdkThread]: ...
     @property
-    def lib(self) -> ThreadLib: ...
+    def lib(self) -> ThreadLib:
+        """The library of its threads."""
+
     @property
-    def core(self) -> int: ...
+    def core(self) -> int:
+        """The core that it is for."""
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its name, which its OS thread has as well."""
+
     @property
-    def idle(self) -> str | IdleStrategy: ...
+    def idle(self) -> str | IdleStrategy:
+        """What it does in a turn without work, as it was given."""
+
     @property
-    def spin_us(self) -> float: ...
+    def spin_us(self) -> float:
+        """How long it looks for work before it sleeps, in microseconds."""
+
     @property
-    def pin(self) -> bool: ...
+    def pin(self) -> bool:
+        """Whether its OS thread is bound to its core."""
+
     @property
     def threads(self) -> tuple[SpdkThread, ...]: ...
     @property

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from support import run_python
 
+import spdkthread.aio
+import spdkthread.testing
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -72,6 +75,13 @@ def test_every_example_that_is_named_is_there():
     table = (ROOT / "README.md").read_text().partition("## I want to")[2].partition("\n## ")[0]
     named |= set(re.findall(r"`(\w+\.py)`", table))
     assert sorted(name for name in named if not (ROOT / "examples" / name).exists()) == []
+
+
+def test_the_reference_has_every_public_name():
+    pages = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
+    named = set(re.findall(r"^\.\. auto\w+:: (?:\w+\.)*(\w+)$", pages, re.MULTILINE))
+    public = {*spdkthread.__all__, *spdkthread.aio.__all__, *spdkthread.testing.__all__}
+    assert sorted(public - named) == []
 
 
 def test_the_readme_is_short():
