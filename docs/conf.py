@@ -38,10 +38,14 @@ napoleon_use_param = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 
-# In a docstring one writes `send_msg` for a method of the same class and `fn` for a parameter; what is no public name is
-# shown as it is. References of pages (in Markdown) are all checked.
+# In a docstring `fn` is a parameter and `send_msg` a method of the same class; a name of another package is shown as
+# it is. Everything else has to be there.
 nitpicky = True
-nitpick_ignore_regex = [("py:(obj|class|exc|meth|func|attr|data|mod)", r"(?!spdkthread\.).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"[a-z_]\w*"),
+    ("py:.*", "SpdkFuture"),  # made when the first one is needed
+    ("py:.*", r"(asyncio|concurrent|threading|selectors|logging|numpy|typing)\..*"),
+]
 
 
 def attributes_of_stubs() -> dict[tuple[str, str], str]:
@@ -57,6 +61,7 @@ def attributes_of_stubs() -> dict[tuple[str, str], str]:
 
 
 STUBS = attributes_of_stubs()
+COLON = "\ue000"
 
 
 def docstring(app, what, name, obj, options, lines: list[str]) -> None:
@@ -71,6 +76,23 @@ def docstring(app, what, name, obj, options, lines: list[str]) -> None:
     # The text of a signature that inspect reads.
     if what == "class" and inspect.isclass(obj) and lines and lines[0].startswith(f"{member}("):
         del lines[: lines.index("--") + 2 if "--" in lines else 2]
+    # Napoleon takes what stands before a colon in the first line of an attribute for its type.
+    if what in ("attribute", "property") and lines:
+        lines[0] = lines[0].replace(":", COLON)
+
+
+def colons(app, what, name, obj, options, lines: list[str]) -> None:
+    lines[:] = [line.replace(COLON, ":") for line in lines]
+
+
+def resolve(app, env, node, contnode):
+    """A name without its module is the only one of the package that is called so."""
+    if node.get("refdomain") == "py" and node["reftarget"][:1].isupper():
+        domain = env.domains["py"]
+        named = [name for name in domain.objects if name.endswith(f".{node['reftarget']}")]
+        if len(named) == 1:
+            return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", named[0], node, contnode)
+    return None
 
 
 def skip(app, what, name, obj, skip, options) -> bool | None:
@@ -82,3 +104,5 @@ def skip(app, what, name, obj, skip, options) -> bool | None:
 def setup(app) -> None:
     app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-docstring", docstring, priority=100)
+    app.connect("autodoc-process-docstring", colons, priority=900)
+    app.connect("missing-reference", resolve)

@@ -12,9 +12,9 @@ except ModuleNotFoundError as error:
     if error.name != "spdkthread.clock":
         raise
     raise ImportError(
-        f"spdkthread was found in {__path__[0]}, its source tree, whose modules are not compiled for this Python. Either "
-        "compile them there (make build PYTHON=...), or, when it is installed, import it from another directory or with "
-        "python -P, which does not look into the current one."
+        f"spdkthread was found in {__path__[0]}, its source tree, whose modules are not compiled for this Python. "
+        "Either compile them there (make build PYTHON=...), or, when it is installed, import it from another directory "
+        "or with python -P, which does not look into the current one."
     ) from None
 from spdkthread.errors import (
     AwaitError,
