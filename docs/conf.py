@@ -86,11 +86,12 @@ def colons(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 def resolve(app, env, node, contnode):
-    """A name without its module is the only one of the package that is called so."""
+    """Find a name that is given without its module."""
     if node.get("refdomain") == "py" and node["reftarget"][:1].isupper():
         domain = env.domains["py"]
-        named = [name for name in domain.objects if name.endswith(f".{node['reftarget']}")]
-        if len(named) == 1:
+        # An object is also listed by the module that defines it.
+        named = sorted((name for name in domain.objects if name.endswith(f".{node['reftarget']}")), key=len)
+        if named:
             return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", named[0], node, contnode)
     return None
 
