@@ -8,8 +8,8 @@ from spdkthread._version import __version__
 
 try:
     from spdkthread.clock import TICKS_HZ, ManualClock, ticks
-except ModuleNotFoundError as error:
-    if error.name != "spdkthread.clock":
+except ModuleNotFoundError as _error:
+    if _error.name != "spdkthread.clock":
         raise
     raise ImportError(
         f"spdkthread was found in {__path__[0]}, its source tree, whose modules are not compiled for this Python. "

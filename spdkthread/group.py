@@ -318,7 +318,7 @@ class ReactorGroup:
         for move in moves:
             thread = self.lib.get_thread_by_id(move.thread_id)
             source = None if thread is None else thread._placed_on()
-            if source is None or thread.is_bound or {source.core, move.core} & self.isolated:
+            if thread is None or source is None or thread.is_bound or {source.core, move.core} & self.isolated:
                 continue
             if thread.cpumask is not None and move.core not in thread.cpumask:
                 continue
