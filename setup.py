@@ -29,8 +29,6 @@ from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "tools"))
-from stub_docstrings import rewrite  # noqa: E402
 
 DIRECTIVES = {
     "language_level": 3,
@@ -83,6 +81,9 @@ class BuildPy(build_py):
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
+            sys.path.insert(0, str(HERE / "tools"))
+            from stub_docstrings import rewrite
+
             rewrite(Path(self.build_lib), HERE)
 
 
