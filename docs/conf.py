@@ -96,6 +96,13 @@ def resolve(app, env, node, contnode):
     return None
 
 
+def without_self(app, what, name, obj, options, signature, returns):
+    """The docstrings of compiled methods show ``self``."""
+    if signature:
+        signature = re.sub(r"^\(self(, )?", "(", signature)
+    return signature, returns
+
+
 def skip(app, what, name, obj, skip, options) -> bool | None:
     """Keep attributes whose docstring stands in the stub."""
     owner = getattr(getattr(obj, "__objclass__", None), "__name__", None)
@@ -104,6 +111,7 @@ def skip(app, what, name, obj, skip, options) -> bool | None:
 
 def setup(app) -> None:
     app.connect("autodoc-skip-member", skip)
+    app.connect("autodoc-process-signature", without_self)
     app.connect("autodoc-process-docstring", docstring, priority=100)
     app.connect("autodoc-process-docstring", colons, priority=900)
     app.connect("missing-reference", resolve)

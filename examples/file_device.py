@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 
-from spdkthread import IoChannel, IoDevice, Reactor, SpdkThread, ticks
+from spdkthread import IoChannel, IoDevice, Reactor, SpdkThread, ThreadLib, ticks
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 Completion = Callable[[int, OSError | None], object]
@@ -137,9 +137,16 @@ class FileDevice(IoDevice):
     """
 
     def __init__(
-        self, path: str, *, flags: int = os.O_RDWR, depth: int = 32, workers: int = 2, period_us: float = 20
+        self,
+        path: str,
+        *,
+        flags: int = os.O_RDWR,
+        depth: int = 32,
+        workers: int = 2,
+        period_us: float = 20,
+        lib: ThreadLib | None = None,
     ) -> None:
-        super().__init__(os.path.basename(path))
+        super().__init__(os.path.basename(path), lib=lib)
         self.path = path
         self.flags = flags
         self.depth = depth
