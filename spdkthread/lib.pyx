@@ -20,7 +20,8 @@ libs = WeakRegistry()
 
 
 cdef class ThreadLib:
-    """One thread library: its threads, devices, clock and error handler. Separate instances share nothing.
+    """ThreadLib(*, clock=None, exception_handler=None)\n--\n\n\
+    One thread library: its threads, devices, clock and error handler. Separate instances share nothing.
 
     Parameters
     ----------

@@ -161,7 +161,8 @@ cdef uint32_t ATTACHED_SCAN = 64
 
 
 cdef class Reactor:
-    """One OS thread on one core that polls its SpdkThreads for ever.
+    """Reactor(core=None, *, name=None, idle='adaptive', spin_us=50, lib=None, pin=True, stall_ms=None)\n--\n\n\
+    One OS thread on one core that polls its SpdkThreads for ever.
 
     Parameters
     ----------
