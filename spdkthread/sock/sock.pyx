@@ -57,6 +57,7 @@ from spdkthread.errors import ThreadExitedError, WrongThreadError
 from spdkthread.exit_blockers import register_blocker
 from spdkthread.fd_handler import make_handler
 from spdkthread.native import add_signature
+from spdkthread.roster import mark_dead
 from spdkthread.sock.errors import SockBufferError, SockClosedError, SockLimitError
 
 __all__ = ["Listener", "Sock", "SockChannel"]
@@ -425,10 +426,12 @@ def close_channel(channel):
 
 
 def after_fork():
+    """In the child, after `mark_dead`, which has told the threads: hooks run in the order of their registration."""
     for channel in list(_channels):
         (<SockChannel>channel)._forked()
 
 
+del mark_dead
 os.register_at_fork(after_in_child=after_fork)
 
 
