@@ -43,7 +43,8 @@ cdef class Sock:
     cdef readonly SpdkThread thread
     cdef readonly object group
     cdef SockChannel _channel
-    cdef public object on_data, on_end, on_close, on_high_water, on_low_water, on_connect, context
+    cdef object _on_data
+    cdef public object on_end, on_close, on_high_water, on_low_water, on_connect, context
     cdef NativeCall _native, _native_close
     cdef list _held                 # bytes that were received while it was paused
     cdef object _addresses          # those still to be tried by connect

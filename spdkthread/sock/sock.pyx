@@ -289,12 +289,12 @@ cdef class SockChannel:
                 index += 1
                 if sock._closed_here:
                     continue
-                if sock._channel is not self or sock.c.paused or sock.c.held or sock.on_data is None:
+                if sock._channel is not self or sock.c.paused or sock.c.held or sock._on_data is None:
                     sock._hold(buffer.window, length)
                     continue
                 view = PyMemoryView_FromObject(buffer)
                 try:
-                    self._call(sock.on_data, sock, view, True)
+                    self._call(sock._on_data, sock, view, True)
                 finally:
                     try:
                         view.release()
@@ -486,6 +486,18 @@ cdef class Sock:
     def state(self) -> str:
         """``"new"``, ``"connecting"``, ``"listening"``, ``"open"``, ``"closing"`` or ``"closed"``."""
         return STATES[self.c.state]
+
+    @property
+    def on_data(self):
+        """What is called with received bytes; see `Sock`."""
+        return self._on_data
+
+    @on_data.setter
+    def on_data(self, fn):
+        self._on_data = fn
+        if self._held and fn is not None:
+            self._require("on_data")
+            sock_tell(&self.c, SOCK_TELL_HELD)
 
     @property
     def pending_bytes(self) -> int:
@@ -735,12 +747,12 @@ cdef class Sock:
 
     def _deliver_held(self):
         """Call `on_data` with what was kept; then read on."""
-        while self._held and self._channel is not None and not self.c.paused and self.on_data is not None:
+        while self._held and self._channel is not None and not self.c.paused and self._on_data is not None:
             data = self._held.pop(0)
             if self._closed_here:
                 break
             with memoryview(data) as view:
-                self._channel._call(self.on_data, self, view, True)
+                self._channel._call(self._on_data, self, view, True)
         if self._held or self._channel is None:
             return
         self.c.held = False
@@ -801,7 +813,7 @@ cdef class Sock:
 
     def _forget(self):
         """Closed: nothing is called any more, and nothing need be kept."""
-        self.on_data = self.on_end = self.on_high_water = self.on_low_water = self.on_connect = None
+        self._on_data = self.on_end = self.on_high_water = self.on_low_water = self.on_connect = None
         self.on_close = None
         self._held = None
         self._native = self._native_close = None

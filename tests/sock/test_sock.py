@@ -292,6 +292,21 @@ def test_a_socket_that_another_ones_handler_pauses_keeps_its_bytes(server):
         assert b"".join(data for who, data in heard if who is other) == b"bc"
 
 
+def test_what_came_before_there_was_a_handler_goes_to_it(server):
+    peer, sock = server.client()
+    sock.on_data = None
+    with peer:
+        peer.send(b"early")
+        for _ in range(10):
+            server.thread.poll()
+        with server.thread:
+            sock.on_data = server.data
+        server.poll_until(lambda: server.heard)
+        peer.send(b"late")
+        server.poll_until(lambda: len(server.heard) == 2)
+        assert server.heard == [b"early", b"late"]
+
+
 def test_half_closed_both_ways(server):
     peer, sock = server.client()
     ended = []
