@@ -143,7 +143,7 @@ class Shard:
         self.data: dict[bytes, bytes] = {}
         self.deadlines: dict[bytes, int] = {}
         self.heap: list[tuple[int, bytes]] = []
-        self.timer_at = 0
+        self.timer, self.timer_at = None, 0
         self.memory = 0
         self.max_memory = max_memory
         self.commands = 0
@@ -182,11 +182,17 @@ class Shard:
 
     def arm(self) -> None:
         if self.heap and (not self.timer_at or self.heap[0][0] < self.timer_at):
+            self.disarm()
             self.timer_at = self.heap[0][0]
-            self.call_later(max(0, self.timer_at - time.time_ns()) / 1000, self.expire)
+            self.timer = self.call_later(max(0, self.timer_at - time.time_ns()) / 1000, self.expire)
+
+    def disarm(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer, self.timer_at = None, 0
 
     def expire(self) -> None:
-        self.timer_at = 0
+        self.timer, self.timer_at = None, 0
         now, left = time.time_ns(), 1000
         while self.heap and self.heap[0][0] <= now and left:
             deadline, key = heapq.heappop(self.heap)
@@ -621,6 +627,8 @@ class Server:
     def close(self) -> None:
         self.group.close_all().result()
         self.group.unregister().result()
+        for shard in self.shards:
+            shard.thread.call(shard.disarm).result()
 
 
 # The same program on asyncio, for the demonstration.
