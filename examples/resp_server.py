@@ -32,6 +32,10 @@ WRONG_INTEGER = b"-ERR value is not an integer or out of range\r\n"
 SYNTAX = b"-ERR syntax error\r\n"
 OUT_OF_MEMORY = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
 MAX_BULK, MAX_ARGUMENTS, MAX_INLINE = 512 << 20, 1 << 20, 64 << 10
+HELLO = (
+    b"%b\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.0.0\r\n$5\r\nproto\r\n:%d\r\n$2\r\nid\r\n:1\r\n"
+    b"$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n"
+)
 KEY_OVERHEAD = 100  # bytes that a key costs beside its own and its value's
 
 
@@ -388,6 +392,7 @@ class Connection:
         self.waiting: deque[Slot | bytes] = deque()  # replies from the first that is not there yet
         self.batches: dict[int, list] = {}  # shard -> calls of this batch
         self.ending = False
+        self.maps = False  # the client has asked for RESP3
 
     def received(self, data: bytes) -> None:
         if self.ending:
@@ -515,10 +520,18 @@ class Connection:
         elif name == b"CONFIG" and count >= 3 and command[1].upper() == b"GET":
             known = {b"save": b"", b"appendonly": b"no", b"maxmemory": b"%d" % self.server.max_memory}
             items = [item for key in command[2:] for item in (key, known.get(key.lower())) if key.lower() in known]
-            self.reply(array([bulk(item) for item in items]), out)
+            body = b"".join(map(bulk, items))
+            self.reply((b"%%%d\r\n" % (len(items) // 2) if self.maps else b"*%d\r\n" % len(items)) + body, out)
         elif name == b"CLIENT" and count >= 2:
             what = command[1].upper()
             self.reply(b":%d\r\n" % (id(self) & 0xFFFFFFF) if what == b"ID" else NIL if what == b"GETNAME" else OK, out)
+        elif name == b"HELLO":
+            if count > 1 and command[1] not in (b"2", b"3"):
+                self.reply(b"-NOPROTO unsupported protocol version\r\n", out)
+                return
+            # Of what RESP3 has beyond RESP2, no reply here but maps would differ.
+            self.maps = count > 1 and command[1] == b"3"
+            self.reply(HELLO % ((b"%7", 3) if self.maps else (b"*14", 2)), out)
         elif name == b"SELECT" and count == 2:
             self.reply(OK if command[1] == b"0" else b"-ERR DB index is out of range\r\n", out)
         elif name == b"QUIT":

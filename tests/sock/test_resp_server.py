@@ -82,6 +82,8 @@ def test_commands_without_keys(client):
     assert client("CONFIG", "GET", "save") == [b"save", b""]
     assert client("CLIENT", "SETINFO", "LIB-NAME", "x") == b"OK"
     assert b"used_memory:0" in client("INFO")
+    assert client("HELLO", 2)[5:6] == [2]
+    assert client("HELLO", 9).startswith(b"-NOPROTO")
     assert client("NOPE").startswith(b"-ERR unknown command 'NOPE'")
     assert client("GET").startswith(b"-ERR wrong number of arguments for 'get'")
 
