@@ -1,8 +1,8 @@
 """A server of Redis' protocol (RESP2), its keys spread over reactors.
 
 Each reactor has an SpdkThread with a shard of the keys, which nothing else touches, and a share of the connections. A
-connection's thread parses what arrives; commands on keys of its own shard run at once, those of others are sent there in
-one message for all of a batch, and the answers come back in one. Replies leave in the order of the commands.
+connection's thread parses what arrives; commands on keys of its own shard run at once, those of others are sent there
+in one message for all of a batch, and the answers come back in one. Replies leave in the order of the commands.
 
     python examples/resp_server.py --port 6379 --cores 0,1
     redis-benchmark -p 6379 -t set,get -P 16
@@ -560,7 +560,7 @@ class Connection:
         self.spread(parts, lambda parts: b"*2\r\n$1\r\n0\r\n" + all_keys(parts), out)
 
 
-KNOWN = {b"PING", b"ECHO", b"DEL", b"EXISTS", b"MGET", b"MSET", b"DBSIZE", b"KEYS", b"SCAN", b"CONFIG", b"CLIENT", b"SELECT"}
+KNOWN = set(b"PING ECHO DEL EXISTS MGET MSET DBSIZE KEYS SCAN CONFIG CLIENT SELECT".split())
 
 
 def wrong_count(command) -> bytes:

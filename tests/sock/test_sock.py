@@ -231,7 +231,7 @@ def test_the_groups_limit_counts_all_sockets(lib, thread):
 
 
 def test_connections_beyond_the_limit_are_refused(lib, thread, caplog):
-    group = SockGroup(lib=lib, max_socks=3).register()       # the listener is one
+    group = SockGroup(lib=lib, max_socks=3).register()  # the listener is one
     server = Server(group, thread)
     peers = [server.client()[0] for _ in range(2)]
     with socket.create_connection(server.address, timeout=PATIENCE_S) as refused:
@@ -773,5 +773,3 @@ with thread:
 """
     )
     assert result.stdout == "fine\n", result.stderr
-
-
