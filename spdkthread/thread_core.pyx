@@ -719,7 +719,7 @@ cdef void fds_look(thread_s *thread) noexcept nogil:
 
 
 cdef bint run_native_fds(thread_s *thread) noexcept nogil:
-    """Call the native functions of descriptors. True: there is work for Python functions, otherwise the stage is over."""
+    """Call the native functions of descriptors. True: there is work for Python; otherwise the stage is over."""
     cdef fd_native_s *one = thread.fd_natives
     cdef bint python = thread.fd_count > thread.fd_native_count
     cdef int flags

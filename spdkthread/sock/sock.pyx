@@ -11,19 +11,17 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport ENOBUFS, ENOMEM, EPIPE
+from libc.errno cimport ENOBUFS, EPIPE
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memmove
 from posix.unistd cimport close
 
 from spdkthread.alloc cimport core_calloc, core_free
-from spdkthread.fd_handler cimport FdHandler
 from spdkthread.fds cimport fd_above_standard, fd_set_open
 from spdkthread.native cimport NativeCall, native_call
 from spdkthread.sock.core cimport (
     SOCK_BATCH,
     SOCK_CLOSED,
-    SOCK_CLOSING,
     SOCK_CONNECTING,
     SOCK_LISTENING,
     SOCK_NEW,
@@ -147,8 +145,8 @@ cdef class SockChannel:
 
     @property
     def stats(self) -> dict:
-        """Counts since its making: ``socks``, ``buffered``, ``polls``, ``reads``, ``writes``, ``bytes_in``, ``bytes_out``,
-        ``accepts``, ``refused``."""
+        """Counts since its making: ``socks``, ``buffered``, ``polls``, ``reads``, ``writes``, ``bytes_in``,
+        ``bytes_out``, ``accepts``, ``refused``."""
         return {
             "socks": self.c.count,
             "buffered": self.c.buffered,

@@ -608,7 +608,7 @@ def test_a_socket_belongs_to_its_thread(server):
 
 
 def test_a_flood_does_not_keep_another_connection_waiting(server):
-    (flooder, _), (peer, sock) = server.client(), server.client()
+    (flooder, _), (peer, _) = server.client(), server.client()
     server.echo = False
     flooder.setblocking(False)
     with flooder, peer:
