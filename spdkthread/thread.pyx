@@ -222,7 +222,7 @@ cdef inline void put_argument(ring_slot *slot, int index, object argument) noexc
 
 
 cdef class SpdkThread:
-    """SpdkThread(name=None, *, cpumask=None, ring_size=65536, poller_policy='one', lib=None)\n--\n\n\
+    """SpdkThread(name=None, *, cpumask=None, ring_size=4096, poller_policy='one', lib=None)\n--\n\n\
     A lightweight thread: a message ring, pollers, timers and I/O channels, polled by one OS thread at a time.
 
     Parameters
