@@ -1581,6 +1581,8 @@ cdef class SpdkThread:
         is not here.
         """
         cdef FdHandler handler
+        if self._dead:
+            return              # by its reactor, or its library, whichever came first
         self._give_up(self._owned_by())
         self._dead = True
         # Both are the parent's too. What is registered there stays so there.
