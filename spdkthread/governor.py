@@ -127,8 +127,8 @@ class CpufreqGovernor(Governor):
         path = self._path(core, "scaling_max_freq")
         if not path.exists():
             raise GovernorError(
-                f"the kernel offers no clock rate of core {core}: there is no {path}. A virtual machine's clocks are its "
-                "host's; elsewhere a cpufreq driver has to be loaded"
+                f"the kernel offers no clock rate of core {core}: there is no {path}. A virtual machine's clocks are "
+                "its host's; elsewhere a cpufreq driver has to be loaded"
             )
         siblings = self._root / f"cpu{core}" / "topology" / "thread_siblings_list"
         if siblings.exists():

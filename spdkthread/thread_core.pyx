@@ -379,7 +379,7 @@ cdef bint poll_needed(thread_s *thread) noexcept nogil:
 # What a trace says of where a message came from: its place in the ring.
 
 cdef inline uint64_t place_of(thread_s *thread, uint32_t index) noexcept nogil:
-    """Where message `index` of the batch stood, if the whole batch stood in the ring: the next one is taken from `head` on."""
+    """Where message `index` of the batch stood if the whole batch stood in the ring: what comes next is at `head`."""
     return st_load_relaxed(&thread.ring.head) - (thread.batch_count - index)
 
 
@@ -413,9 +413,16 @@ cdef int64_t traced_native_poller(thread_s *thread, poller_s *poller) noexcept n
     return rc
 
 
+# By pointers: inlined, what is called once would take registers from the way without a trace.
+ctypedef void (*traced_native_message_fn)(thread_s *, ring_slot *) noexcept nogil
+ctypedef int64_t (*traced_native_poller_fn)(thread_s *, poller_s *) noexcept nogil
+cdef traced_native_message_fn slow_native_message = traced_native_message
+cdef traced_native_poller_fn slow_native_poller = traced_native_poller
+
+
 cdef inline int64_t call_native_poller(thread_s *thread, poller_s *poller) noexcept nogil:
     if st_tracing():
-        return traced_native_poller(thread, poller)
+        return slow_native_poller(thread, poller)
     return poller.native_fn(poller.native_ctx)
 
 
@@ -657,7 +664,7 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
             thread.batch_next = index
             thread.rc = 1
             if st_tracing():
-                traced_native_message(thread, message)
+                slow_native_message(thread, message)
             else:
                 (<msg_fn>message.fn)(message.args[0])
         thread.msgs_run += index - first
@@ -867,6 +874,12 @@ cdef int64_t result_of(PyObject *result) noexcept:
     return PyLong_AsLongLongAndOverflowRaw(result, &overflow)
 
 
+ctypedef PyObject *(*traced_message_fn)(thread_s *, ring_slot *) noexcept
+ctypedef PyObject *(*traced_poller_fn)(thread_s *, poller_s *) noexcept
+cdef traced_message_fn slow_message = traced_message
+cdef traced_poller_fn slow_poller = traced_poller
+
+
 cdef int run_critical(thread_s *thread) noexcept:
     """Run and empty the critical slot."""
     cdef PyObject *fn
@@ -900,7 +913,7 @@ cdef inline int run_message(thread_s *thread, ring_slot *message) noexcept:
     cdef PyObject *result
     cdef int status = 0
     if st_tracing():
-        result = traced_message(thread, message)
+        result = slow_message(thread, message)
     elif message.kind == MSG_PYTHON_TUPLE:
         result = PyObject_CallRaw(fn, args[0], NULL)
     else:
@@ -982,7 +995,7 @@ cdef int run_poller(thread_s *thread, poller_s *poller) noexcept:
         Py_DECREF_raw(owner)
         return 0
     if st_tracing():
-        result = traced_poller(thread, poller)
+        result = slow_poller(thread, poller)
     else:
         result = PyObject_Vectorcall(poller.py_fn, NULL, 0, NULL)
     if result == NONE:

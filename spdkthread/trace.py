@@ -60,10 +60,15 @@ KINDS = {
 NUMBERS = {kind: number for number, kind in KINDS.items()}
 MESSAGES = {NUMBERS["message"], NUMBERS["native message"]}
 NATIVE = {NUMBERS["native message"], NUMBERS["native poller"], NUMBERS["native timer"]}
-NAMED = {NUMBERS[kind] for kind in ("message", "critical message", "poller", "timer", "fd handler", "user", "stall", "loop callback")}
+NAMED = {
+    NUMBERS[kind]
+    for kind in ("message", "critical message", "poller", "timer", "fd handler", "user", "stall", "loop callback")
+}
 NAMED |= {NUMBERS["create channel"], NUMBERS["destroy channel"]}
 SLEEPS = {NUMBERS["park"], NUMBERS["wake"]}
-INSTANTS = {NUMBERS[kind] for kind in ("wake", "move", "create channel", "destroy channel", "stall", "user", "native user")}
+INSTANTS = {
+    NUMBERS[kind] for kind in ("wake", "move", "create channel", "destroy channel", "stall", "user", "native user")
+}
 
 SUBJECT_BITS = (1 << 56) - 1
 
@@ -128,8 +133,12 @@ def is_running() -> bool:
     return trace_ring.is_on()
 
 
+def _libs() -> tuple[Any, ...]:
+    return ThreadLib._all()  # type: ignore[attr-defined]
+
+
 def _names_of_threads() -> dict[int, tuple[str, int]]:
-    return {one._trace_number(): (one.name, one.id) for lib in ThreadLib._all() for one in lib.threads}
+    return {one._trace_number(): (one.name, one.id) for lib in _libs() for one in lib.threads}
 
 
 @dataclass(frozen=True)
@@ -158,7 +167,9 @@ class Trace:
     **Thread safety:** any OS thread; it does not change.
     """
 
-    def __init__(self, events: numpy.ndarray, os_threads: tuple[OsThread, ...], began_ticks: int, senders: dict) -> None:
+    def __init__(
+        self, events: numpy.ndarray, os_threads: tuple[OsThread, ...], began_ticks: int, senders: dict
+    ) -> None:
         self._events = events
         self.os_threads = os_threads
         self.began_ticks = began_ticks
@@ -206,7 +217,9 @@ class Trace:
             thread, thread_id = threads.get(number, ("", 0))
             if kind in SLEEPS and value < 0:
                 value = 0
-            columns.append((since, duration, KINDS.get(kind, "?"), symbols[kind, subject], thread, thread_id, os_thread, value))
+            columns.append(
+                (since, duration, KINDS.get(kind, "?"), symbols[kind, subject], thread, thread_id, os_thread, value)
+            )
         for index, row in enumerate(rows):
             if row[3] in MESSAGES and row[6]:
                 sent = places.get((row[4], row[6]))
@@ -327,7 +340,14 @@ class Trace:
                 continue
             out.append({**one, "ph": "X", "dur": duration / 1000, "name": name})
             if index in self._senders:
-                flow = {"ph": "f", "bp": "e", "id": self._senders[index] + 1, "cat": "flow", "name": "message", "args": {}}
+                flow = {
+                    "ph": "f",
+                    "bp": "e",
+                    "id": self._senders[index] + 1,
+                    "cat": "flow",
+                    "name": "message",
+                    "args": {},
+                }
                 out.append({**one, **flow})
         return out
 
@@ -391,7 +411,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("-o", "--output", default="trace.json", metavar="FILE", help="what to write (trace.json)")
     parser.add_argument(
-        "--entries", type=int, default=DEFAULT_ENTRIES, help="events that each OS thread keeps, its latest (%(default)s)"
+        "--entries",
+        type=int,
+        default=DEFAULT_ENTRIES,
+        help="events that each OS thread keeps, its latest (%(default)s)",
     )
     parser.add_argument("script", help="the Python file to run")
     parser.add_argument("args", nargs=argparse.REMAINDER, help="its arguments")

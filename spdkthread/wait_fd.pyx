@@ -2,7 +2,7 @@
 
 import sys
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.atomics cimport st_fence_seq_cst, st_loadp_relaxed, st_store32_relaxed, st_storep_release
 from spdkthread.clock cimport st_ticks

@@ -14,19 +14,19 @@ __all__ = ["DEFAULT_STALL_MS", "Watchdog"]
 
 logger = logging.getLogger("spdkthread")
 
-# What no healthy program does: hold up for a second every thread, descriptor and timer of its reactor. It is two hundred
-# of the interpreter's switch intervals, longer than collections, imports and the kernel's pauses on a crowded machine
-# are, and short enough to be heard of before a peer's time limit.
+# What no healthy program does: hold up every thread, descriptor and timer of its reactor for a second. That is two
+# hundred of the interpreter's switch intervals, longer than collections, imports and the kernel's pauses on a crowded
+# machine are, and short enough to be heard of before a peer's time limit.
 DEFAULT_STALL_MS = 1000.0
 
 
 class Watchdog:
     """Reports each callback of a reactor that runs longer than a limit: once per stall, with the Python stack.
 
-    It costs the reactor nothing: one OS thread of the process, which all watchdogs share, looks at the counters that the
-    loops keep anyway. When a poll is under way and no counter has moved, the callback is still the same one. It looks
-    four times per limit where one was given, and once per limit where none was, so that it is heard of after between
-    one and two of them.
+    It costs the reactor nothing: one OS thread of the process, which all watchdogs share, looks at the counters that
+    the loops keep anyway. When a poll is under way and no counter has moved, the callback is still the same one. It
+    looks four times per limit where one was given, and once per limit where none was: the callback is heard of after
+    between one and two of them then.
 
     Notes
     -----
@@ -84,7 +84,9 @@ class Watcher:
             self._watchdogs[id(one)] = one
             if self._thread is None:
                 self._changed = Latch()
-                self._thread = threading.Thread(target=self._run, args=(self._changed,), name="spdk_watchdog", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._changed,), name="spdk_watchdog", daemon=True
+                )
                 self._thread.start()
             else:
                 # It may have to look more often.

@@ -798,4 +798,5 @@ def test_a_reactor_tells_how_often_its_os_thread_left_its_core(make_reactor):
         eventually(lambda parks=parks: reactor.stats.parks > parks)
     thread.call(noop).result(PATIENCE_S)
     after = reactor.context_switches()
-    assert after.voluntary > before.voluntary and after.involuntary >= before.involuntary
+    assert after.voluntary > before.voluntary
+    assert after.involuntary >= before.involuntary

@@ -48,11 +48,13 @@ def check_chrome(path):
     starts, ends, slices = {}, {}, {}
     for event in events:
         assert set(event) >= {"ph", "pid", "tid", "name"}, event
-        assert isinstance(event["name"], str) and event["name"], event
+        assert isinstance(event["name"], str), event
+        assert event["name"], event
         if event["ph"] == "M":
-            assert event["name"] in ("process_name", "thread_name") and event["args"]["name"]
+            assert event["name"] in ("process_name", "thread_name")
+            assert event["args"]["name"]
             continue
-        assert isinstance(event["ts"], float | int) and math.isfinite(event["ts"]), event
+        assert math.isfinite(event["ts"]), event
         if event["ph"] == "X":
             assert event["dur"] >= 0
             slices.setdefault(event["tid"], []).append((event["ts"], event["ts"] + event["dur"]))
@@ -62,7 +64,7 @@ def check_chrome(path):
             assert event["id"] not in starts
             starts[event["id"]] = event
         else:
-            assert event["ph"] == "f" and event["bp"] == "e", event
+            assert (event["ph"], event["bp"]) == ("f", "e"), event
             assert event["id"] not in ends
             ends[event["id"]] = event
     assert set(starts) == set(ends)
@@ -81,7 +83,8 @@ def test_a_message_is_recorded_with_its_name_thread_and_sender(lib):
     disk.poll()
     events = trace.stop().events()
     (run,) = named(events, "message", "Worker.method")
-    assert run["thread"] == "disk" and run["thread_id"] == disk.id
+    assert run["thread"] == "disk"
+    assert run["thread_id"] == disk.id
     sent = events[run["sender"]]
     assert (sent["event"], sent["thread"], sent["name"]) == ("send", "net", "disk")
     assert sent["ticks"] <= run["ticks"]
@@ -123,7 +126,8 @@ def test_messages_beside_spilled_ones_have_no_wrong_sender(lib):
     trace.start()
     with thread:
         channels = [device.get_io_channel()]
-        assert thread.try_send_msg(noop) and thread.try_send_msg(noop)
+        assert thread.try_send_msg(noop)
+        assert thread.try_send_msg(noop)
         channels[0].put()
         device.unregister()
         for _ in range(4):
@@ -135,7 +139,9 @@ def test_messages_beside_spilled_ones_have_no_wrong_sender(lib):
     for run in named(events, "message"):
         if run["sender"] >= 0:
             sent = events[run["sender"]]
-            assert sent["event"] == "send" and sent["value"] == run["value"] and sent["ticks"] <= run["ticks"]
+            assert sent["event"] == "send"
+            assert sent["value"] == run["value"]
+            assert sent["ticks"] <= run["ticks"]
     assert len(named(events, "message", "noop")) == 6
 
 
@@ -160,7 +166,8 @@ def test_pollers_timers_and_handlers_are_recorded(lib, clock):
     assert len(named(events, "native poller", "usleep"))
     assert len(named(events, "timer", "noop")) == 1
     (read,) = named(events, "fd handler")
-    assert read["value"] == ear and "lambda" in read["name"]
+    assert read["value"] == ear
+    assert "lambda" in read["name"]
     assert len(named(events, "critical message", "Worker.method")) == 1
     os.close(ear)
     os.close(mouth)
@@ -268,7 +275,8 @@ def test_a_second_session_begins_empty(lib):
     thread.poll()
     trace.start()
     recorded = trace.stop()
-    assert len(recorded) == 0 and recorded.os_threads == ()
+    assert len(recorded) == 0
+    assert recorded.os_threads == ()
     assert recorded.events().dtype.names == (
         "ticks", "duration_ticks", "event", "name", "thread", "thread_id", "os_thread", "value", "sender",
     )  # fmt: skip
@@ -318,7 +326,8 @@ def test_the_time_of_an_event_is_on_the_clock_of_ticks(lib):
     after = time.perf_counter_ns()
     (run,) = named(events, "message", "sleep")
     # The processor's counter is scaled to the clock by two looks at both.
-    assert before - 1e6 < run["ticks"] and run["ticks"] + run["duration_ticks"] < after + 1e6
+    assert before - 1e6 < run["ticks"]
+    assert run["ticks"] + run["duration_ticks"] < after + 1e6
     assert run["duration_ticks"] > 19e6
     assert numpy.all(numpy.diff(events["ticks"]) >= 0)
 
@@ -342,7 +351,8 @@ def test_the_file_keeps_the_rules_of_its_format_and_every_arrow_has_two_ends(mak
     events, starts, _ = check_chrome(tmp_path / "x.json")
     assert len(starts) >= 41
     names = {event["name"] for event in events}
-    assert any(name.endswith("there") for name in names) and "send to pong" in names
+    assert any(name.endswith("there") for name in names)
+    assert "send to pong" in names
     assert os.listdir(tmp_path) == ["x.json"]
     with pytest.raises(OSError):
         recorded.save(tmp_path / "no such directory" / "x.json")
@@ -361,20 +371,26 @@ def run(tmp_path, *argv, **environment):
     (tmp_path / "program.py").write_text(PROGRAM)
     root = str(Path(__file__).parent.parent)
     return subprocess.run(
-        [sys.executable, *argv], cwd=tmp_path, env={**os.environ, "PYTHONPATH": root, **environment}, check=True, timeout=120
+        [sys.executable, *argv],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root, **environment},
+        check=True,
+        timeout=120,
     )
 
 
 def test_the_environment_asks_for_a_trace(tmp_path):
     run(tmp_path, "program.py", SPDKTHREAD_TRACE="x.json")
     events, starts, _ = check_chrome(tmp_path / "x.json")
-    assert "hello" in {event["name"] for event in events} and starts
+    assert "hello" in {event["name"] for event in events}
+    assert starts
 
 
 def test_the_command_runs_a_script_with_a_trace(tmp_path):
     run(tmp_path, "-c", "import sys; from spdkthread.trace import main; sys.exit(main())", "-o", "y.json", "program.py")
     events, starts, _ = check_chrome(tmp_path / "y.json")
-    assert "hello" in {event["name"] for event in events} and starts
+    assert "hello" in {event["name"] for event in events}
+    assert starts
 
 
 def test_a_reader_and_many_writers_agree(lib):

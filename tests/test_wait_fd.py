@@ -32,13 +32,15 @@ def idle(thread):
 
 
 def test_it_is_readable_when_a_message_comes(waits):
-    assert waits.arm() and not readable(waits)
+    assert waits.arm()
+    assert not readable(waits)
     sender = threading.Thread(target=waits.thread.send_msg, args=(noop,))
     sender.start()
     assert readable(waits, PATIENCE_S)
     sender.join()
     idle(waits.thread)
-    assert waits.arm() and not readable(waits)
+    assert waits.arm()
+    assert not readable(waits)
 
 
 def test_what_came_before_is_said_at_once(waits):
@@ -57,7 +59,8 @@ def test_it_is_readable_when_a_timer_is_due(waits):
         if waits.arm():
             assert readable(waits, PATIENCE_S)
         waits.thread.poll()
-    assert waits.arm() and not readable(waits)
+    assert waits.arm()
+    assert not readable(waits)
 
 
 def test_it_is_readable_when_a_descriptor_of_the_thread_is(waits):
@@ -65,7 +68,8 @@ def test_it_is_readable_when_a_descriptor_of_the_thread_is(waits):
     heard = []
     with waits.thread:
         handler = waits.thread.register_fd(ear, lambda: heard.append(os.read(ear, 1)))
-    assert waits.arm() and not readable(waits)
+    assert waits.arm()
+    assert not readable(waits)
     os.write(mouth, b"x")
     assert readable(waits, PATIENCE_S)
     idle(waits.thread)
