@@ -377,11 +377,15 @@ def _name_of(kind: int, subject: int, names: dict[int, Any], threads: dict[int, 
 
 
 def start_from_environment(path: str) -> None:
-    """``SPDKTHREAD_TRACE=path``: trace from the import on, and save at the end of the interpreter."""
+    """``SPDKTHREAD_TRACE=path``: trace from the import on, and save at the end of the interpreter.
+
+    ``%p`` in the path is the number of the process, for programs that start others.
+    """
     if is_running():
         return
     start()
     mine = os.getpid()
+    path = os.path.abspath(path.replace("%p", str(mine)))
 
     def save() -> None:
         # A child of a fork runs this too, and another part of the program may have stopped the trace.
@@ -432,7 +436,9 @@ def main(argv: list[str] | None = None) -> int:
             print(end.code, file=sys.stderr)
     finally:
         sys.argv, sys.path[:] = before
-        trace = stop()
-        trace.save(asked.output)
-        print(f"{asked.output}: {trace!r}", file=sys.stderr)
+        # The script may have stopped it for a purpose of its own.
+        if is_running():
+            trace = stop()
+            trace.save(asked.output)
+            print(f"{asked.output}: {trace!r}", file=sys.stderr)
     return status

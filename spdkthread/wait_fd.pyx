@@ -2,6 +2,7 @@
 
 import sys
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.atomics cimport st_fence_seq_cst, st_loadp_relaxed, st_store32_relaxed, st_storep_release
@@ -37,6 +38,8 @@ cdef extern from *:
     int close(int fd) nogil
 
 
+# The thread is needed to the end: it points to the gate.
+@cython.no_gc_clear
 cdef class WaitFd:
     """A descriptor that is readable while a thread that is driven by hand has something to do.
 
@@ -133,7 +136,7 @@ cdef class WaitFd:
 
     cdef void _release(self) noexcept:
         if self.gate != NULL:
-            if st_loadp_relaxed(&self.thread.c.wake) == self.gate:
+            if self.thread is not None and st_loadp_relaxed(&self.thread.c.wake) == self.gate:
                 st_storep_release(&self.thread.c.wake, NULL)
             wake_gate_give_back(self.gate)
             self.gate = NULL

@@ -380,8 +380,10 @@ def run(tmp_path, *argv, **environment):
 
 
 def test_the_environment_asks_for_a_trace(tmp_path):
-    run(tmp_path, "program.py", SPDKTHREAD_TRACE="x.json")
-    events, starts, _ = check_chrome(tmp_path / "x.json")
+    run(tmp_path, "program.py", SPDKTHREAD_TRACE="%p.json")
+    (path,) = tmp_path.glob("*.json")
+    assert path.stem.isdecimal()
+    events, starts, _ = check_chrome(path)
     assert "hello" in {event["name"] for event in events}
     assert starts
 

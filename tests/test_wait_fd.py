@@ -1,6 +1,7 @@
 """WaitFd: an outside loop that waits for a thread which it polls itself."""
 
 import asyncio
+import gc
 import os
 import select
 import threading
@@ -149,3 +150,16 @@ def test_a_thread_that_went_to_a_reactor_is_waited_for_there(live_lib):
         with pytest.raises(WrongThreadError):
             waits.arm()
         thread.call(noop).result(PATIENCE_S)
+
+
+def test_one_that_is_dropped_unclosed_leaves_the_thread_to_another(live_lib):
+    thread = live_lib.create_thread()
+    for _ in range(2):
+        waits = WaitFd(thread)
+        assert waits.arm()
+        circle = [waits]
+        circle.append(circle)
+        del waits, circle
+        gc.collect()
+    with WaitFd(thread) as waits:
+        assert waits.arm()
