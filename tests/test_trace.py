@@ -395,6 +395,16 @@ def test_the_command_runs_a_script_with_a_trace(tmp_path):
     assert starts
 
 
+def test_a_trace_of_an_example_has_arrows_between_its_os_threads(tmp_path):
+    example = str(Path(__file__).parent.parent / "examples" / "watchdog.py")
+    command = "import sys; from spdkthread.trace import main; sys.exit(main())"
+    run(tmp_path, "-c", command, "-o", "z.json", example)
+    events, starts, ends = check_chrome(tmp_path / "z.json")
+    assert {"M", "X", "i", "s", "f"} <= {event["ph"] for event in events}
+    assert any(ends[number]["tid"] != start["tid"] for number, start in starts.items())
+    assert any(event.get("cat") == "stall" for event in events)
+
+
 def test_a_reader_and_many_writers_agree(lib):
     """The trace is stopped while others record: what is there is whole."""
     leave = threading.Event()
