@@ -3,6 +3,8 @@ from typing import Self
 
 from spdkthread.thread import SpdkThread
 
+__all__ = ["WaitFd"]
+
 class WaitFd:
     thread: SpdkThread
     def __init__(self, thread: SpdkThread) -> None: ...
