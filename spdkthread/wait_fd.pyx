@@ -3,7 +3,7 @@
 import sys
 
 cimport cython
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from spdkthread.atomics cimport st_fence_seq_cst, st_loadp_relaxed, st_store32_relaxed, st_storep_release
 from spdkthread.clock cimport st_ticks
@@ -11,7 +11,7 @@ from spdkthread.fds cimport FD_READABLE, fd_set_add, fd_set_open
 from spdkthread.thread cimport SpdkThread
 from spdkthread.thread_core cimport poll_work_ready, thread_s
 from spdkthread.timers cimport TIMER_NEVER, timer_next_deadline
-from spdkthread.wake cimport wake_clear, wake_gate, wake_gate_give_back, wake_gate_take
+from spdkthread.wake cimport wake_clear, wake_gate_give_back, wake_gate_take
 
 from spdkthread.errors import FdError, ThreadExitedError, WrongThreadError
 
@@ -74,13 +74,6 @@ cdef class WaitFd:
     **Thread safety:** on the OS thread that polls the thread. Answers to ``spdk_thread_get_interrupt_fd``. An active
     poller always has something to do, so with one `arm` returns False; SPDK switches its pollers to interrupts instead.
     """
-
-    cdef readonly SpdkThread thread
-    cdef wake_gate *gate
-    cdef int epoll
-    cdef int alarm
-    cdef int fd_set
-    cdef uint32_t fd_set_serial
 
     def __cinit__(self):
         self.epoll = self.alarm = self.fd_set = -1
