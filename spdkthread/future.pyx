@@ -14,6 +14,7 @@ from spdkthread.atomics cimport (
     st_store32_release,
 )
 from spdkthread.forks cimport fork_generation, spin_lock, spin_unlock
+from spdkthread.trace_ring cimport trace_name_argument
 
 from spdkthread.error_log import describe
 from spdkthread.errors import ThreadExitedError, WrongThreadError
@@ -587,3 +588,4 @@ def drop_call(args, why):
 
 
 special_message(run_call, name_of_call, drop_call)
+trace_name_argument(run_call)

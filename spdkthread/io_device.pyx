@@ -23,6 +23,7 @@ from spdkthread.atomics cimport (
     st_store32_release,
     st_sub_relaxed,
 )
+from spdkthread.clock cimport st_cycles
 from spdkthread.forks cimport spin_lock, spin_unlock
 from spdkthread.lib cimport lib_or_default
 from spdkthread.pointer_map cimport map_get, map_put, map_remove
@@ -30,6 +31,15 @@ from spdkthread.ring cimport RING_GATED
 from spdkthread.sealed cimport seal
 from spdkthread.thread cimport SpdkThread
 from spdkthread.thread_core cimport THREAD_EXITED, current_thread, thread_s
+from spdkthread.trace_ring cimport (
+    TRACE_CHANNEL_CREATE,
+    TRACE_CHANNEL_DESTROY,
+    st_trace_word,
+    st_tracing,
+    trace_enrol,
+    trace_put,
+    trace_text,
+)
 
 from spdkthread.errors import DeviceError, NoThreadError, ThreadExitedError
 from spdkthread.future import make_future
@@ -388,6 +398,8 @@ cdef class IoDevice:
                 raise MemoryError(f"no memory for {channel!r}")
             self._refuse("get_io_channel")
         thread.c.channels += 1
+        if st_tracing():
+            trace_put(TRACE_CHANNEL_CREATE, thread.c.trace_number, st_cycles(), 0, trace_text(self.name), 0)
         try:
             result = self.create_channel(channel)
         except BaseException:
@@ -406,6 +418,8 @@ cdef class IoDevice:
         """The end of a channel, on its thread."""
         channel.c.refs = 0
         self._unlist(channel)
+        if st_tracing():
+            trace_put(TRACE_CHANNEL_DESTROY, channel.thread.c.trace_number, st_cycles(), 0, trace_text(self.name), 0)
         try:
             self.destroy_channel(channel)
         except (KeyboardInterrupt, SystemExit):
@@ -1024,3 +1038,5 @@ seal(Unregistration)
 seal(ChannelContext)
 seal(IoChannel)
 seal(IoChannelIter)
+
+trace_enrol(&st_trace_word)

@@ -36,7 +36,15 @@ from spdkthread.atomics cimport (
     st_sub_relaxed,
 )
 from spdkthread.call_later cimport TIMER_CANCELLED, TIMER_PENDING, Timer, list_timer, new_timer, unlist_timer
-from spdkthread.clock cimport account_read, account_ticks, clock_read, delay_to_ticks, never_less, period_to_ticks
+from spdkthread.clock cimport (
+    account_read,
+    account_ticks,
+    clock_read,
+    delay_to_ticks,
+    never_less,
+    period_to_ticks,
+    st_cycles,
+)
 from spdkthread.fd_handler cimport FdHandler
 from spdkthread.fds cimport (
     FD_BATCH,
@@ -137,6 +145,16 @@ from spdkthread.timers cimport (
     timer_queue_free,
     timer_queue_init,
 )
+from spdkthread.trace_ring cimport (
+    TRACE_FD,
+    TRACE_SEND,
+    st_trace_word,
+    st_tracing,
+    trace_enrol,
+    trace_key,
+    trace_number,
+    trace_put,
+)
 from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 
 from spdkthread.checks import check_integer, check_timeout
@@ -157,6 +175,7 @@ from spdkthread.forks import ReentrantLock
 from spdkthread.future import run_call
 from spdkthread.report import LeftoverMessage
 from spdkthread.stats import ThreadStats
+from spdkthread.trace_ring import note_thread
 from spdkthread.waiting import told_of_full_ring, whereabouts
 
 __all__ = ["SpdkThread", "get_thread"]
@@ -271,6 +290,7 @@ cdef class SpdkThread:
         self.c.owner = <PyObject *>self
         self.c.timer_list = <PyObject *>self._timers
         self.c.timer_deadline = TIMER_NEVER
+        self.c.trace_number = trace_number()
         self._next_poller_id = 1
 
     def __init__(self, name=None, *, cpumask=None, ring_size=4096, poller_policy="one", lib=None):
@@ -524,6 +544,8 @@ cdef class SpdkThread:
         slot.args[0] = call.ctx
         put_argument(slot, 1, call)
         ring_publish(slot, position)
+        if st_tracing():
+            trace_send(&self.c, position)
         thread_wake(&self.c)
 
     def call(self, fn, *args):
@@ -1032,6 +1054,8 @@ cdef class SpdkThread:
         fill(slot, MSG_PYTHON_TUPLE, 1, <PyObject *>fn)
         put_argument(slot, 0, args)
         ring_publish(slot, position)
+        if st_tracing():
+            trace_send(&self.c, position)
         thread_wake(&self.c)
         return RING_OK
 
@@ -1096,6 +1120,9 @@ cdef class SpdkThread:
                 fill(slot, MSG_PYTHON, 1, <PyObject *>fn)
                 put_argument(slot, 0, <object>PyTuple_GET_ITEM(items, taken + index))
                 ring_publish(slot, position + index)
+            if st_tracing():
+                for index in range(<Py_ssize_t>want):
+                    trace_send(&self.c, position + index)
             thread_wake(&self.c)
             taken += want
         if verdict == RING_FULL:
@@ -1439,6 +1466,7 @@ cdef class SpdkThread:
         cdef int index, count = fd_set_wait(self.c.fd_set, ready, FD_BATCH)
         cdef FdHandler handler
         cdef uint64_t tag
+        cdef uint64_t key = 0, traced = 0
         cdef int ran = 0
         for index in range(count):
             tag = ready[index].tag
@@ -1449,6 +1477,9 @@ cdef class SpdkThread:
             ran += 1
             self.c.fds_run += 1
             self._fd_running = handler
+            if st_tracing():
+                key = trace_key(<PyObject *>handler.fn)
+                traced = st_cycles()
             try:
                 handler.fn()
             except (KeyboardInterrupt, SystemExit):
@@ -1460,6 +1491,9 @@ cdef class SpdkThread:
                 )
             finally:
                 self._fd_running = None
+                if traced:
+                    trace_put(TRACE_FD, self.c.trace_number, traced, st_cycles() - traced, key, handler.fd)
+                    traced = 0
         return ran
 
     # Inside: states
@@ -1523,6 +1557,8 @@ cdef class SpdkThread:
         drop_garbage(&self.c)
         st_store32_release(&self.c.state, THREAD_EXITED)
         self.lib._remove_thread(self.id)
+        if st_tracing():
+            note_thread(self.c.trace_number, self.name, self.id)
         self._tell_repeats()
 
     def _tell_repeats(self):
@@ -1771,6 +1807,10 @@ cdef class SpdkThread:
         with cython.critical_section(self):
             return self._reactor
 
+    def _trace_number(self) -> int:
+        """What stands for it in the records of a trace."""
+        return self.c.trace_number
+
     def _running_name(self):
         """For the watchdog: the callback that runs now. The GIL keeps it alive while this looks."""
         cdef ring_slot *message
@@ -2001,6 +2041,15 @@ cdef object drop_timer = drop_timer_message
 
 # Sending, the hot path.
 
+cdef void trace_send(thread_s *target, uint64_t position) noexcept nogil:
+    """For a trace: a message stands at `position` of the ring."""
+    cdef thread_s *sender = current_thread()
+    trace_put(
+        TRACE_SEND, 0 if sender == NULL else sender.trace_number, st_cycles(), 0, target.trace_number,
+        <int64_t>(position + 1),
+    )
+
+
 cdef inline int post(SpdkThread self, PyObject *fn, PyObject *const *args, Py_ssize_t count) except -1:
     """Move a call into the ring; RING_OK or why not."""
     cdef thread_s *thread = &self.c
@@ -2031,6 +2080,8 @@ cdef inline int post(SpdkThread self, PyObject *fn, PyObject *const *args, Py_ss
         Py_INCREF_raw(args[index])
         slot.args[index] = args[index]
     ring_publish(slot, position)
+    if st_tracing():
+        trace_send(thread, position)
     thread_wake(thread)
     return RING_OK
 
@@ -2054,6 +2105,8 @@ cdef inline int send_or_spill(SpdkThread thread, object fn, object a, uint32_t k
         fill(slot, kind, 1, <PyObject *>fn)
         put_argument(slot, 0, a)
         ring_publish(slot, position)
+        if st_tracing():
+            trace_send(&thread.c, position)
     elif verdict == RING_FULL:
         fill(&spilled, kind, 1, <PyObject *>fn)
         put_argument(&spilled, 0, a)
@@ -2276,3 +2329,9 @@ cdef int traverse(PyObject *owner, st_visitproc visit, void *arg) noexcept:
 
 
 st_replace_traverse(<PyObject *>SpdkThread, traverse)
+
+trace_enrol(&st_trace_word)
+if os.environ.get("SPDKTHREAD_TRACE"):
+    from spdkthread.trace import start_from_environment
+
+    start_from_environment(os.environ["SPDKTHREAD_TRACE"])

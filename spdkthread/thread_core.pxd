@@ -131,6 +131,8 @@ cdef struct thread_s:
     PyObject *timer_fn              # the Python function of the timer that runs
     PyObject *timer_list            # the SpdkThread's list of them, borrowed
 
+    uint32_t trace_number           # what stands for it in a trace
+
     # Accounting.
     uint64_t msgs_run
     uint64_t pollers_run
