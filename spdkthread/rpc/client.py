@@ -124,7 +124,9 @@ class Client:
         while True:
             answer = json.loads(self._read_line(give_up))
             # An error without an id answers what could not be read as a request.
-            if isinstance(answer, dict) and (answer.get("id") == id or (answer.get("id") is None and "error" in answer)):
+            if isinstance(answer, dict) and (
+                answer.get("id") == id or (answer.get("id") is None and "error" in answer)
+            ):
                 return answer
 
     def _read_line(self, give_up: float) -> bytes:

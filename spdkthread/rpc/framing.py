@@ -4,7 +4,16 @@ import json
 import re
 from typing import Any
 
-__all__ = ["MAX_DEPTH", "MAX_REQUEST_BYTES", "MAX_VALUES", "JsonObject", "MalformedError", "Splitter", "count_values", "parse"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_REQUEST_BYTES",
+    "MAX_VALUES",
+    "JsonObject",
+    "MalformedError",
+    "Splitter",
+    "count_values",
+    "parse",
+]
 
 MAX_REQUEST_BYTES = 256 * 1024
 MAX_DEPTH = 64

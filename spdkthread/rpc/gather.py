@@ -263,7 +263,7 @@ class Gatherer:
                 since = now
             self._came[thread_id] = (lcore, since)
             threads.append((thread_id, name, cpumask, max(0, now - since)))
-        return ReactorView(lcore, *view[:-3], tuple(threads), *view[-2:])
+        return ReactorView._make((lcore, *view[:-3], tuple(threads), *view[-2:]))
 
 
 def _read_thread(thread: SpdkThread, answered: bool) -> ThreadView:

@@ -38,7 +38,9 @@ def _method(name: str, params: dict[str, Param] | None = None, **kw: bool) -> Ca
     return rpc_method(METHODS, name, params, **kw)
 
 
-def _future_of(begin: Callable[[Callable[[Any], object]], Gather], server: Server, write: Callable[[Any], Any]) -> Future:
+def _future_of(
+    begin: Callable[[Callable[[Any], object]], Gather], server: Server, write: Callable[[Any], Any]
+) -> Future:
     """The Future of ``write(views)`` once what `begin` reads is there."""
     future: Future = Future()
 
@@ -233,7 +235,7 @@ def framework_get_reactors(server: Server) -> Future:
 def _reactor(server: Server, view: ReactorView) -> dict[str, Any]:
     times = task_times(view.tid) if view.tid else None
     irq = irq_jiffies(view.core)
-    irq_before = server._running.state.setdefault(("irq", view.core), irq)
+    irq_before = server._running.state.setdefault(f"irq {view.core}", irq)
     return {
         "lcore": view.lcore,
         "numa_id": numa_node(view.core),
@@ -340,7 +342,9 @@ def framework_get_scheduler(server: Server) -> dict[str, Any]:
         "scheduler_name": _scheduler_name(scheduler),
         "scheduler_period": int(groups[0].period_us) if groups else 0,
         "isolated_core_mask": mask_in_hex(groups[0].isolated if groups else ()),
-        "scheduling_core": min(groups[0][core].core for core in groups[0]._reactors) if groups else min(cores, default=0),
+        "scheduling_core": min(groups[0][core].core for core in groups[0]._reactors)
+        if groups
+        else min(cores, default=0),
     }
     if isinstance(scheduler, DynamicScheduler):
         for limit in ("load_limit", "core_limit", "core_busy"):

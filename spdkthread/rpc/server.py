@@ -106,14 +106,14 @@ class Server:
     ...     return a + b
     """
 
-    def __init__(
-        self, path: str = DEFAULT_PATH, *, lib: ThreadLib | None = None, allowed: Iterable[str] | None = None
-    ):
+    def __init__(self, path: str = DEFAULT_PATH, *, lib: ThreadLib | None = None, allowed: Iterable[str] | None = None):
         if lib is not None and not isinstance(lib, ThreadLib):
             raise TypeError(f"lib must be a ThreadLib or None, got {type(lib).__name__}")
         self.path = os.path.abspath(os.fsdecode(os.fspath(path)))
         if len(os.fsencode(self.path)) > MAX_PATH_BYTES:
-            raise ValueError(f"path must have at most {MAX_PATH_BYTES} bytes, which is what a unix socket's can, got {path!r}")
+            raise ValueError(
+                f"path must have at most {MAX_PATH_BYTES} bytes, which is what a unix socket's can, got {path!r}"
+            )
         if isinstance(allowed, str):
             raise TypeError("allowed must be names of methods, got one string")
         self.lib = default_lib() if lib is None else lib
@@ -270,7 +270,7 @@ class _Loop:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._listen(server.path)
-            self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if hasattr(os, "pipe2") else os.pipe()
+            self._wake_in, self._wake_out = os.pipe()
             os.set_blocking(self._wake_in, False)
             os.set_blocking(self._wake_out, False)
             self._selector.register(self._wake_in, selectors.EVENT_READ, self._drain_wakes)

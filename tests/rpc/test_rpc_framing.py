@@ -48,7 +48,9 @@ def test_what_cannot_become_json_is_refused_at_once(stream):
         texts(splitter)
 
 
-@pytest.mark.parametrize("text", [b"{'a': 1}", b'{"a": NaN}', b"[1,]", b'{"a" 1}', b'["\xff"]', b"[" + b"9" * 5000 + b"]"])
+@pytest.mark.parametrize(
+    "text", [b"{'a': 1}", b'{"a": NaN}', b"[1,]", b'{"a" 1}', b'["\xff"]', b"[" + b"9" * 5000 + b"]"]
+)
 def test_what_is_not_json_by_the_letter_is_refused(text):
     with pytest.raises(MalformedError):
         parse(text)

@@ -351,7 +351,7 @@ def test_a_client_that_goes_without_its_answer_harms_nothing(server, path):
 
 
 def test_a_byte_at_a_time_is_a_request_too(raw):
-    for byte in json.dumps(request("echo", params=["a\\\"b"])).encode():
+    for byte in json.dumps(request("echo", params=['a\\"b'])).encode():
         raw.send(bytes([byte]))
     assert raw.answer()["result"] == ['a\\"b']
 

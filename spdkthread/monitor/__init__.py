@@ -1,0 +1,47 @@
+"""Windows into a running program: ``top``, metrics for Prometheus, and the commands of ``python -m spdkthread``."""
+
+from typing import TYPE_CHECKING, Any
+
+from spdkthread.lib import ThreadLib
+
+if TYPE_CHECKING:
+    from spdkthread.monitor.prometheus import MetricsServer
+
+__all__ = ["serve_metrics"]
+
+
+def serve_metrics(
+    port: int = 9464, addr: str = "127.0.0.1", *, lib: ThreadLib | None = None, **limits: Any
+) -> "MetricsServer":
+    """Serve the metrics of a library by HTTP, for Prometheus. Needs ``prometheus_client``.
+
+    Parameters
+    ----------
+    port : int, default 9464
+        0: any free one, see ``port`` of what is returned.
+    addr : str, default "127.0.0.1"
+        Where it listens. Nothing asks who scrapes: leave it at this machine unless the network is trusted.
+    lib : ThreadLib, optional
+        By default the library of the process.
+    **limits
+        As for `prometheus.Collector`.
+
+    Returns
+    -------
+    prometheus.MetricsServer
+        With ``port``, ``stop()``; a context manager.
+
+    Raises
+    ------
+    ImportError
+        Without ``prometheus_client``: install ``spdkthread[metrics]``.
+    OSError
+        When the port is taken.
+
+    Notes
+    -----
+    **Thread safety:** any OS thread. It serves on an OS thread of its own.
+    """
+    from spdkthread.monitor.prometheus import MetricsServer
+
+    return MetricsServer(port, addr, lib=lib, **limits)
