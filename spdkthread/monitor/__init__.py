@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from spdkthread.lib import ThreadLib
 
 if TYPE_CHECKING:
-    from spdkthread.monitor.prometheus import MetricsServer
+    from spdkthread.monitor.metrics import MetricsServer
 
 __all__ = ["serve_metrics"]
 
@@ -13,7 +13,7 @@ __all__ = ["serve_metrics"]
 def serve_metrics(
     port: int = 9464, addr: str = "127.0.0.1", *, lib: ThreadLib | None = None, **limits: Any
 ) -> "MetricsServer":
-    """Serve the metrics of a library by HTTP, for Prometheus. Needs ``prometheus_client``.
+    """Serve the metrics of a library by HTTP, for Prometheus.
 
     Parameters
     ----------
@@ -24,17 +24,15 @@ def serve_metrics(
     lib : ThreadLib, optional
         By default the library of the process.
     **limits
-        As for `prometheus.Collector`.
+        ``max_threads`` and ``max_pollers``, as for `metrics.Metrics`.
 
     Returns
     -------
-    prometheus.MetricsServer
+    metrics.MetricsServer
         With ``port``, ``stop()``; a context manager.
 
     Raises
     ------
-    ImportError
-        Without ``prometheus_client``: install ``spdkthread[metrics]``.
     OSError
         When the port is taken.
 
@@ -42,6 +40,6 @@ def serve_metrics(
     -----
     **Thread safety:** any OS thread. It serves on an OS thread of its own.
     """
-    from spdkthread.monitor.prometheus import MetricsServer
+    from spdkthread.monitor.metrics import MetricsServer
 
     return MetricsServer(port, addr, lib=lib, **limits)

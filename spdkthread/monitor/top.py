@@ -22,9 +22,10 @@ __all__ = ["main"]
 _HEADERS = {
     "thread": "Thread", "poller": "Poller", "kind": "Type", "id": "ID", "core": "Core", "cpu_pct": "CPU %",
     "busy_pct": "Busy %", "active": "Active", "timed": "Timed", "paused": "Paused", "pending": "Pend",
-    "high_water": "High", "refused": "Refus", "errors": "Errs", "status": "Status", "runs_per_s": "Runs/s", "period_us": "Period us",
-    "run_count": "Runs", "name": "Reactor", "threads": "Thrds", "pollers": "Pollrs", "usr_pct": "Usr %",
-    "sys_pct": "Sys %", "parks_per_s": "Parks/s", "wakes_per_s": "Wakes/s", "gil_wait_pct": "GIL %", "stalls": "Stalls",
+    "high_water": "High", "refused": "Refus", "errors": "Errs", "status": "Status", "runs_per_s": "Runs/s",
+    "period_us": "Period us", "run_count": "Runs", "name": "Reactor", "threads": "Thrds", "pollers": "Pollrs",
+    "usr_pct": "Usr %", "sys_pct": "Sys %", "parks_per_s": "Parks/s",
+    "wakes_per_s": "Wakes/s", "gil_wait_pct": "GIL %", "stalls": "Stalls",
 }  # fmt: skip
 # What a narrow terminal does without, the first first.
 _DISPENSABLE = ("errors", "refused", "high_water", "paused", "wakes_per_s", "sys_pct", "run_count", "parks_per_s", "id")

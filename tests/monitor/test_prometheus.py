@@ -1,15 +1,19 @@
 """Metrics for Prometheus."""
 
 import gc
+import json
+import re
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from support import PATIENCE_S
 
-from spdkthread.monitor import serve_metrics
+from spdkthread.monitor import prometheus, serve_metrics
+from spdkthread.monitor.metrics import Metrics, text_of
 from spdkthread.monitor.prometheus import Collector
 
 
@@ -89,10 +93,10 @@ def test_a_scrape_sends_no_message_and_wakes_no_reactor(live_lib, reactor):
 def test_a_thousand_threads_are_collected_in_a_moment(lib):
     for _ in range(1000):
         lib.create_thread(ring_size=2)
-    collector = Collector(lib)
+    metrics = Metrics(lib)
     gc.disable()
     try:
-        best_s = min(_seconds(lambda: list(collector.collect())) for _ in range(20))
+        best_s = min(_seconds(lambda: text_of(metrics.families())) for _ in range(20))
     finally:
         gc.enable()
     # In CPU time of this OS thread: what else the machine does is not the scrape's. Generous: a sanitizer may watch.
@@ -122,3 +126,25 @@ def test_bad_arguments_are_refused(options):
 def test_a_negative_bound_is_refused(lib):
     with pytest.raises(ValueError, match="max_pollers"):
         Collector(lib, max_pollers=-1)
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are(live_lib, reactor):
+    reactor.create_thread("net")
+    served = {key[0] for key in scrape(Collector(live_lib, max_pollers=10))}
+    dashboard = json.loads(Path(prometheus.__file__).with_name("grafana.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"spdkthread_\w+", target["expr"])
+    }
+    assert asked
+    assert asked <= served
+
+
+def test_our_text_says_what_that_of_prometheus_client_says(lib):
+    for name in ("a", 'b "c"\\\n'):
+        thread = lib.create_thread(name)
+        thread.send_msg(int)
+        thread.poll()
+    assert parsed(text_of(Metrics(lib).families())) == scrape(Collector(lib))
