@@ -187,11 +187,8 @@ class MetricsServer:
 
     def __init__(self, port: int, addr: str = "127.0.0.1", *, lib: ThreadLib | None = None, **limits: Any):
         metrics = Metrics(lib, **limits)
-        self._server: ThreadingHTTPServer | None = ThreadingHTTPServer(
-            (addr, port), functools.partial(_Handler, metrics)
-        )
-        self._server.daemon_threads = True
-        self.port: int = self._server.server_port
+        self._server: _HttpServer | None = _HttpServer((addr, port), functools.partial(_Handler, metrics))
+        self.port: int = self._server.server_address[1]
         """Where it listens."""
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.1,), name="spdk_metrics", daemon=True

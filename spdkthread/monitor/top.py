@@ -3,10 +3,12 @@
 import argparse
 import csv
 import json
+import re
 import select
 import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -32,6 +34,8 @@ _DISPENSABLE = ("errors", "refused", "high_water", "paused", "wakes_per_s", "sys
 _TEXT = ("thread", "poller", "kind", "name", "status")
 _WIDEST_TEXT = 35
 _NARROWEST_TEXT = 8
+
+_KEY = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|.", re.DOTALL)
 
 _KEYS = """\
  1 2 3, Tab   threads, pollers, cores
@@ -151,7 +155,7 @@ def _shown(name: str, value: Any) -> str:
     if value is None:
         return "-"
     if name == "period_us":
-        return f"{value:g}" if value else "-"
+        return f"{value:.10g}" if value else "-"
     if isinstance(value, float):
         return f"{value:.1f}"
     # A name may have anything inside; a terminal obeys some of it.
@@ -275,12 +279,13 @@ def _raw_terminal() -> Iterator[Callable[[float], str]]:
 
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
+    keys: deque[str] = deque()
 
     def read_key(timeout_s: float) -> str:
-        if not select.select([fd], [], [], timeout_s)[0]:
-            return ""
-        key = os.read(fd, 16).decode(errors="replace")
-        return key or "q"
+        if not keys and select.select([fd], [], [], timeout_s)[0]:
+            # Several keys may have come, each of one or more bytes. None: the terminal is gone.
+            keys.extend(_KEY.findall(os.read(fd, 4096).decode(errors="replace")) or ["q"])
+        return keys.popleft() if keys else ""
 
     try:
         tty.setcbreak(fd)

@@ -165,6 +165,7 @@ def test_top_follows_keys_in_a_terminal(path, reactor):
             (b"x", "sorted by"),
             (b"s", "sorted by Busy %"),
             (b"t", "since the start"),
+            (b"\x1b[B\x1b[A2\r", "nothing there"),
         ):
             os.write(ours, key)
             read_until(ours, wanted)
