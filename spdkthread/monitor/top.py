@@ -41,7 +41,7 @@ _KEYS = """\
  1 2 3, Tab   threads, pollers, cores
  s            sort by the next column         S   the other way round
  Up Down      move                            PgUp PgDn Home End
- Enter        all about the one that is marked (any key goes back)
+ Enter        all about the one that is marked (another key goes back)
  r            change the interval             t   totals since the start, or the last interval
  h            this help                       q   end"""
 
@@ -203,14 +203,15 @@ class _Screen:
         )
 
     def press(self, key: str) -> None:
+        if key in ("q", "\x03"):
+            self.over = True
+            return
         if self.overlay is not None:
             self.overlay = None
             return
         names = list(TABLES)
         columns = TABLES[self.table]
-        if key in ("q", "\x03"):
-            self.over = True
-        elif key in "123":
+        if key in "123":
             self.table, self.marked = names[int(key) - 1], 0
         elif key == "\t":
             self.table, self.marked = names[(names.index(self.table) + 1) % len(names)], 0
