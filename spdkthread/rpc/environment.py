@@ -1,6 +1,5 @@
 """SPDKTHREAD_RPC_SOCKET: a server in a program that knows nothing of it."""
 
-import atexit
 import logging
 import os
 import threading
@@ -36,7 +35,6 @@ def open_once(lib: ThreadLib) -> None:
         except (OSError, SpdkThreadError, ValueError) as error:
             logger.warning("%s=%s: no RPC server: %s", VARIABLE, path, error)
             return
-    atexit.register(_server.stop)
 
 
 def _forget_in_child() -> None:

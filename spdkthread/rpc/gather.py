@@ -180,8 +180,10 @@ class Gatherer:
             then([views[thread.id] for thread in threads if views[thread.id].state != "exited"])
 
         gather = Gather(lambda: self._post(finish))
-        for id in self._thread_probes.keys() - {thread.id for thread in threads}:
-            del self._thread_probes[id]
+        for gone in self._thread_probes.keys() - {thread.id for thread in threads}:
+            del self._thread_probes[gone]
+        for gone in self._polls.keys() - {thread.id for thread in threads}:
+            del self._polls[gone]
         for thread in threads:
             if self._is_polled(thread):
                 self._ask_thread(thread, gather, views)
@@ -198,7 +200,10 @@ class Gatherer:
             for one in reactors:
                 if id(one) not in views:
                     views[id(one)] = _read_reactor(one, False)
-            then(sorted(self._view(lcores[id(one)], one, views[id(one)]) for one in reactors))
+            made = sorted(self._view(lcores[id(one)], views[id(one)]) for one in reactors)
+            there = {thread_id for view in made for thread_id, *_ in view.threads}
+            self._came = {thread_id: came for thread_id, came in self._came.items() if thread_id in there}
+            then(made)
 
         gather = Gather(lambda: self._post(finish))
         for key in self._reactor_probes.keys() - {id(one) for one in reactors}:
@@ -254,7 +259,7 @@ class Gatherer:
         self._lcores = known
         return known
 
-    def _view(self, lcore: int, reactor: Reactor, view: tuple) -> ReactorView:
+    def _view(self, lcore: int, view: tuple) -> ReactorView:
         now = ticks()
         threads = []
         for thread_id, name, cpumask, age in view[-3]:

@@ -399,37 +399,37 @@ def framework_get_pci_devices(server: Server) -> list[Any]:
 
 
 def _iobuf_pools(server: Server) -> list[Any]:
-    return [device for device in server.lib.devices if type(device).__name__ == "IoBufPool"]
+    # By name: a program without buffers need not load their module.
+    return [one for one in server.lib.devices if any(base.__name__ == "IoBufPool" for base in type(one).__mro__)]
 
 
 @_method("iobuf_get_stats", ignore_params=True)
-def iobuf_get_stats(server: Server) -> Any:
-    pools = _iobuf_pools(server)
-    if not pools:
-        return []
-    asked: Future = pools[0].stats()
+def iobuf_get_stats(server: Server) -> Future:
+    waiting = _iobuf_pools(server)
+    modules: list[dict[str, Any]] = []
     done: Future = Future()
 
-    def finish(stats: Future) -> None:
+    def ask_next() -> None:
+        if waiting:
+            waiting.pop(0).stats().add_done_callback(note)
+        else:
+            done.set_result(modules)
+
+    def note(stats: Future) -> None:
         try:
-            done.set_result([_iobuf_module(name, counts) for name, counts in stats.result().items()])
+            modules.extend(_iobuf_module(name, counts) for name, counts in stats.result().items())
+            ask_next()
         except Exception as error:
             done.set_exception(error)
 
-    asked.add_done_callback(finish)
+    ask_next()
     return done
 
 
-def _iobuf_module(name: str, counts: Any) -> dict[str, Any]:
-    written: dict[str, Any] = {"module": name}
-    for pool in ("small_pool", "large_pool"):
-        found = _member(counts, pool, _member(counts, pool.removesuffix("_pool"), counts))
-        written[pool] = {key: int(_member(found, key, 0)) for key in ("cache", "main", "retry", "cache_size")}
-    return written
-
-
-def _member(thing: Any, name: str, missing: Any) -> Any:
-    return thing.get(name, missing) if isinstance(thing, dict) else getattr(thing, name, missing)
+def _iobuf_module(name: str, counts: dict[str, Any]) -> dict[str, Any]:
+    fields = ("cache", "main", "retry", "cache_size")
+    pools = {f"{size}_pool": {field: counts[size][field] for field in fields} for size in ("small", "large")}
+    return {"module": name, **pools}
 
 
 # Logs. The logger "spdkthread" is what SPDK calls the log; the loggers below it are its flags.

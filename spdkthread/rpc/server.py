@@ -1,5 +1,6 @@
 """Server: JSON-RPC 2.0 on a unix socket, served by one OS thread that sleeps while no client wants anything."""
 
+import atexit
 import contextlib
 import fcntl
 import heapq
@@ -519,7 +520,7 @@ class _Connection:
     def _send(self) -> None:
         try:
             while self.unsent:
-                del self.unsent[: self.socket.send(memoryview(self.unsent)[: 1 << 18].tobytes())]
+                del self.unsent[: self.socket.send(self.unsent[: 1 << 18])]
         except BlockingIOError:
             pass
         except OSError:
@@ -669,6 +670,13 @@ def _lock_path(path: str) -> int:
             os.close(fd)
             raise
         os.close(fd)
+
+
+@atexit.register
+def _stop_forgotten() -> None:
+    """Interpreter exit: no socket is left behind that nothing serves."""
+    for server in list(_servers):
+        server.stop()
 
 
 def _close_in_child() -> None:

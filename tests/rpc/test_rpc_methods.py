@@ -1,5 +1,6 @@
 """What the methods answer, decoded as strictly as spdk_top decodes it."""
 
+import concurrent.futures
 import threading
 
 import pytest
@@ -377,3 +378,26 @@ def test_subsystems_come_in_an_order_in_which_they_can_start(client):
     for one in client.call("framework_get_subsystems"):
         assert set(one["depends_on"]) <= known
         known.add(one["subsystem"])
+
+
+IOBUF_POOL = strict({"cache": U64, "main": U64, "retry": U64, "cache_size": unsigned(UINT32)})
+IOBUF = array(strict({"module": text, "small_pool": IOBUF_POOL, "large_pool": IOBUF_POOL}))
+
+
+def test_buffers_are_counted_by_module(client, live_lib):
+    counts = {"cache": 3, "main": 2, "retry": 1, "cache_size": 8, "high_water": 5, "waiting": 0}
+
+    class IoBufPool(IoDevice):
+        """As much of a pool as the method asks for."""
+
+        def stats(self):
+            future = concurrent.futures.Future()
+            future.set_result({"accel": {**counts, "small": counts, "large": counts}})
+            return future
+
+    pool = IoBufPool("iobuf", lib=live_lib).register()
+    answer = client.call("iobuf_get_stats")
+    IOBUF(answer)
+    assert [one["module"] for one in answer] == ["accel"]
+    assert "iobuf" in [one["subsystem"] for one in client.call("framework_get_subsystems")]
+    pool.unregister().result(PATIENCE_S)

@@ -400,6 +400,28 @@ def test_our_client_tells_what_is_wrong(server, path, tmp_path):
             client.call("echo")
 
 
+def test_a_server_that_was_forgotten_leaves_no_socket(path):
+    done = run_python(f"from spdkthread.rpc import Server; Server({path!r}).start()")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not os.path.exists(path)
+    assert not os.path.exists(path + ".lock")
+
+
+def test_the_instance_is_sent_the_signal_that_is_asked_for(path):
+    source = f"""
+import signal, threading
+from spdkthread.rpc import Client, Server
+got = threading.Event()
+signal.signal(signal.SIGUSR1, lambda *args: got.set())
+with Server({path!r}), Client({path!r}) as client:
+    assert client.call("spdk_kill_instance", {{"sig_name": "SIGUSR1"}}) is True
+    assert got.wait({PATIENCE_S})
+print("got it")
+"""
+    done = run_python(source)
+    assert done.stdout.strip() == "got it", done.stderr
+
+
 def test_the_environment_opens_a_server_in_any_program(path):
     source = f"""
 import os
