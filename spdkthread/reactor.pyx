@@ -186,7 +186,8 @@ cdef class Reactor:
     idle : {"adaptive", "poll", "yield"} or object, default "adaptive"
         What a turn without work does: sleep after a while, look again at once, give up the core (by a nap of 50 us
         where the core is shared with a process that computes), or what the object's
-        ``idle(work_count)`` does (with ``reset()`` when work has come).
+        ``idle(work_count)`` does (with ``reset()`` when work has come). SPDKTHREAD_IDLE in the environment replaces
+        "adaptive".
     spin_us : float, default 50
         How long ``"adaptive"`` looks for work before it sleeps.
     lib : ThreadLib, optional
@@ -225,6 +226,9 @@ cdef class Reactor:
             raise TypeError(f"lib must be a ThreadLib or None, got {type(lib).__name__}")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, got {type(name).__name__}")
+        if isinstance(idle, str) and idle == "adaptive":
+            # So that a script can be measured with another one without a change to it.
+            idle = os.environ.get("SPDKTHREAD_IDLE") or idle
         self.r.idle.mode = idle_mode_of(idle)
         spin_us = check_number("spin_us", spin_us, "microseconds")
         if not 0 <= spin_us <= 1e9:
