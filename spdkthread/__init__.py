@@ -31,12 +31,14 @@ if TYPE_CHECKING:
         RingFullError,
         RingFullTimeoutError,
         SpdkThreadError,
+        SpinLockError,
         ThreadExitedError,
         WrongThreadError,
     )
     from spdkthread.fd_handler import FdHandler
     from spdkthread.for_each import for_each_thread
     from spdkthread.group import ReactorGroup
+    from spdkthread.iobuf import IoBuf, IoBufChannel, IoBufPool
     from spdkthread.io_device import IoChannel, IoChannelIter, IoDevice
     from spdkthread.lib import ThreadLib, default_lib
     from spdkthread.poller import Poller
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         LeftoverUnregistration,
         ShutdownReport,
     )
+    from spdkthread.spinlock import SpinLock
     from spdkthread.stats import ReactorStats, ThreadStats
     from spdkthread.thread import SpdkThread, get_thread
 
@@ -58,6 +61,9 @@ __all__ = [
     "DeviceError",
     "FdError",
     "FdHandler",
+    "IoBuf",
+    "IoBufChannel",
+    "IoBufPool",
     "IoChannel",
     "IoChannelIter",
     "IoDevice",
@@ -82,6 +88,8 @@ __all__ = [
     "ShutdownReport",
     "SpdkThread",
     "SpdkThreadError",
+    "SpinLock",
+    "SpinLockError",
     "ThreadExitedError",
     "ThreadLib",
     "ThreadStats",
@@ -114,12 +122,14 @@ _HOMES = {
         "RingFullError",
         "RingFullTimeoutError",
         "SpdkThreadError",
+        "SpinLockError",
         "ThreadExitedError",
         "WrongThreadError",
     ),
     "fd_handler": ("FdHandler",),
     "for_each": ("for_each_thread",),
     "group": ("ReactorGroup",),
+    "iobuf": ("IoBuf", "IoBufChannel", "IoBufPool"),
     "io_device": ("IoChannel", "IoChannelIter", "IoDevice"),
     "lib": ("ThreadLib", "default_lib"),
     "poller": ("Poller",),
@@ -132,6 +142,7 @@ _HOMES = {
         "LeftoverUnregistration",
         "ShutdownReport",
     ),
+    "spinlock": ("SpinLock",),
     "stats": ("ReactorStats", "ThreadStats"),
     "thread": ("SpdkThread", "get_thread"),
 }
