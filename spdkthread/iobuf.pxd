@@ -27,7 +27,7 @@ From native code, on the thread of the channel::
     cdef void arrived(void *ctx, void *buffer) noexcept nogil:      # later, on this thread, by a message
         ...
 
-    entry.fn = arrived                              # zeroed before its first use; stays where it is while it waits
+    entry.fn = arrived                              # zeroed before its first use; the pool's until `arrived` runs
     entry.ctx = ctx
     verdict = iobuf_get(&channel.c, 4096, &entry, &buffer)          # the entry NULL: do not wait
     if verdict == IOBUF_OK:
@@ -126,10 +126,11 @@ cdef struct iobuf_cache:
     uint64_t hits               # gets that the cache served
     uint64_t batches            # fetched from the pool
     uint64_t retries            # gets that had to wait
-    uint64_t gets
-    uint64_t puts
+    st_atomic_u64 gets          # written by the thread only
+    st_atomic_u64 puts
+    st_atomic_u64 high_water    # most buffers held at once, after a get
     st_atomic_u64 beside        # under the lock: entries served, less the puts on other threads; modulo 2 ** 64
-    st_atomic_u64 high_water    # most buffers held at once
+    st_atomic_u64 high_beside   # under the lock: most held at once, after an entry was served
     st_atomic_u32 waiting       # entries, under the lock
 
 
@@ -147,10 +148,17 @@ cdef int iobuf_put(iobuf_channel_s *channel, void *buffer) noexcept nogil
 cdef bint iobuf_abort(iobuf_entry *entry) noexcept nogil        # on its thread: False when it does not wait
 
 
+cdef inline int64_t iobuf_held(iobuf_cache *cache) noexcept nogil:
+    """Got and not put; exact on the thread, under the lock, and while nothing moves."""
+    return <int64_t>(
+        st_load_relaxed(&cache.gets) - st_load_relaxed(&cache.puts) + st_load_relaxed(&cache.beside)
+    )
+
+
 cdef inline void iobuf_note_get(iobuf_cache *cache) noexcept nogil:
     cdef int64_t held
-    cache.gets += 1
-    held = <int64_t>(cache.gets - cache.puts + st_load_relaxed(&cache.beside))
+    st_store_relaxed(&cache.gets, st_load_relaxed(&cache.gets) + 1)
+    held = iobuf_held(cache)
     if held > <int64_t>st_load_relaxed(&cache.high_water):
         st_store_relaxed(&cache.high_water, <uint64_t>held)
 

@@ -16,6 +16,7 @@ from spdkthread.atomics cimport (
     st_load32_relaxed,
     st_load_relaxed,
     st_store32_relaxed,
+    st_store_relaxed,
     st_sub_relaxed,
 )
 from spdkthread.forks cimport ReentrantLock, spin_lock, spin_unlock
@@ -164,6 +165,9 @@ cdef void serve(iobuf_pool_s *pool, int which) noexcept nogil:
         # All of the channel's books before the message: the channel, and the entry, may be gone after it.
         wait_less(pool, which, channel)
         st_add_relaxed(&cache.beside, 1)
+        held = iobuf_held(cache)
+        if held > <int64_t>st_load_relaxed(&cache.high_beside):
+            st_store_relaxed(&cache.high_beside, <uint64_t>held)
         kind.free_first = kind.next[index]
         kind.free_count -= 1
         if send_buffer(entry, kind.memory + index * kind.size) != RING_OK:
@@ -331,7 +335,7 @@ cdef int iobuf_put(iobuf_channel_s *channel, void *buffer) noexcept nogil:
         return IOBUF_NOT_HELD
     if here and cache.size and st_load32_relaxed(&pool.waiting[which]) == 0:
         st_store32_relaxed(&kind.holder[index], 0)
-        cache.puts += 1
+        st_store_relaxed(&cache.puts, st_load_relaxed(&cache.puts) + 1)
         kind.next[index] = cache.first
         cache.first = index
         cache.count += 1
@@ -346,7 +350,7 @@ cdef int iobuf_put(iobuf_channel_s *channel, void *buffer) noexcept nogil:
             return IOBUF_NOT_HELD
         st_store32_relaxed(&kind.holder[index], 0)
         if here:
-            cache.puts += 1
+            st_store_relaxed(&cache.puts, st_load_relaxed(&cache.puts) + 1)
         else:
             st_sub_relaxed(&cache.beside, 1)
         kind.next[index] = kind.free_first
@@ -378,8 +382,7 @@ cdef uint64_t held_by(iobuf_channel_s *channel) noexcept nogil:
     cdef uint64_t held = 0
     cdef int which
     for which in range(2):
-        held += channel.caches[which].gets - channel.caches[which].puts
-        held += st_load_relaxed(&channel.caches[which].beside)
+        held += iobuf_held(&channel.caches[which])
     return held
 
 
@@ -404,9 +407,9 @@ cdef int add_counts(dict modules, IoBufChannel channel) except -1:
         counts["cache"] += cache.hits
         counts["main"] += cache.batches
         counts["retry"] += cache.retries
-        counts["high_water"] += st_load_relaxed(&cache.high_water)
+        counts["high_water"] += max(st_load_relaxed(&cache.high_water), st_load_relaxed(&cache.high_beside))
         counts["waiting"] += st_load32_relaxed(&cache.waiting)
-        counts["held"] += <int64_t>(cache.gets - cache.puts + st_load_relaxed(&cache.beside))
+        counts["held"] += iobuf_held(cache)
         if channel._open:
             counts["cache_size"] += cache.size
     return 0
@@ -610,7 +613,7 @@ cdef class IoBufPool(IoDevice):
             cache.size = sizes[which]
             if cache.size > self.pool.classes[which].count:
                 cache.size = self.pool.classes[which].count // 8
-            cache.batch = max(1, min(cache.size, IOBUF_BATCH))
+            cache.batch = max(<uint32_t>1, min(cache.size, <uint32_t>IOBUF_BATCH))
         spin_lock(&self.pool.lock)
         self.pool.serials += 1
         channel.c.serial = self.pool.serials

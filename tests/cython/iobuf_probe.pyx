@@ -26,6 +26,7 @@ cdef struct worker:
     iobuf_channel_s *channel
     iobuf_entry entry
     void *buffer
+    bint waits
     uint64_t left
     uint64_t had
     uint64_t wrong
@@ -36,6 +37,7 @@ cdef void use(void *ctx, void *buffer) noexcept nogil:
     """The buffer is the worker's, at once or later."""
     cdef worker *one = <worker *>ctx
     one.buffer = buffer
+    one.waits = False
     memset(buffer, one.stamp, 64)
 
 
@@ -52,13 +54,15 @@ cdef api int work(void *ctx) noexcept nogil:
         one.had += 1
         one.wrong += iobuf_put(one.channel, buffer) != IOBUF_OK
         return 1
-    if one.left == 0 or one.entry.waiting or one.entry.buffer != NULL:
+    if one.left == 0 or one.waits:
         return 0
     one.left -= 1
     verdict = iobuf_get(one.channel, 64, &one.entry, &buffer)
     if verdict == IOBUF_OK:
         use(one, buffer)
-    elif verdict != IOBUF_WAITING:
+    elif verdict == IOBUF_WAITING:
+        one.waits = True
+    else:
         one.wrong += 1
     return 1
 
