@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from spdkthread.fd_handler import FdHandler
     from spdkthread.for_each import for_each_thread
     from spdkthread.group import ReactorGroup
-    from spdkthread.iobuf import IoBuf, IoBufChannel, IoBufPool
     from spdkthread.io_device import IoChannel, IoChannelIter, IoDevice
+    from spdkthread.iobuf import IoBuf, IoBufChannel, IoBufPool
     from spdkthread.lib import ThreadLib, default_lib
     from spdkthread.poller import Poller
     from spdkthread.reactor import Reactor, get_reactor

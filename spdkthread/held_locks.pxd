@@ -17,7 +17,7 @@ cdef enum spinlock_error:
     SPIN_NOT_SPDK_THREAD        # the numbers are SPDK's
     SPIN_DEADLOCK               # its owner locks it again
     SPIN_WRONG_THREAD           # unlocked by another thread than its owner
-    SPIN_CANNOT_WAIT            # where pthread_spin_lock fails: the owner waits on this OS thread for the caller to return
+    SPIN_CANNOT_WAIT            # where pthread_spin_lock fails: the owner is suspended below, on this OS thread
     SPIN_HELD                   # destroyed while held
     SPIN_COUNT                  # the owner's list of locks does not have it
     SPIN_HELD_AT_RETURN         # a callback returned and left it held

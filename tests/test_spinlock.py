@@ -6,12 +6,13 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
-from support import PATIENCE_S, OtherThread, drain, eventually, finish
+from support import PATIENCE_S, OtherThread, eventually, finish
 
 from spdkthread import SpinLock, SpinLockError, ThreadLib
 from spdkthread.testing import ManualClock
 
-NOT_SPDK_THREAD, DEADLOCK, WRONG_THREAD, CANNOT_WAIT, HELD, COUNT, HELD_AT_RETURN, DESTROYED, NOT_INITIALIZED = range(1, 10)
+NOT_SPDK_THREAD, DEADLOCK, WRONG_THREAD, CANNOT_WAIT, HELD = range(1, 6)
+HELD_AT_RETURN, DESTROYED, NOT_INITIALIZED = range(7, 10)
 
 
 def refused(number, fn, *named):
