@@ -32,9 +32,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 
-from spdkthread import IoChannel, IoDevice, Reactor, SpdkThread, ticks
+from spdkthread import IoChannel, IoDevice, Reactor, SpdkThread, ThreadLib, ticks
 
+Buffer = bytes | bytearray | memoryview | mmap.mmap
 Completion = Callable[[int, OSError | None], object]
+SystemCall = Callable[[int, list[memoryview], int], int]  # os.preadv or os.pwritev
 
 
 class QueueFullError(Exception):
@@ -46,7 +48,7 @@ class Request:
 
     __slots__ = ("call", "cb", "count", "error", "offset", "view")
 
-    def __init__(self, call, offset: int, view: memoryview, cb: Completion) -> None:
+    def __init__(self, call: SystemCall, offset: int, view: memoryview, cb: Completion) -> None:
         self.call = call
         self.offset = offset
         self.view = view
@@ -134,7 +136,16 @@ class FileDevice(IoDevice):
         How often a channel with requests looks for completions.
     """
 
-    def __init__(self, path: str, *, flags=os.O_RDWR, depth=32, workers=2, period_us=20, lib=None) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        flags: int = os.O_RDWR,
+        depth: int = 32,
+        workers: int = 2,
+        period_us: float = 20,
+        lib: ThreadLib | None = None,
+    ) -> None:
         super().__init__(os.path.basename(path), lib=lib)
         self.path = path
         self.flags = flags
@@ -154,7 +165,7 @@ class FileDevice(IoDevice):
         channel.ctx.close()
 
 
-def read(channel: IoChannel, offset: int, buffer, cb: Completion) -> None:
+def read(channel: IoChannel, offset: int, buffer: Buffer, cb: Completion) -> None:
     """Read into `buffer` from `offset` on; then ``cb(count, error)``: fewer bytes than asked for are the file's end.
 
     On the channel's thread. The buffer is the caller's, and must not be touched until then.
@@ -162,12 +173,12 @@ def read(channel: IoChannel, offset: int, buffer, cb: Completion) -> None:
     request(channel, os.preadv, offset, buffer, cb)
 
 
-def write(channel: IoChannel, offset: int, buffer, cb: Completion) -> None:
+def write(channel: IoChannel, offset: int, buffer: Buffer, cb: Completion) -> None:
     """Write `buffer` at `offset`; as `read`."""
     request(channel, os.pwritev, offset, buffer, cb)
 
 
-def request(channel: IoChannel, call, offset: int, buffer, cb: Completion) -> None:
+def request(channel: IoChannel, call: SystemCall, offset: int, buffer: Buffer, cb: Completion) -> None:
     if offset < 0:
         raise ValueError(f"offset must not be negative, got {offset}")
     channel.ctx.add(Request(call, offset, memoryview(buffer).cast("B"), cb))
@@ -270,7 +281,7 @@ def at_random(blocks: int, seconds: float, seed: int) -> Iterator[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="A file or block device, read and written by several threads.")
     parser.add_argument("path", nargs="?")
     parser.add_argument("--overwrite", action="store_true", help="verify on PATH, too: destroys its content")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of the random job (default 1)")
