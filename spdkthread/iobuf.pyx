@@ -447,7 +447,8 @@ cdef object buffers_in_words(uint64_t count):
 
 
 cdef class IoBufPool(IoDevice):
-    """Buffers for I/O of two sizes, allocated once and shared by the threads of a library. It is a device, registered.
+    """IoBufPool(*, small_count=8192, small_size=8192, large_count=1024, large_size=135168, name=None, lib=None)\n--\n\n\
+    Buffers for I/O of two sizes, allocated once and shared by the threads of a library. It is a device, registered.
 
     Parameters
     ----------
@@ -890,7 +891,8 @@ register_blocker("buffer channel", channels_in_words)
 
 @cython.no_gc_clear
 cdef class IoBufChannel:
-    """What one thread has of a pool for one module. Made by `IoBufPool.channel`.
+    """IoBufChannel()\n--\n\n\
+    What one thread has of a pool for one module. Made by `IoBufPool.channel`.
 
     Attributes
     ----------
@@ -1114,7 +1116,8 @@ cdef inline void *buffer_of(IoBuf buf) noexcept:
 
 @cython.no_gc_clear
 cdef class IoBuf:
-    """A buffer of a pool: writable, aligned to 4096 bytes, as long as asked for. From `IoBufChannel.get`.
+    """IoBuf()\n--\n\n\
+    A buffer of a pool: writable, aligned to 4096 bytes, as long as asked for. From `IoBufChannel.get`.
 
     It has the buffer protocol, ``len()``, `put`, and is a context manager that puts it at the end. The contents are
     those that the last user left.

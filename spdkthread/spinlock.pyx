@@ -170,7 +170,8 @@ cdef bint spinlock_held(spinlock_s *lock) noexcept nogil:
 
 
 cdef class SpinLock:
-    """A lock whose owner is an SpdkThread, for a handful of instructions, with SPDK's checks in every build.
+    """SpinLock(name=None)\n--\n\n\
+    A lock whose owner is an SpdkThread, for a handful of instructions, with SPDK's checks in every build.
 
     Parameters
     ----------
