@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         RingFullError,
         RingFullTimeoutError,
         SpdkThreadError,
+        SpinLockError,
         ThreadExitedError,
         WrongThreadError,
     )
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from spdkthread.for_each import for_each_thread
     from spdkthread.group import ReactorGroup
     from spdkthread.io_device import IoChannel, IoChannelIter, IoDevice
+    from spdkthread.iobuf import IoBuf, IoBufChannel, IoBufPool
     from spdkthread.lib import ThreadLib, default_lib
     from spdkthread.poller import Poller
     from spdkthread.reactor import Reactor, get_reactor
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
         LeftoverUnregistration,
         ShutdownReport,
     )
+    from spdkthread.spinlock import SpinLock
     from spdkthread.stats import ReactorStats, ThreadStats
     from spdkthread.thread import SpdkThread, get_thread
 
@@ -60,6 +63,9 @@ __all__ = [
     "DeviceError",
     "FdError",
     "FdHandler",
+    "IoBuf",
+    "IoBufChannel",
+    "IoBufPool",
     "IoChannel",
     "IoChannelIter",
     "IoDevice",
@@ -84,6 +90,8 @@ __all__ = [
     "ShutdownReport",
     "SpdkThread",
     "SpdkThreadError",
+    "SpinLock",
+    "SpinLockError",
     "ThreadExitedError",
     "ThreadLib",
     "ThreadStats",
@@ -116,12 +124,14 @@ _HOMES = {
         "RingFullError",
         "RingFullTimeoutError",
         "SpdkThreadError",
+        "SpinLockError",
         "ThreadExitedError",
         "WrongThreadError",
     ),
     "fd_handler": ("FdHandler",),
     "for_each": ("for_each_thread",),
     "group": ("ReactorGroup",),
+    "iobuf": ("IoBuf", "IoBufChannel", "IoBufPool"),
     "io_device": ("IoChannel", "IoChannelIter", "IoDevice"),
     "lib": ("ThreadLib", "default_lib"),
     "poller": ("Poller",),
@@ -134,6 +144,7 @@ _HOMES = {
         "LeftoverUnregistration",
         "ShutdownReport",
     ),
+    "spinlock": ("SpinLock",),
     "stats": ("ReactorStats", "ThreadStats"),
     "thread": ("SpdkThread", "get_thread"),
 }

@@ -99,6 +99,7 @@ from spdkthread.ring cimport (
     ring_take,
     ring_take_spilled,
 )
+from spdkthread.held_locks cimport spinlock_s, spinlock_take_off
 from spdkthread.thread_core cimport (
     ATTENTION_CRITICAL,
     ATTENTION_SPILLED,
@@ -128,6 +129,7 @@ from spdkthread.thread_core cimport (
     poller_arm,
     poller_arm_again,
     pollers_next,
+    report_locks,
     set_current,
     thread_s,
     thread_wake,
@@ -331,6 +333,8 @@ cdef class SpdkThread:
             logger.error("%r ended with channels that were never destroyed: %s", self, left)
 
     def __dealloc__(self):
+        while self.c.locks_held != NULL:
+            let_go_of_lock(&self.c)
         timer_queue_free(&self.c.timers)
         timer_queue_free(&self.c.later)
         map_free(&self.c.channel_map)
@@ -1494,6 +1498,8 @@ cdef class SpdkThread:
                 if traced:
                     trace_put(TRACE_FD, self.c.trace_number, traced, st_cycles() - traced, key, handler.fd)
                     traced = 0
+                if self.c.locks_held != NULL:
+                    report_handler_locks(self, handler)
         return ran
 
     # Inside: states
@@ -2037,6 +2043,23 @@ def drop_timer_message(Timer timer):
 
 cdef object add_timer = add_timer_message
 cdef object drop_timer = drop_timer_message
+
+
+cdef int report_handler_locks(SpdkThread thread, FdHandler handler) except -1:
+    return report_locks(&thread.c, "handler", <PyObject *>handler)
+
+
+cdef void let_go_of_lock(thread_s *thread) noexcept:
+    """Of a thread that was dropped with a spin lock: for the threads that wait for it."""
+    cdef spinlock_s *lock = <spinlock_s *>thread.locks_held
+    cdef PyObject *kept = lock.kept
+    if st_loadp_relaxed(&lock.owner) != thread:
+        thread.locks_held = NULL                    # a thread of the child of a fork has taken it since
+        return
+    lock.kept = NULL
+    spinlock_take_off(&thread.locks_held)
+    if kept != NULL:
+        Py_DECREF_raw(kept)
 
 
 # Sending, the hot path.

@@ -85,6 +85,7 @@ cdef struct thread_s:
     # The owner's: touched only where the thread is polled. First what a poll that finds nothing looks at.
     poller_s *active_first
     bint unfinished                 # the last poll left messages of its batch, or garbage
+    void *locks_held                # spinlock_s: the last one that it locked, see held_locks.pxd
     uint64_t polls
     timer_queue timers
     manual_clock *clock
@@ -116,6 +117,7 @@ cdef struct thread_s:
     uint32_t batch_next
     uint32_t batch_count
     uint32_t garbage_count
+    PyObject *locks_poller          # the native poller that returned with a lock held; NULL: another kind of callback
     PyObject *critical_fn           # the critical message that runs, for the watchdog; NULL: none
     ring_slot batch[BATCH_SIZE]
     PyObject *garbage[GARBAGE_SIZE]
@@ -150,6 +152,7 @@ cdef int poll_detached(thread_s *thread) noexcept nogil
 cdef int poll_attached(thread_s *thread) noexcept
 cdef void poll_end(thread_s *thread) noexcept nogil
 cdef void drop_garbage(thread_s *thread) noexcept
+cdef int report_locks(thread_s *thread, str kind, PyObject *subject) noexcept
 cdef bint poll_needed(thread_s *thread) noexcept nogil
 cdef bint thread_quiescent(thread_s *thread) noexcept nogil
 

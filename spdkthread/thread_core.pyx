@@ -35,6 +35,7 @@ from spdkthread.poller cimport (
     poller_s,
 )
 from spdkthread.ring cimport MSG_PYTHON, MSG_PYTHON_TUPLE, ring_pending, ring_take, ring_take_spilled
+from spdkthread.held_locks cimport SPIN_HELD_AT_RETURN, spinlock_s, spinlock_take_off
 from spdkthread.timers cimport (
     TIMER_NEVER,
     timer_cancel,
@@ -63,6 +64,7 @@ from spdkthread.trace_ring cimport (
 )
 
 from spdkthread.error_log import describe
+from spdkthread.errors import SpinLockError
 
 
 cdef extern from *:
@@ -99,6 +101,7 @@ cdef extern from *:
     bint ST_LIKELY(bint) nogil
     object st_take_exception()
     PyObject *PyErr_Occurred()
+    void PyErr_Clear()
     void PyErr_SetObject(object type, object value)
     PyObject *PyObject_Vectorcall(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
     PyObject *PyObject_CallRaw "PyObject_Call"(PyObject *callable, PyObject *args, PyObject *kwargs)
@@ -544,6 +547,11 @@ cdef inline bint run_native_round(thread_s *thread) noexcept nogil:
         if st_load32_relaxed(&poller.state) == POLLER_RUNNING:
             st_store32_relaxed(&poller.state, POLLER_WAITING)
         thread.running = NULL
+        if thread.locks_held != NULL:
+            thread.pollers_run += ran
+            thread.active_runs = False
+            thread.locks_poller = poller.owner
+            return True
         poller = thread.active_next                 # whom the function may have changed
     thread.pollers_run += ran
     if thread.running != NULL:
@@ -667,6 +675,9 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
                 slow_native_message(thread, message)
             else:
                 (<msg_fn>message.fn)(message.args[0])
+            if thread.locks_held != NULL:
+                thread.msgs_run += index - first
+                return STEP_PYTHON                  # to be reported
         thread.msgs_run += index - first
         leave_messages(thread)
     if thread.stage == STAGE_FDS:
@@ -681,6 +692,8 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
             if thread.due == NULL or thread.due.native_fn == NULL:
                 return STEP_PYTHON
             run_native_timer(thread)
+            if thread.locks_held != NULL:
+                return STEP_PYTHON
             continue
         if poller.native_fn == NULL:
             return STEP_PYTHON
@@ -688,6 +701,9 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
         if st_load32_relaxed(&poller.state) == POLLER_UNREGISTERED:
             return STEP_PYTHON                      # to be taken out of the thread's books
         after_poller(thread, poller)
+        if thread.locks_held != NULL:
+            thread.locks_poller = poller.owner
+            return STEP_PYTHON
     if st_load32_relaxed(&thread.state) == THREAD_EXITING and thread_quiescent(thread):
         return STEP_PYTHON
     return STEP_DONE
@@ -741,6 +757,8 @@ cdef int poll_attached(thread_s *thread) noexcept:
     cdef uint32_t left = BATCH_SIZE
     if thread.garbage_count:
         drop_garbage(thread)
+    if thread.locks_held != NULL and report_native_locks(thread) < 0:
+        return STEP_RAISED
     if thread.stage == STAGE_CRITICAL:
         thread.stage = STAGE_MESSAGES
         if run_critical(thread) < 0:
@@ -900,6 +918,8 @@ cdef int run_critical(thread_s *thread) noexcept:
         status = message_failed(thread, fn)
     else:
         Py_DECREF_raw(result)
+    if thread.locks_held != NULL and report_locks(thread, "message", fn) < 0:
+        status = -1
     thread.critical_fn = NULL
     Py_DECREF_raw(fn)
     return status
@@ -922,6 +942,8 @@ cdef inline int run_message(thread_s *thread, ring_slot *message) noexcept:
         Py_DECREF_raw(result)
     else:
         status = message_failed(thread, fn)
+    if thread.locks_held != NULL and report_locks(thread, "message", fn) < 0:
+        status = -1
     message.fn = NULL                               # the watchdog may be looking
     Py_DECREF_raw(fn)
     for index in range(count):
@@ -967,6 +989,14 @@ cdef int run_timer(thread_s *thread) noexcept:
     thread.timer_deadline = TIMER_NEVER
     if thread.rc < 1:
         thread.rc = 1
+    if thread.locks_held != NULL and report_locks(thread, "timer", fn) < 0:
+        if result != NULL:
+            stop = st_take_exception()
+            Py_DECREF_raw(result)
+            held = None
+            timer = None
+            PyErr_SetObject(type(stop), stop)
+            return -1
     if ST_LIKELY(result != NULL):
         Py_DECREF_raw(result)
         return 0
@@ -1015,6 +1045,8 @@ cdef int run_poller(thread_s *thread, poller_s *poller) noexcept:
             poller.error_count += 1
             status = poller_returned_nonsense(thread, poller, <object>result)
             Py_DECREF_raw(result)
+    if thread.locks_held != NULL and report_locks(thread, "poller", owner) < 0:
+        status = -1
     count_run(thread, poller, rc)
     if st_load32_relaxed(&poller.state) == POLLER_UNREGISTERED:
         retire(thread, poller)
@@ -1037,6 +1069,61 @@ cdef void retire(thread_s *thread, poller_s *poller) noexcept:
     cdef object stop = st_take_exception()
     (<object>thread.owner)._forget_poller(<Poller>poller.owner)
     PyErr_SetObject(type(stop), stop)
+
+
+# Spin locks that a callback left held: the one misuse that cannot be raised where it is made.
+
+cdef int report_native_locks(thread_s *thread) noexcept:
+    """After native callbacks, whose misuse waits for the GIL; or what was locked by hand between two polls."""
+    cdef PyObject *poller = thread.locks_poller
+    thread.locks_poller = NULL
+    if poller == NULL and thread.running != NULL:
+        poller = thread.running.owner               # it has unregistered itself
+    if poller != NULL:
+        return report_locks(thread, "poller", poller)
+    return report_locks(thread, "timer" if thread.stage == STAGE_TIMED else "message", NULL)
+
+
+cdef int report_locks(thread_s *thread, str kind, PyObject *subject) noexcept:
+    """Release the locks that the thread holds and report each; `subject` NULL: a native callback without a name. With
+    an exception set, that one stays. -1 with an exception set when the library's handler ends the poll."""
+    cdef spinlock_s *lock
+    cdef PyObject *kept
+    cdef object owner = <object>thread.owner
+    cdef object raised = None
+    cdef object error
+    cdef int status = 0
+    if PyErr_Occurred() != NULL:
+        raised = st_take_exception()
+    while thread.locks_held != NULL:
+        lock = <spinlock_s *>thread.locks_held
+        # Read before it is free: its memory may go then.
+        name = lock.name.decode("utf-8", "replace")
+        kept = lock.kept
+        lock.kept = NULL
+        spinlock_take_off(&thread.locks_held)
+        if subject == NULL:
+            callback = f"a native {kind}"
+        elif kind == "poller" or kind == "handler":
+            callback = f"{kind} {(<object>subject).name!r}"
+        else:
+            callback = f"{kind} {describe(<object>subject)}"
+        reason = f"lock held while its SPDK thread goes off the CPU: {callback} returned without unlocking it"
+        error = SpinLockError(
+            f"spin lock {name!r}, owner {owner.name!r}: {reason}. It has been released "
+            f"(SPDK's spinlock error {SPIN_HELD_AT_RETURN})",
+            lock=name if kept == NULL else <object>kept, owner=owner, reason=reason, number=SPIN_HELD_AT_RETURN,
+        )
+        if kept != NULL:
+            Py_DECREF_raw(kept)
+        thread.errors += 1
+        if status == 0:
+            status = report(thread, kind, thread.owner if subject == NULL else subject, error)
+    if raised is not None:
+        if status < 0:
+            PyErr_Clear()
+        PyErr_SetObject(type(raised), raised)
+    return status
 
 
 # Failures. They run with the exception set and decide whether it ends the poll.
@@ -1084,7 +1171,9 @@ cdef int report(thread_s *thread, str kind, PyObject *subject, object error) noe
     try:
         if kind == "timer":
             lib.report(f"timer {describe(what)} failed on thread {owner.name!r}", error, owner, "fn", what)
-        elif kind == "message":
+        elif kind == "handler":
+            lib.report(f"handler {what.name!r} failed on thread {owner.name!r}", error, owner, "fd_handler", what)
+        elif kind == "message" or what is owner:
             lib.report(f"message {describe(what)} failed on thread {owner.name!r}", error, owner, "fn", what)
         else:
             lib.report(f"poller {what.name!r} failed on thread {owner.name!r}", error, owner, "poller", what)
