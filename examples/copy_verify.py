@@ -102,7 +102,7 @@ class Copy:
             if len(errors) < 2:
                 return
             error = errors[0] or errors[1]
-            if error is None and buffers[0][:nbytes] != buffers[1][:nbytes]:
+            if error is None and bytes(buffers[0][:nbytes]) != bytes(buffers[1][:nbytes]):
                 error = OSError(errno.EIO, f"the copy differs between {offset} and {offset + nbytes}")
             if error is not None:
                 pieces.failed(slot, error)
