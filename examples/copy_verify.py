@@ -1,4 +1,4 @@
-"""Copies a file at queue depth and verifies the copy: what was read is written at once, then both are read and compared.
+"""Copies a file at queue depth and verifies the copy: what was read is written at once, then both are compared.
 
     copy_verify.py                        a temporary file of 64 MiB
     copy_verify.py FROM TO [--direct]     TO is made, or overwritten from its beginning

@@ -5,7 +5,6 @@ import operator
 import os
 import stat
 
-cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.object cimport PyCallable_Check
 from cpython.pycapsule cimport PyCapsule_New
@@ -938,7 +937,9 @@ cdef channel_state *ready_for(BdevChannel self, str what, bint writes) except NU
     return c
 
 
-cdef int require_aligned(BdevChannel self, channel_state *c, str what, uint64_t offset, uint64_t nbytes, void *memory) except -1:
+cdef int require_aligned(
+    BdevChannel self, channel_state *c, str what, uint64_t offset, uint64_t nbytes, void *memory
+) except -1:
     cdef Bdev bdev
     if c.memory_alignment == 0:
         return 0
@@ -955,7 +956,9 @@ cdef int require_aligned(BdevChannel self, channel_state *c, str what, uint64_t 
     return 0
 
 
-cdef int transfer(BdevChannel self, str what, int op, object buffer, object offset, object cb, NativeCall native) except -1:
+cdef int transfer(
+    BdevChannel self, str what, int op, object buffer, object offset, object cb, NativeCall native
+) except -1:
     cdef channel_state *c = ready_for(self, what, op == BQ_WRITE)
     cdef bq_request *r
     cdef Py_buffer view

@@ -1,7 +1,7 @@
 """A workload on one channel, at one queue depth, from native completions; and the histogram of its latencies."""
 
 from libc.math cimport ceil
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from cpython.buffer cimport PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer

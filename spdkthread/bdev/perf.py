@@ -122,7 +122,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bdevperf", description=(__doc__ or "").partition(": ")[2].strip())
     parser.add_argument("file", metavar="FILE", help="a file or block device; workloads that write destroy its content")
     parser.add_argument("-q", "--queue-depth", type=int, default=32, help="requests under way on each core (32)")
-    parser.add_argument("-o", "--io-size", type=size, default=4096, help="bytes of a request, such as 4096 or 4k (4096)")
+    parser.add_argument(
+        "-o", "--io-size", type=size, default=4096, help="bytes of a request, such as 4096 or 4k (4096)"
+    )
     parser.add_argument("-w", "--workload", choices=WORKLOADS, default="randread")
     parser.add_argument("-t", "--time", type=float, default=5.0, metavar="SECONDS")
     parser.add_argument("-M", "--read-percent", type=int, default=50, help="of randrw (50)")

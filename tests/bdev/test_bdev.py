@@ -446,7 +446,7 @@ def test_what_one_os_thread_began_completes_on_another(make):
             rig.begin("read", memory[4096 * block : 4096 * (block + 1)], 4096 * (block % 4))
         rig.thread.poll()
 
-    for round in range(5):
+    for _ in range(5):
         elsewhere(begin)
         assert rig.run(16) == [(4096, None)] * 16
         rig.done.clear()
@@ -519,8 +519,8 @@ def test_a_thread_moves_to_another_reactor_with_requests_under_way(live_lib, pat
 
     thread.send_msg(begin)
     for _ in range(10):
-        seen = len(done)
-        eventually(lambda: len(done) >= seen + 100)
+        more = len(done) + 100
+        eventually(lambda more=more: len(done) >= more)
         first.move_thread(thread, second).result(60)
         first, second = second, first
     stopping.append(True)

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from spdkthread.bdev.device cimport BdevChannel, bdev_channel, bdev_completion, bdev_flush, bdev_read, bdev_write
+from spdkthread.bdev.device cimport BdevChannel, bdev_channel, bdev_flush, bdev_read, bdev_write
 
 cdef extern from "Python.h":
     int PyGILState_Check() nogil
