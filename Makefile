@@ -5,8 +5,13 @@
 #   make demo                          build, make and check a checksum manifest of Python's own library
 #   make test PYTHON=python3.13        the same on another Python, in a virtual environment of its own
 #
-#   build  examples  lint  format  stubs  hints  package  bench  bench-quick  bench-smoke  instructions  test-long
-#   test-free-threaded  verify  ci  clean  distclean
+#   make docs                          the documentation, in build/docs
+#   make wheel                         a wheel for this Python, in dist/, that machines with an older glibc can install
+#   make types                         stubs against modules, examples and a program that uses everything against stubs
+#   make examples                      every example
+#
+#   build  lint  format  stubs  hints  package  bench  bench-quick  bench-smoke  instructions  test-long
+#   test-free-threaded  verify  foreign  ci  clean  distclean
 #
 #   make verify VERIFY_MINUTES=30      the long form of the proofs; see docs/reliability.md
 
@@ -26,8 +31,8 @@ BUILD_FLAGS := $(foreach name,SANITIZE COVERAGE FAULTS BREAK_ORDERING ANNOTATE C
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: build test test-long demo examples lint format stubs hints package bench bench-quick bench-smoke instructions \
-	test-free-threaded verify verify-deps ci clean distclean FORCE
+.PHONY: build test test-long demo examples lint format stubs types docs hints wheel package bench bench-quick bench-smoke instructions \
+	test-free-threaded verify verify-deps foreign ci clean distclean FORCE
 .DEFAULT_GOAL := test
 
 # ---- set-up --------------------------------------------------------------------------------------------------------
@@ -103,11 +108,40 @@ stubs: build $(VENV)/.lint-deps
 	MYPYPATH=. $(PY) -m mypy.stubtest --ignore-disjoint-bases --allowlist tools/stubtest_allowlist.txt --ignore-unused-allowlist \
 		--mypy-config-file pyproject.toml spdkthread
 
+$(VENV)/.types-deps: $(VENV)/.lint-deps
+	@$(PY) tools/requirements.py types >$(VENV)/requirements-types.txt
+	@$(PIP_INSTALL) -r $(VENV)/requirements-types.txt
+	@touch $@
+
+# What a user's type checker sees: the stubs, every example, a program that uses every public name, and one of mistakes.
+types: stubs $(VENV)/.types-deps
+	$(PY) -m mypy --strict examples/*.py tests/typing/*.py
+	$(PY) -m pyright --pythonpath $(PY) examples tests/typing
+
+$(VENV)/.docs-deps: $(VENV)/.deps
+	@$(PY) tools/requirements.py docs >$(VENV)/requirements-docs.txt
+	@$(PIP_INSTALL) -r $(VENV)/requirements-docs.txt
+	@touch $@
+
+# A warning is an error, and so is a reference to what is not there.
+docs: build $(VENV)/.docs-deps
+	$(PY) -m sphinx -b html -W -n --keep-going -q -d build/doctrees docs build/docs
+	@echo "make docs: build/docs/index.html"
+
 hints: $(VENV)/.deps
 	$(PY) tools/performance_hints.py
 
-# A wheel, installed beside nothing of this tree, and an sdist, each looked into.
-package: $(VENV)/.deps
+$(VENV)/.wheel-deps: $(VENV)/.deps
+	@$(PY) tools/requirements.py wheel >$(VENV)/requirements-wheel.txt
+	@$(PIP_INSTALL) -r $(VENV)/requirements-wheel.txt
+	@touch $@
+
+# tools/wheel.sh says how, and why so.
+wheel: $(VENV)/.wheel-deps
+	VENV=$(VENV) tools/wheel.sh . dist
+
+# An sdist, the wheel made of it, installed into an empty environment; each is looked into, and a program runs there.
+package: $(VENV)/.wheel-deps
 	VENV=$(VENV) tools/check_package.sh
 
 $(VENV)/.bench-deps: $(VENV)/.deps
@@ -144,6 +178,10 @@ $(VENV)/.verify-deps: $(VENV)/.deps
 	@$(PY) tools/requirements.py verify >$(VENV)/requirements-verify.txt
 	@$(PIP_INSTALL) -r $(VENV)/requirements-verify.txt
 	@touch $@
+
+# Other projects' tests on our event loop: ARGS=--quick, ARGS="--only tornado"; see docs/asyncio.md.
+foreign: build
+	$(PY) -m verify.foreign $(ARGS)
 
 ci:
 	.ci/run

@@ -21,10 +21,12 @@ SPDKTHREAD_CFLAGS
 
 import os
 import shlex
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 
@@ -74,11 +76,24 @@ def extensions() -> list[Extension]:
     ]
 
 
+class BuildPy(build_py):
+    """Editors show the docstrings of stubs, so the installed ones have them."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            sys.path.insert(0, str(HERE / "tools"))
+            from stub_docstrings import rewrite
+
+            rewrite(Path(self.build_lib), HERE)
+
+
 directives = dict(DIRECTIVES)
 if enabled("SPDKTHREAD_COVERAGE"):
     directives["linetrace"] = True
 
 setup(
+    cmdclass={"build_py": BuildPy},
     ext_modules=cythonize(
         extensions(),
         compiler_directives=directives,

@@ -1,8 +1,7 @@
-"""Results as JSON, as Markdown tables and as plots."""
+"""Results as Markdown tables and as plots."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from . import environment
@@ -82,11 +81,10 @@ def markdown(results: list[dict], mode: str) -> str:
 
 
 def write(results: list[dict], mode: str, directory: Path, *, plots: bool = True) -> list[Path]:
-    """Write results.json, results.md and the plots, and return the paths."""
+    """Write results.md and the plots, and return the paths."""
     directory.mkdir(parents=True, exist_ok=True)
-    written = [directory / "results.json", directory / "results.md"]
-    written[0].write_text(json.dumps({"mode": mode, "results": results}, indent=1) + "\n")
-    written[1].write_text(markdown(results, mode))
+    written = [directory / "results.md"]
+    written[0].write_text(markdown(results, mode))
     if plots:
         try:
             import matplotlib

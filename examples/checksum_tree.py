@@ -32,9 +32,9 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO, Self
 
 from spdkthread import Reactor, SpdkThread, SpdkThreadError, ThreadLib, ticks
 from spdkthread.cores import allowed_cores, parse_cores
@@ -45,6 +45,8 @@ RETRY_US = 200  # how soon a paused poller looks again
 OPEN_DIRECTORIES = 100  # levels below are listed at once, or a deep tree would use up the file descriptors
 FILE_COST_BYTES = 1 << 15  # what opening a file costs, in bytes that could be hashed in that time
 AHEAD_BYTES = 1 << 26  # a worker with more before it gets nothing: the next large file is for who is free first
+
+FileId = tuple[int, int]  # device and inode
 
 READY, WAIT = True, False  # what a task yields: it can go on, or it can do nothing at present
 
@@ -61,7 +63,7 @@ class Task:
         self.poller = thread.register_poller(self.poll, name=thread.name)
         self.retry = thread.register_poller(self.poller.resume, RETRY_US, name=f"{thread.name} retry")
 
-    def run(self) -> Iterator[bool]:
+    def run(self) -> Generator[bool, None, None]:
         raise NotImplementedError
 
     def poll(self) -> bool:
@@ -84,12 +86,14 @@ class Task:
 class Walker(Task):
     """Lists the files and gives each to the worker that has the least to do."""
 
-    def __init__(self, thread: SpdkThread, root: bytes, skip, workers: list[Worker], collector: Collector):
+    def __init__(
+        self, thread: SpdkThread, root: bytes, skip: FileId | None, workers: list[Worker], collector: Collector
+    ):
         self.root, self.skip, self.workers, self.collector = root, skip, workers, collector
         self.files = self.errors = 0
         super().__init__(thread)
 
-    def run(self) -> Iterator[bool]:
+    def run(self) -> Generator[bool, None, None]:
         for found in self.find_files():
             if found is not None:
                 while not min(self.workers, key=Worker.backlog).offer(*found):
@@ -101,7 +105,7 @@ class Walker(Task):
 
     def find_files(self) -> Iterator[tuple[bytes, int] | None]:
         """Yield path and size of each file that ``find -type f`` lists, and None for each step that found none."""
-        levels: list[Iterator[os.DirEntry]] = []
+        levels: list[Iterator[os.DirEntry[bytes]]] = []
         try:
             top = os.lstat(self.root)
             if stat.S_ISREG(top.st_mode):
@@ -139,7 +143,7 @@ class Worker(Task):
     large file in hand would have to keep the others somewhere.
     """
 
-    def __init__(self, thread: SpdkThread, inbox: SpdkThread, blank_hash, collector: Collector):
+    def __init__(self, thread: SpdkThread, inbox: SpdkThread, blank_hash: hashlib._Hash, collector: Collector):
         self.inbox, self.blank_hash, self.collector = inbox, blank_hash, collector
         self.buffer = memoryview(bytearray(CHUNK_BYTES))
         self.path, self.cost = b"", 0
@@ -162,7 +166,7 @@ class Worker(Task):
     def take(self, path: bytes, cost: int) -> None:
         self.path, self.cost = path, cost
 
-    def run(self) -> Iterator[bool]:
+    def run(self) -> Generator[bool, None, None]:
         while True:
             while not self.inbox.poll(max_msgs=1):
                 yield WAIT
@@ -216,7 +220,7 @@ class Collector:
 class Run:
     """A walk over a tree: who works on which reactor, the beginning and the end."""
 
-    def __init__(self, args: argparse.Namespace, write: Callable[[bytes], object], skip):
+    def __init__(self, args: argparse.Namespace, write: Callable[[bytes], object], skip: FileId | None):
         self.finished = threading.Event()
         self.failure: BaseException | None = None
         self.lib = ThreadLib(exception_handler=self.fail)
@@ -232,18 +236,18 @@ class Run:
         walker = self.reactors[0].create_thread("walker")
         self.walker = Walker(walker, os.fsencode(args.path), skip, self.workers, self.collector)
 
-    def fail(self, context: dict) -> None:
+    def fail(self, context: dict[str, Any]) -> None:
         """An exception has left a callback: the run is over."""
         self.failure = self.failure or context["exception"]
         self.finished.set()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.begin = ticks()
         for reactor in self.reactors:
             reactor.start()
         return self
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.seconds = (ticks() - self.begin) / 1e9
         for task in (self.walker, *self.workers):
             task.end()
@@ -273,7 +277,7 @@ class Run:
         return f"{files:,} files, {self.bytes_read:,} bytes in {self.seconds:.2f} s, {rate:,.1f} MB/s; busy: {busy}"
 
 
-def entries(directory: bytes, at_once: bool = False) -> Iterator[os.DirEntry]:
+def entries(directory: bytes, at_once: bool = False) -> Iterator[os.DirEntry[bytes]]:
     with os.scandir(directory) as inside:
         if not at_once:
             yield from inside
@@ -294,7 +298,7 @@ def complain(path: bytes | str, error: OSError) -> None:
 
 
 @contextmanager
-def progress(output: BinaryIO):
+def progress(output: BinaryIO) -> Iterator[tuple[Callable[[bytes], object], Callable[[Run], None] | None]]:
     """Give how a line is written, and what shows the progress: a bar on a terminal, None in a pipe."""
     if not sys.stderr.isatty():
         yield output.write, None
@@ -332,7 +336,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.ArgumentParser, ar
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
-    def algorithm(name: str):
+    def algorithm(name: str) -> hashlib._Hash:
         try:
             blank_hash = hashlib.new(name)
             blank_hash.hexdigest()
@@ -340,7 +344,9 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.ArgumentParser, ar
             raise argparse.ArgumentTypeError(f"no checksum of that name here: {name!r}") from None
         return blank_hash
 
-    parser = argparse.ArgumentParser(prog="checksum_tree.py", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="checksum_tree.py", description="Print the checksum of every file below PATH."
+    )
     parser.add_argument("path", metavar="PATH", help="a directory or a file; symbolic links are not followed")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the lines there; FILE itself is left out")
     parser.add_argument("--cores", type=cores, help="a reactor on each, as 0,1 or 0-3 (default: the first four)")
@@ -363,7 +369,8 @@ def checksum_tree(parser: argparse.ArgumentParser, args: argparse.Namespace, out
             parser.error(str(error))
         with run:
             while not run.finished.wait(0.1 if show else None):
-                show(run)
+                if show:
+                    show(run)
         if show:
             show(run)
     if run.failure:

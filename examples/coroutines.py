@@ -1,6 +1,7 @@
 """Coroutines on SpdkThreads: a thousand that sleep and count on one thread, and one that moves between two.
 
-State that only one thread touches needs no lock, however many coroutines use it: between two awaits nobody else runs.
+State that only one thread touches needs no lock, however many coroutines use it: between two awaits nothing else of its
+thread runs.
 """
 
 import time
@@ -13,7 +14,7 @@ COROUTINES, TURNS = 1_000, 20
 class Account:
     """Belongs to one thread."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.balance = 0
 
 
@@ -27,10 +28,12 @@ async def saver(account: Account, number: int) -> int:
 async def traveller(other: SpdkThread) -> list[str]:
     """Goes where the data is, instead of sending for it."""
     home = get_thread()
+    assert home is not None
     seen = []
     for place in (other, home, other, home):
         await aio.switch_to(place)
-        seen.append(get_thread().name)
+        assert get_thread() is place
+        seen.append(place.name)
     return seen
 
 

@@ -38,6 +38,7 @@ async def serve(statistics: Statistics, reader: asyncio.StreamReader, writer: as
 
 async def client(port: int) -> int:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = b""
     for number in range(MESSAGES):
         writer.write(b"message %d\n" % number)
         answer = await reader.readline()

@@ -21,14 +21,14 @@ def by_messages(round_trips: int) -> list[int]:
     times = []
     done = threading.Event()
 
-    def serve():
+    def serve() -> None:
         times.append(perf_counter_ns())
         if len(times) <= round_trips:
             there.send_msg(give_back)
         else:
             done.set()
 
-    def give_back():
+    def give_back() -> None:
         here.send_msg(serve)
 
     with Reactor(idle="poll") as first, Reactor(idle="poll") as second:
@@ -40,9 +40,10 @@ def by_messages(round_trips: int) -> list[int]:
 
 def by_queues(round_trips: int) -> list[int]:
     times = [perf_counter_ns()]
-    there, here = queue.SimpleQueue(), queue.SimpleQueue()
+    there: queue.SimpleQueue[int] = queue.SimpleQueue()
+    here: queue.SimpleQueue[int] = queue.SimpleQueue()
 
-    def give_back():
+    def give_back() -> None:
         for _ in range(round_trips):
             here.put(there.get())
 

@@ -1,15 +1,17 @@
 """Testing with simulated time: a watchdog of 30 seconds is tested in no time, and the same way each time."""
 
+from collections.abc import Callable
+
 from spdkthread import SpdkThread, ThreadLib
 from spdkthread.testing import ManualClock, poll_until_idle
 
 
 class Watchdog:
-    """Calls `alarm` once when nobody has called `feed` for 30 s."""
+    """Calls `alarm` once when `feed` has not been called for 30 s."""
 
     TIMEOUT_S = 30
 
-    def __init__(self, thread: SpdkThread, alarm):
+    def __init__(self, thread: SpdkThread, alarm: Callable[[], object]) -> None:
         self.thread, self.alarm = thread, alarm
         self.poller = thread.register_poller(self.expire, self.TIMEOUT_S * 1_000_000)
 
@@ -25,7 +27,7 @@ class Watchdog:
 clock = ManualClock()  # moves only when it is told to
 lib = ThreadLib(clock=clock)  # and everything in this library reads it
 thread = lib.create_thread("test")  # on no reactor: ours to drive
-alarms = []
+alarms: list[int] = []
 
 with thread:  # now it is the current one, and what belongs on it acts at once
     watchdog = Watchdog(thread, lambda: alarms.append(clock.now))

@@ -5,7 +5,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from concurrent.futures import wait as wait_for_all
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -106,7 +106,14 @@ class ThreadExecutor(Executor):
                 return future
         raise ThreadExitedError("no thread of this executor takes calls any more")
 
-    def map(self, fn, *iterables, timeout=None, chunksize=1, **options):
+    def map(
+        self,
+        fn: Callable[..., _T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        **options: Any,
+    ) -> Iterator[_T]:
         """As in the standard library; with a `chunksize` above 1, so many calls are one message."""
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -117,7 +124,7 @@ class ThreadExecutor(Executor):
         results = super().map(_call_each, itertools.repeat(fn), chunks, timeout=timeout, **options)
         return _chained(results)
 
-    def shutdown(self, wait=True, *, cancel_futures=False) -> None:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and wait for those that were taken.
 
         Raises

@@ -37,7 +37,8 @@ def ticks() -> int:
 
 
 cdef class ManualClock:
-    """A clock that moves only when told to: simulated time for tests.
+    """ManualClock(start=0)\n--\n\n\
+    A clock that moves only when told to: simulated time for tests.
 
     Parameters
     ----------

@@ -21,6 +21,10 @@ __all__ = [
 class SpdkThreadError(Exception):
     """Base of every error that this library raises on its own account."""
 
+    # Exceptions of the interpreter have no signature, and a class inherits that.
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+
 
 class RingFullError(SpdkThreadError):
     """The target's message ring (or its critical slot) has no room; nothing was sent."""

@@ -35,7 +35,8 @@ cdef str events_text(uint32_t mask):
 
 
 cdef class FdHandler:
-    """A registered file descriptor. Made by `SpdkThread.register_fd`.
+    """FdHandler()\n--\n\n\
+    A registered file descriptor. Made by `SpdkThread.register_fd`.
 
     Notes
     -----

@@ -1,10 +1,16 @@
 import concurrent.futures
 from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, type_check_only
 
 __all__ = ["FutureCore", "future_class", "make_future", "run_call"]
 
 _T = TypeVar("_T")
+
+@type_check_only
+class SpdkFuture(concurrent.futures.Future[_T]):
+    """What `SpdkThread.call` and `SpdkThread.spawn` return. Made when the first one is."""
+
+    def __await__(self) -> Generator[Any, None, _T]: ...
 
 class FutureCore:
     def __init__(self) -> None: ...

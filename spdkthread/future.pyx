@@ -58,7 +58,8 @@ WORDS = ("pending", "running", "cancelled", "cancelled", "finished")
 
 
 cdef class FutureCore:
-    """The state and the methods of an `SpdkFuture`. Not a `concurrent.futures.Future` by itself.
+    """FutureCore()\n--\n\n\
+    The state and the methods of an `SpdkFuture`. Not a `concurrent.futures.Future` by itself.
 
     Notes
     -----

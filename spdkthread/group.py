@@ -5,9 +5,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Self
+from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack
 
 from spdkthread.checks import check_integer, check_number, check_timeout
 from spdkthread.cores import parse_cores
@@ -22,11 +22,21 @@ from spdkthread.placement import allowed_reactors, move_inside_mask
 from spdkthread.reactor import Reactor, get_reactor, on_any_reactor
 from spdkthread.report import ShutdownReport
 from spdkthread.roster import available_cores, refuse_missing
-from spdkthread.scheduler import CoreLoad, Snapshot, StaticScheduler, ThreadLoad, make_scheduler
+from spdkthread.scheduler import CoreLoad, Scheduler, Snapshot, StaticScheduler, ThreadLoad, make_scheduler
+
+if TYPE_CHECKING:
+    from spdkthread.aio import ThreadExecutor
+    from spdkthread.reactor import IdleStrategy
+    from spdkthread.thread import SpdkThread
 
 __all__ = ["ReactorGroup"]
 
 logger = logging.getLogger("spdkthread")
+
+
+class _ThreadOptions(TypedDict, total=False):
+    ring_size: int
+    poller_policy: Literal["one", "all"]
 
 
 class ReactorGroup:
@@ -59,16 +69,16 @@ class ReactorGroup:
 
     def __init__(
         self,
-        cores=None,
+        cores: int | str | Iterable[int] | None = None,
         *,
-        scheduler="static",
-        period_us=1_000_000,
-        idle="adaptive",
-        lib=None,
-        stall_ms=None,
-        isolated=None,
-        spin_us=50,
-    ):
+        scheduler: 'Literal["static", "dynamic"] | Scheduler' = "static",
+        period_us: float = 1_000_000,
+        idle: 'Literal["adaptive", "poll", "yield"] | IdleStrategy' = "adaptive",
+        lib: ThreadLib | None = None,
+        stall_ms: float | None = None,
+        isolated: str | Iterable[int] | None = None,
+        spin_us: float = 50,
+    ) -> None:
         if lib is not None and not isinstance(lib, ThreadLib):
             raise TypeError(f"lib must be a ThreadLib or None, got {type(lib).__name__}")
         if not 0 <= check_number("period_us", period_us, "microseconds") < 1e15:
@@ -97,7 +107,7 @@ class ReactorGroup:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         report = self.stop()
         if not report.ok:
             logger.warning("%r stopped and left behind: %s", self, report)
@@ -172,7 +182,13 @@ class ReactorGroup:
 
     # Threads
 
-    def create_thread(self, name: str | None = None, *, cpumask=None, **kw):
+    def create_thread(
+        self,
+        name: str | None = None,
+        *,
+        cpumask: str | Iterable[int] | None = None,
+        **kw: Unpack[_ThreadOptions],
+    ) -> "SpdkThread":
         """Create an SpdkThread on the next core, round-robin, inside its cpumask.
 
         Raises
@@ -197,13 +213,13 @@ class ReactorGroup:
         """Move a thread whose new cpumask forbids the core it is on."""
         return move_inside_mask(self, thread, cpumask)
 
-    def executor(self):
+    def executor(self) -> "ThreadExecutor":
         """A ``concurrent.futures.Executor`` that runs each call on the least loaded of the group's threads."""
         from spdkthread.aio import ThreadExecutor
 
         return ThreadExecutor(lambda: tuple(thread for reactor in self for thread in reactor.threads))
 
-    def for_each_reactor(self, fn, cpl=None) -> Future:
+    def for_each_reactor(self, fn: Callable[[], object], cpl: Callable[[], object] | None = None) -> Future[None]:
         """Run ``fn()`` on every reactor in the order of the cores, one after the other, between two of its turns.
 
         `get_reactor` says on which one it runs; there is no current SpdkThread.
@@ -242,12 +258,12 @@ class ReactorGroup:
     # Scheduling
 
     @property
-    def scheduler(self):
+    def scheduler(self) -> Scheduler:
         """The scheduler. Setting one, by name or object, selects it: its first round runs at once."""
         return self._scheduler
 
     @scheduler.setter
-    def scheduler(self, scheduler) -> None:
+    def scheduler(self, scheduler: 'Literal["static", "dynamic"] | Scheduler') -> None:
         self._scheduler = make_scheduler(scheduler)
         if self._balancer is not None:
             self._balancer.look_again()
@@ -282,7 +298,7 @@ class ReactorGroup:
         cores = tuple(CoreLoad(reactor.core, reactor.core in self.isolated) for reactor in self)
         return Snapshot(cores, tuple(sorted(threads, key=lambda thread: thread.id)), selected)
 
-    def balance(self, selected: bool = False) -> list:
+    def balance(self, selected: bool = False) -> "list[Future[SpdkThread]]":
         """One round of the scheduler: a snapshot, its decision, the moves. Returns the futures of the moves."""
         with self._lock:
             moves = list(self._scheduler.balance(self.snapshot(selected)))
@@ -290,7 +306,7 @@ class ReactorGroup:
         for move in moves:
             thread = self.lib.get_thread_by_id(move.thread_id)
             source = None if thread is None else thread._placed_on()
-            if source is None or thread.is_bound or {source.core, move.core} & self.isolated:
+            if thread is None or source is None or thread.is_bound or {source.core, move.core} & self.isolated:
                 continue
             if thread.cpumask is not None and move.core not in thread.cpumask:
                 continue

@@ -37,11 +37,17 @@ class IoDevice:
     def create_channel(self, channel: IoChannel) -> Any: ...
     def destroy_channel(self, channel: IoChannel) -> object: ...
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its name."""
+
     @property
-    def lib(self) -> ThreadLib: ...
+    def lib(self) -> ThreadLib:
+        """The library in which it is registered."""
+
     @property
-    def ctx_dtype(self) -> numpy.dtype[Any] | None: ...
+    def ctx_dtype(self) -> numpy.dtype[Any] | None:
+        """The dtype of its channels' `IoChannel.ctx`, or None."""
+
     @property
     def state(self) -> str: ...
     @property
@@ -62,11 +68,17 @@ class IoChannel:
     def ref(self) -> Self: ...
     def put(self) -> None: ...
     @property
-    def device(self) -> IoDevice: ...
+    def device(self) -> IoDevice:
+        """The device."""
+
     @property
-    def thread(self) -> SpdkThread: ...
+    def thread(self) -> SpdkThread:
+        """The thread that it belongs to."""
+
     @property
-    def ctx(self) -> Any: ...
+    def ctx(self) -> Any:
+        """What `IoDevice.create_channel` returned, or a zeroed array of `IoDevice.ctx_dtype`."""
+
     @property
     def ref_count(self) -> int: ...
 
@@ -74,13 +86,21 @@ class IoChannelIter:
     def defer(self) -> None: ...
     def continue_(self, status: SupportsIndex = 0) -> None: ...
     @property
-    def device(self) -> IoDevice: ...
+    def device(self) -> IoDevice:
+        """The device that is visited."""
+
     @property
-    def channel(self) -> IoChannel | None: ...
+    def channel(self) -> IoChannel | None:
+        """The channel of the thread on which the function runs; None for the completion."""
+
     @property
-    def ctx(self) -> Any: ...
+    def ctx(self) -> Any:
+        """What was given to `IoDevice.for_each_channel`."""
+
     @property
-    def lib(self) -> ThreadLib: ...
+    def lib(self) -> ThreadLib:
+        """The library of the device."""
+
 
 class ChannelContext:
     def __enter__(self) -> IoChannel: ...
@@ -100,5 +120,7 @@ class ChannelContext:
 
 class Unregistration:
     @property
-    def lib(self) -> ThreadLib: ...
+    def lib(self) -> ThreadLib:
+        """The library of the device."""
+
     def complete(self) -> None: ...

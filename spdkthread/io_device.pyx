@@ -170,7 +170,8 @@ cdef bint device_count_down(device_s *device, uint32_t *what) noexcept nogil:
 
 
 cdef class IoDevice:
-    """Something that several threads use, each through an `IoChannel` of its own.
+    """IoDevice(name=None, *, create_channel=None, destroy_channel=None, ctx_dtype=None, lib=None)\n--\n\n\
+    Something that several threads use, each through an `IoChannel` of its own.
 
     Parameters
     ----------
@@ -690,7 +691,8 @@ cdef class ChannelContext:
 
 
 cdef class IoChannel:
-    """What one thread has of one device. Made by `IoDevice.get_io_channel` and `SpdkThread.get_io_channel`.
+    """IoChannel()\n--\n\n\
+    What one thread has of one device. Made by `IoDevice.get_io_channel` and `SpdkThread.get_io_channel`.
 
     Attributes
     ----------
@@ -813,7 +815,8 @@ cdef void allow_channel() noexcept:
 
 
 cdef class IoChannelIter:
-    """A for_each_channel under way: what its function gets on each thread.
+    """IoChannelIter()\n--\n\n\
+    A for_each_channel under way: what its function gets on each thread.
 
     Attributes
     ----------

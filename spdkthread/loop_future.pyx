@@ -46,7 +46,8 @@ cdef int load() except -1:
 
 
 cdef class LoopFuture:
-    """A future of the asyncio loop `loop`; the methods are those of `asyncio.Future`.
+    """LoopFuture(loop)\n--\n\n\
+    A future of the asyncio loop `loop`; the methods are those of `asyncio.Future`.
 
     Parameters
     ----------

@@ -21,7 +21,8 @@ def live_pollers() -> int:
 
 
 cdef class Poller:
-    """A registered function. Made by `SpdkThread.register_poller` and `SpdkThread.register_native_poller`.
+    """Poller()\n--\n\n\
+    A registered function. Made by `SpdkThread.register_poller` and `SpdkThread.register_native_poller`.
 
     Notes
     -----

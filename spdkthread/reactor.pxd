@@ -15,13 +15,6 @@ cdef enum reactor_phase:
     PHASE_STOPPED           # may be started again
     PHASE_DEAD              # in the child of a fork
 
-cdef enum reactor_request:
-    REQUEST_MEMBERS = 1     # threads came or went
-    REQUEST_CALLS = 2       # functions to run on the loop
-    REQUEST_STOP = 4        # end, gracefully
-    REQUEST_ABORT = 8       # end now
-    REQUEST_TIGHTEN = 16    # a callback has started something: see affinity.pyx
-
 
 cdef class Reactor:
     cdef reactor_s r

@@ -1,7 +1,7 @@
 import concurrent.futures
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, type_check_only
 
 from spdkthread.lib import ThreadLib
 from spdkthread.report import ShutdownReport
@@ -10,7 +10,8 @@ from spdkthread.thread import SpdkThread
 
 __all__ = ["Reactor", "get_reactor"]
 
-class _IdleStrategy(Protocol):
+@type_check_only
+class IdleStrategy(Protocol):
     def idle(self, work_count: int, /) -> object: ...
     def reset(self) -> object: ...
 
@@ -20,7 +21,7 @@ class Reactor:
         core: int | None = None,
         *,
         name: str | None = None,
-        idle: Literal["adaptive", "poll", "yield"] | _IdleStrategy = "adaptive",
+        idle: Literal["adaptive", "poll", "yield"] | IdleStrategy = "adaptive",
         spin_us: float = 50,
         lib: ThreadLib | None = None,
         pin: bool = True,
@@ -50,17 +51,29 @@ class Reactor:
     def add_thread(self, thread: SpdkThread) -> None: ...
     def move_thread(self, thread: SpdkThread, to: Reactor) -> concurrent.futures.Future[SpdkThread]: ...
     @property
-    def lib(self) -> ThreadLib: ...
+    def lib(self) -> ThreadLib:
+        """The library of its threads."""
+
     @property
-    def core(self) -> int: ...
+    def core(self) -> int:
+        """The core that it is for."""
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its name, which its OS thread has as well."""
+
     @property
-    def idle(self) -> str | _IdleStrategy: ...
+    def idle(self) -> str | IdleStrategy:
+        """What it does in a turn without work, as it was given."""
+
     @property
-    def spin_us(self) -> float: ...
+    def spin_us(self) -> float:
+        """How long it looks for work before it sleeps, in microseconds."""
+
     @property
-    def pin(self) -> bool: ...
+    def pin(self) -> bool:
+        """Whether its OS thread is bound to its core."""
+
     @property
     def threads(self) -> tuple[SpdkThread, ...]: ...
     @property

@@ -60,7 +60,12 @@ from spdkthread.reactor_core cimport (
     NEED_PYTHON,
     NEED_REQUESTS,
     NEED_SHARED_CORE,
+    REQUEST_ABORT,
+    REQUEST_CALLS,
+    REQUEST_MEMBERS,
     REQUEST_MEND,
+    REQUEST_STOP,
+    REQUEST_TIGHTEN,
     account_attach,
     account_flush,
     account_idle,
@@ -156,7 +161,8 @@ cdef uint32_t ATTACHED_SCAN = 64
 
 
 cdef class Reactor:
-    """One OS thread on one core that polls its SpdkThreads for ever.
+    """Reactor(core=None, *, name=None, idle='adaptive', spin_us=50, lib=None, pin=True, stall_ms=None)\n--\n\n\
+    One OS thread on one core that polls its SpdkThreads for ever.
 
     Parameters
     ----------
@@ -1007,7 +1013,7 @@ cdef class Reactor:
             elif reason == NEED_IDLE_OBJECT:
                 self._ask_idle_object()
             elif reason == NEED_SHARED_CORE:
-                logger.warning(
+                logger.info(
                     "%r has lost its core to other processes %d times (idle=%r): beside them \"adaptive\" answers "
                     "sooner, and a core of its own soonest", self, self.r.idle.slices_lost, self.idle,
                 )

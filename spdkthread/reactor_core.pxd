@@ -17,8 +17,13 @@ from spdkthread.idle cimport idle_s
 from spdkthread.thread_core cimport BATCH_SIZE, poll_begin, poll_end, poll_work_ready, thread_s
 from spdkthread.wake cimport wake_gate
 
-cdef enum:
-    REQUEST_MEND = 16       # the detached phase asks for it, all others stand in reactor.pxd: other code closed our fds
+cdef enum reactor_request:
+    REQUEST_MEMBERS = 1     # threads came or went
+    REQUEST_CALLS = 2       # functions to run on the loop
+    REQUEST_STOP = 4        # end, gracefully
+    REQUEST_ABORT = 8       # end now
+    REQUEST_TIGHTEN = 16    # a callback has started something: see affinity.pyx
+    REQUEST_MEND = 32       # other code has closed descriptors of the reactor's
 
 cdef enum reactor_reason:
     NEED_PYTHON             # the poll under way has come to Python work

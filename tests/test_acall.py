@@ -87,7 +87,9 @@ def test_a_stop_iteration_comes_back_as_asyncio_has_it(run, net):
     assert run(main()) == 3
 
 
-def test_ten_thousand_at_once_come_back(run, net):
+def test_ten_thousand_at_once_come_back(run, reactor):
+    net = reactor.create_thread("net", ring_size=16_384)
+
     async def main():
         return await asyncio.gather(*(net.acall(add, number, 1) for number in range(10_000)))
 

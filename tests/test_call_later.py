@@ -336,7 +336,7 @@ def test_cancel_from_elsewhere_works_when_the_ring_is_full(lib):
 
 def test_of_a_run_and_a_cancel_at_once_one_wins(live_lib, reactor):
     """Each timer either ran or was cancelled, whatever the OS threads did."""
-    thread = reactor.create_thread()
+    thread = reactor.create_thread(ring_size=16_384)
     ran = set()
     cancelled = set()
     for _ in range(20):
@@ -463,7 +463,8 @@ def test_a_reactor_that_stops_reports_pending_timers(make_reactor):
     timer = thread.call(thread.call_later, 3_600_000_000, noop).result(PATIENCE_S)
     report = reactor.stop(timeout_s=1)
     assert not report.ok
-    assert ("late", "noop") in report.leftover_pollers
+    assert [(left.thread, left.kind) for left in report.leftover_others] == [("late", "timer")]
+    assert "'noop'" in report.leftover_others[0].name
     timer.cancel()
     finish(thread)
 

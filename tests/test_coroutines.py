@@ -763,7 +763,9 @@ def test_waiting_for_a_coroutine_on_its_own_thread_raises(thread):
 # Many
 
 
-def test_ten_thousand_coroutines_live_on_one_thread(thread, clock):
+def test_ten_thousand_coroutines_live_on_one_thread(lib, clock):
+    thread = lib.create_thread("net", ring_size=16_384)
+
     async def worker(number):
         for _ in range(3):
             await aio.sleep_us(number % 7)
@@ -776,6 +778,7 @@ def test_ten_thousand_coroutines_live_on_one_thread(thread, clock):
         poll_until_idle([thread])
         clock.advance(us=7)
     assert [future.result() for future in futures] == list(range(10_000))
+    finish(thread)
 
 
 def test_coroutines_on_two_reactors_hand_work_to_each_other(make_reactor):

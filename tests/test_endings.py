@@ -256,7 +256,7 @@ def hook():
 
 def test_stops_from_many_os_threads_at_once_agree(make_reactor):
     reactor = make_reactor().start()
-    thread = reactor.create_thread()
+    thread = reactor.create_thread(ring_size=8_192)
     ran = []
     thread.send_many(ran.append, range(5_000))
     stoppers = [OtherThread(reactor.stop) for _ in range(8)]

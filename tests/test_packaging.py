@@ -56,6 +56,49 @@ def test_importing_the_package_does_not_import_numpy():
     assert done.stdout == "False\n", done.stderr
 
 
+def test_importing_the_package_does_not_import_asyncio():
+    done = run_python("import sys, spdkthread, spdkthread.aio; print('asyncio' in sys.modules)")
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_running_threads_does_not_import_asyncio():
+    done = run_python(
+        """
+import sys, spdkthread
+with spdkthread.Reactor() as reactor:
+    thread = reactor.create_thread()
+    print(thread.call(abs, -1).result())
+    with thread.executor() as executor:
+        print(executor.submit(abs, -2).result())
+print("asyncio" in sys.modules)
+"""
+    )
+    assert done.stdout == "1\n2\nFalse\n", done.stderr
+
+
+def test_four_threads_can_import_the_package_at_once():
+    done = run_python(
+        """
+import threading
+barrier, failures = threading.Barrier(4), []
+def work():
+    barrier.wait()
+    try:
+        import spdkthread.aio
+        spdkthread.Reactor, spdkthread.aio.EventLoop
+    except BaseException as error:
+        failures.append(error)
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(failures)
+"""
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_running_threads_does_not_import_numpy():
     done = run_python(
         """

@@ -17,9 +17,14 @@ COPIED = [
     "examples",
     "benchmarks",
     "verify",
+    "docs",
+    "tools",
     "setup.py",
     "pyproject.toml",
     "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
     "LICENSE",
 ]
 

@@ -3,22 +3,30 @@
     python -m verify.fuzz --seconds 60 --seed 1        many programs, each in a process of its own
     python -m verify.fuzz --program 17                 one program, in this process
 
-A program passes when the interpreter neither crashes nor hangs. What its calls return or raise is of no interest here,
-except `SystemError`, which Python raises when a C function broke the rules.
+A program passes when the interpreter neither crashes nor hangs, nor one that it forked, nor an event loop that it asked
+to stop. What its calls return or raise is of no interest here, except `SystemError`, which Python raises when a C
+function broke the rules.
 """
 
 import argparse
+import asyncio
+import concurrent.futures
+import contextlib
+import copy
 import faulthandler
 import gc
+import importlib
 import json
 import logging
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 import warnings
 
 STEPS = 400
@@ -37,6 +45,8 @@ def values(choose, world):
             world.pick(choose, "threads"), world.pick(choose, "pollers"), world.pick(choose, "devices"),
             world.pick(choose, "channels"), world.pick(choose, "libs"), world.pick(choose, "reactors"),
             world.pick(choose, "futures"), world.callback(choose), world.callback(choose), bytearray(8), world.buffer,
+            world.pick(choose, "awaitables"), world.pick(choose, "executors"), world.pick(choose, "loops"),
+            world.pick(choose, "handlers"), world.pick(choose, "descriptors"), Odd(choose.randrange(6)), Caller(world, 7),
         ]
     )  # fmt: skip
 
@@ -59,26 +69,81 @@ class Bomb:
         raise RuntimeError("in a destructor")
 
 
+class Odd:
+    """Compares and hashes as it should not, or not at all."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __eq__(self, other):
+        if self.kind == 0:
+            raise RuntimeError("not to be compared")
+        if self.kind == 1:
+            return Nameless()
+        return self.kind == 2
+
+    def __hash__(self):
+        if self.kind == 3:
+            raise RuntimeError("not to be hashed")
+        return random.getrandbits(60) if self.kind == 4 else 1
+
+    def __bool__(self):
+        if self.kind == 5:
+            raise RuntimeError("neither true nor false")
+        return True
+
+    def __call__(self, *args):
+        return self
+
+    def __index__(self):
+        if self.kind == 1:
+            raise RuntimeError("no number")
+        return self.kind
+
+    fileno = __index__
+
+
+class Caller:
+    """Its end goes on with the program, wherever it is dropped."""
+
+    def __init__(self, world, seed):
+        self.world = world
+        self.seed = seed
+
+    def __call__(self, *args):
+        return None
+
+    def __del__(self):
+        self.world.step(random.Random(self.seed))
+
+
 class World:
     def __init__(self, seed, reactors):
         import spdkthread
         from spdkthread.testing import ManualClock
 
         self.s = spdkthread
+        importlib.import_module("spdkthread.aio")
         self.seed = seed
         self.end = time.monotonic() + PROGRAM_S
         self.buffer = bytearray(64)
         self.clock = ManualClock()
         self.depth = threading.local()
         self.things = {
-            name: [] for name in ("threads", "pollers", "devices", "channels", "futures", "libs", "reactors")
-        }
+            name: []
+            for name in (
+                "threads", "pollers", "devices", "channels", "futures", "libs", "reactors", "awaitables", "coroutines",
+                "executors", "loops", "timers", "handlers", "descriptors", "opened",
+            )
+        }  # fmt: skip
+        self.loop_threads = []
+        self.children = []
         manual = spdkthread.ThreadLib(clock=self.clock, exception_handler=lambda context: None)
         live = spdkthread.ThreadLib(exception_handler=lambda context: None)
         self.things["libs"] += [manual, live]
         for _ in range(reactors):
             self.things["reactors"].append(spdkthread.Reactor(lib=live, idle="adaptive", spin_us=0).start())
-        self.system_errors = []
+        self.findings = []
         self.calls = 0
         self.raised = {}
 
@@ -95,8 +160,12 @@ class World:
 
     def callback(self, choose):
         """A function that misbehaves or goes on with the program."""
-        kind = choose.randrange(12)
+        kind = choose.randrange(14)
         seed = choose.randrange(2**32)
+        if kind == 12:
+            return Caller(self, seed)
+        if kind == 13:
+            return Odd(choose.randrange(6))
         if kind == 0:
             return Nameless()
         if kind == 1:
@@ -134,10 +203,10 @@ class World:
             self.calls += 1
             getattr(self, name)(choose)
         except SystemError as error:
-            self.system_errors.append(repr(error))
+            self.findings.append("".join(traceback.format_exception(error)[-6:]))
         except (KeyboardInterrupt, SystemExit):
             pass
-        except Exception as error:
+        except BaseException as error:
             self.raised[type(error).__name__] = self.raised.get(type(error).__name__, 0) + 1
         finally:
             self.depth.n -= 1
@@ -305,17 +374,314 @@ class World:
         else:
             reactor.stats
 
+    # Coroutines, and what they await
+
+    def awaitable(self, choose):
+        """Something to await: new, or one that was awaited before."""
+        kind = choose.randrange(9)
+        thread = self.pick(choose, "threads")
+        if kind == 0:
+            made = self.s.aio.sleep_us(self.value(choose, choose.choice([0, 1, 100])))
+        elif kind in (1, 2):
+            made = thread.acall(self.callback(choose), *[values(choose, self) for _ in range(choose.randrange(3))])
+        elif kind == 3:
+            made = self.s.aio.switch_to(self.value(choose, thread))
+        elif kind == 4:
+            made = self.s.aio.fd_ready(
+                self.value(choose, self.pick(choose, "descriptors")), self.value(choose, choose.choice("rw"))
+            )
+        elif kind == 5:
+            made = self.pick(choose, "futures")
+        else:
+            return self.pick(choose, "awaitables")
+        return self.keep("awaitables", made)
+
+    async def coroutine(self, choose):
+        for _ in range(choose.randrange(6)):
+            kind = choose.randrange(8)
+            if kind == 0:
+                self.step(choose)
+            elif kind == 1:
+                with contextlib.suppress(Exception):
+                    await self.value(choose, self.awaitable(choose))
+            elif kind == 2 and choose.random() < 0.2:
+                raise choose.choice([ValueError, StopIteration, KeyboardInterrupt, GeneratorExit])("in a coroutine")
+            elif kind == 3:
+                try:
+                    await self.awaitable(choose)
+                finally:
+                    self.step(choose)
+            else:
+                await self.awaitable(choose)
+        return Caller(self, choose.randrange(2**32))
+
+    def spawn(self, choose):
+        thread = self.pick(choose, "threads")
+        if choose.random() < 0.8:
+            coroutine = self.keep("coroutines", self.coroutine(random.Random(choose.randrange(2**32))))
+        else:
+            coroutine = self.pick(choose, "coroutines")  # a second time, or after its end
+        self.keep("futures", thread.spawn(self.value(choose, coroutine)))
+
+    def by_hand(self, choose):
+        """Step an awaitable or a coroutine as nothing but a test would."""
+        steps = self.pick(choose, choose.choice(["coroutines", "awaitables"]))
+        if choose.random() < 0.5:
+            steps = steps.__await__()
+        if type(steps).__module__ == "_asyncio":
+            return  # CPython's own iterators break the rules that are checked here
+        for _ in range(choose.randrange(1, 4)):
+            kind = choose.randrange(4)
+            if kind == 0:
+                next(steps)
+            elif kind == 1:
+                steps.send(self.value(choose, None))
+            elif kind == 2:
+                steps.throw(choose.choice([ValueError, StopIteration, GeneratorExit, asyncio.CancelledError]))
+            else:
+                steps.close()
+
+    def future(self, choose):
+        future = self.pick(choose, "futures")
+        kind = choose.randrange(6)
+        if kind == 0:
+            future.add_done_callback(self.value(choose, self.callback(choose)))
+        elif kind == 1:
+            future.result(timeout=0)
+        elif kind == 2:
+            future.exception(timeout=0.001)
+        elif kind == 3:
+            # Of one: where it finds no future among several, it keeps the locks of those before it.
+            concurrent.futures.wait([future], timeout=0)
+        elif kind == 4:
+            getattr(future, choose.choice(["set_result", "set_exception"]))(values(choose, self))
+        else:
+            future.set_running_or_notify_cancel()
+
+    def executor(self, choose):
+        kind = choose.randrange(5)
+        if kind == 0:
+            target = self.pick(choose, choose.choice(["threads", "reactors"]))
+            self.keep("executors", target.executor())
+        elif kind == 1:
+            self.keep("executors", self.s.aio.ThreadExecutor(self.value(choose, list(self.things["threads"]))))
+        elif kind == 4:
+            executor = self.pick(choose, "executors")
+            if choose.random() < 0.3:
+                executor.shutdown(wait=False, cancel_futures=choose.random() < 0.5)
+            else:
+                list(executor.map(self.callback(choose), range(5), timeout=0.001, chunksize=choose.choice([1, 2])))
+        else:
+            executor = self.pick(choose, "executors")
+            self.keep("futures", executor.submit(self.value(choose, self.callback(choose)), values(choose, self)))
+
+    # Event loops, each driven by an OS thread of its own
+
+    async def task(self, choose):
+        loop = asyncio.get_running_loop()
+        for _ in range(choose.randrange(1, 12)):
+            if self.is_over():
+                return
+            kind = choose.randrange(7)
+            if kind == 0:
+                self.step(choose)
+            elif kind == 1:
+                self.keep("timers", loop.call_later(choose.choice([0, 0.001, 10]), self.callback(choose)))
+            elif kind == 2:
+                await asyncio.sleep(choose.choice([0, 0, 0.001]))
+            elif kind == 3:
+                await loop.run_in_executor(self.pick(choose, "executors"), self.callback(choose))
+            elif kind == 4:
+                number = self.pick(choose, "descriptors")
+                getattr(loop, choose.choice(["add_reader", "add_writer"]))(number, self.callback(choose))
+                if choose.random() < 0.7:
+                    getattr(loop, choose.choice(["remove_reader", "remove_writer"]))(number)
+            else:
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(self.awaitable(choose), 0.01)
+
+    async def tasks(self, choose):
+        mine = [asyncio.ensure_future(self.task(random.Random(choose.randrange(2**32)))) for _ in range(3)]
+        await asyncio.wait(mine, timeout=1)
+
+    def loop(self, choose):
+        kind = choose.randrange(8)
+        if kind == 0:
+            if len(self.loop_threads) < 6:
+                mine = random.Random(choose.randrange(2**32))
+                # Two loops on one thread, and one on a thread of a reactor's, are among them.
+                driven = self.pick(choose, "threads") if choose.random() < 0.4 else None
+                thread = threading.Thread(target=self.drive, args=(mine, driven), daemon=True)
+                self.loop_threads.append(thread)
+                thread.start()
+            return
+        loop = self.pick(choose, "loops")
+        if kind in (1, 2, 3):
+            self.keep("timers", loop.call_soon_threadsafe(self.value(choose, self.callback(choose)), 1))
+        elif kind == 4:
+            self.pick(choose, "timers").cancel()
+        elif kind == 5:
+            # From an OS thread that may not.
+            method = choose.choice([loop.call_soon, loop.stop, loop.time, loop.close])
+            method(*[self.callback(choose)] if method == loop.call_soon else [])
+        elif kind == 6:
+            self.keep("futures", asyncio.run_coroutine_threadsafe(self.task(random.Random(kind)), loop))
+        else:
+            loop.call_soon_threadsafe(loop.stop)
+
+    def drive(self, choose, driven):
+        try:
+            loop = self.s.aio.EventLoop(driven)
+        except Exception:
+            return
+        self.keep("loops", loop)
+        for _ in range(choose.randrange(1, 4)):
+            with contextlib.suppress(BaseException):
+                loop.run_until_complete(self.tasks(choose))
+        if choose.random() < 0.8:
+            with contextlib.suppress(BaseException):
+                loop.close()
+
+    # Processes, descriptors, constructors
+
+    def fork(self, choose):
+        """A child that goes on with the program. It may end in any way but by a signal, its own alarm included."""
+        if choose.random() > 0.1:
+            return
+        seed = choose.randrange(2**32)
+        child = os.fork()
+        if child == 0:
+            try:
+                # A reactor's OS thread takes no signals, and only that thread is left when it has forked.
+                signal.pthread_sigmask(signal.SIG_SETMASK, ())
+                # Should its parent have been ended meanwhile.
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(2 * LIMIT_S)
+                self.end = time.monotonic() + 1
+                self.depth = threading.local()
+                mine = random.Random(seed)
+                for _ in range(20):
+                    self.step(mine)
+                self.things.clear()
+                gc.collect()
+            finally:
+                os._exit(0)
+        self.children.append((child, seed))
+
+    def reap(self):
+        end = time.monotonic() + CHILD_S
+        for child, seed in self.children:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            while not ended and time.monotonic() < end:
+                time.sleep(0.01)
+                ended, status = os.waitpid(child, os.WNOHANG)
+            if not ended:
+                self.findings.append(f"a forked child (seed {seed}) hangs")
+                os.kill(child, signal.SIGABRT)  # it says where it is
+                time.sleep(1)
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            elif os.WIFSIGNALED(status):
+                self.findings.append(f"a forked child (seed {seed}) ended by signal {os.WTERMSIG(status)}")
+
+    def numbers(self, choose):
+        """Descriptors closed and their numbers used again while handlers of them are registered."""
+        kind = choose.randrange(6)
+        if kind == 0:
+            for number in os.pipe():
+                self.keep("descriptors", number)
+                self.things["opened"].append(number)
+        elif kind == 1:
+            # Its number stays known, but not as one to close: that may be the library's by then.
+            number = self.things["opened"].pop()
+            os.close(number)
+        elif kind == 2:
+            reading, writing = os.pipe()
+            if self.things["opened"]:
+                number = self.things["opened"].pop()
+                os.dup2(choose.choice([reading, writing]), number)
+                self.things["opened"].append(number)
+            os.close(reading)
+            os.close(writing)
+        elif kind == 3:
+            number = self.things["opened"].pop()
+            os.write(number, b"x")
+            self.things["opened"].append(number)
+        elif kind == 4:
+            thread = self.pick(choose, "threads")
+            number = self.value(choose, self.pick(choose, "descriptors"))
+            self.keep("handlers", thread.register_fd(number, self.callback(choose), choose.choice(["r", "w", "rw"])))
+        else:
+            self.pick(choose, "handlers").unregister()
+
+    def constructor(self, choose):
+        """Objects whose constructor did not run, ran twice, or was another's; copies."""
+        thing = self.pick(choose, choose.choice(list(self.things)))
+        kind = choose.randrange(5)
+        if kind == 0:
+            made = type(thing).__new__(type(thing))
+        elif kind == 1:
+            thing.__init__(*[values(choose, self) for _ in range(choose.randrange(3))])
+            return
+        elif kind == 2:
+            made = copy.copy(thing)
+        elif kind == 3:
+            base = choose.choice(
+                [self.s.SpdkThread, self.s.IoDevice, self.s.ThreadLib, self.s.Reactor, self.s.aio.EventLoop]
+            )
+            namespace = (
+                {"__init__": lambda self, *args: None}
+                if choose.random() < 0.5
+                else {"__eq__": lambda self, other: 1 / 0, "__hash__": lambda self: 1 / 0}
+            )
+            made = type(base.__name__, (base,), namespace)()
+        else:
+            made = type(thing)(*[values(choose, self) for _ in range(choose.randrange(3))])
+        places = {"SpdkThread": "threads", "IoDevice": "devices", "EventLoop": "loops", "FdHandler": "handlers"}
+        kept = places.get(type(made).__name__, choose.choice(["futures", "awaitables", "executors"]))
+        self.keep(kept, made)
+        names = [name for name in dir(made) if name in CALLED or not name.startswith("_")]
+        for name in choose.sample(names, min(4, len(names))):
+            if name in BLOCKING:
+                continue
+            found = getattr(made, name)
+            if callable(found):
+                found(*[values(choose, self) for _ in range(choose.randrange(3))])
+
+
+# Asked of an object that was never set up; the others of these names wait without a time limit, rightly.
+CALLED = {"__repr__", "__hash__", "__await__", "__enter__", "__len__", "__iter__", "__del__"}
+BLOCKING = {
+    "run",
+    "run_forever",
+    "run_until_complete",
+    "run_until_idle",
+    "join",
+    "wait",
+    "result",
+    "exception",
+    "shutdown",
+    "start",
+    "stop",
+    "send_msg_wait",
+    "close",
+}
+# Forked children have this long after their parent's last call. Their steps end after one second.
+CHILD_S = 15
 
 OPERATIONS = [
     *["send"] * 6, *["send_more"] * 3, *["register"] * 3, *["poller"] * 4, *["poll"] * 8, *["inside"] * 3,
     *["device"] * 4, *["reactor"] * 3, "create_thread", "create_thread", "bare", "native", "descriptor", "enter", "exit",
     "advance", "advance", "for_each", "look", "look", "forget", "cancel",
+    *["spawn"] * 5, *["by_hand"] * 2, *["future"] * 2, *["executor"] * 3, *["loop"] * 4, "fork", *["numbers"] * 4,
+    *["constructor"] * 2,
 ]  # fmt: skip
 
 
 def run_program(seed):
     """One program in this process."""
     faulthandler.enable()
+    sys.setswitchinterval(random.Random(seed).choice([0.005, 0.0001]))
     faulthandler.dump_traceback_later(LIMIT_S - 10, exit=False)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
@@ -332,13 +698,33 @@ def run_program(seed):
         for _ in range(STEPS):
             world.step(mine)
 
+    # What a callback raises on a reactor interrupts the main thread, which has nothing to stop.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    if choose.random() < 0.4:
+        # A handler that calls the library, between any two instructions of the main thread.
+        signals = random.Random(seed + 1)
+        signal.signal(signal.SIGALRM, lambda *_: world.step(signals))
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.002)
+
     others = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(1, workers)]
     for other in others:
         other.start()
     work(0)
     for other in others:
         other.join()
-    calls, raised, errors = world.calls, world.raised, world.system_errors
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for loop in list(world.things["loops"]):
+        with contextlib.suppress(Exception):
+            loop.call_soon_threadsafe(loop.stop)
+            time.sleep(0.01)
+            loop.call_soon_threadsafe(loop.stop)
+    for driver in world.loop_threads:
+        driver.join(10)
+        if driver.is_alive():
+            world.findings.append("an event loop does not stop")
+            faulthandler.dump_traceback(all_threads=True)
+    world.reap()
+    calls, raised, errors = world.calls, world.raised, world.findings
     for reactor in world.things["reactors"]:
         try:
             reactor.stop(timeout_s=2)
@@ -348,7 +734,7 @@ def run_program(seed):
     del world
     gc.collect()
     if errors:
-        print("SystemError:", errors[:3], file=sys.stderr)
+        print("Findings:", *errors[:3], sep="\n", file=sys.stderr)
         sys.stderr.flush()
         os._exit(70)
     print("\n" + json.dumps({"calls": calls, "raised": raised}))
@@ -359,6 +745,7 @@ def main():
     arguments.add_argument("--seconds", type=float, default=10)
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--program", type=int)
+    arguments.add_argument("--limit", type=float, default=LIMIT_S * 3, help="seconds that one program may take")
     options = arguments.parse_args()
     if options.program is not None:
         run_program(options.program)
@@ -370,7 +757,7 @@ def main():
         seed = options.seed + programs
         command = [sys.executable, "-m", "verify.fuzz", "--program", str(seed)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S * 3)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=options.limit)
         except subprocess.TimeoutExpired as hang:
             failed.append(f"program {seed} hangs\n{(hang.stderr or b'').decode()[-3000:]}")
             programs += 1

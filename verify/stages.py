@@ -24,7 +24,7 @@ MODELS = [
 # Under a sanitizer everything is slow: in the short form only what races, or frees, most.
 SHORT_SUITE = ["tests/test_ring.py", "tests/test_wake.py", "tests/test_messages.py", "tests/test_found.py"]
 # Compiles, installs or measures the library itself, or wants more memory than a sanitizer leaves.
-NOT_UNDER_SANITIZERS = ["test_packaging.py"]
+NOT_UNDER_SANITIZERS = ["test_packaging.py", "test_docs.py", "test_typing.py"]
 # The first compares with what find and sha256sum print, and the last ends a shell: such programs crash now and then when
 # they are started with ThreadSanitizer loaded into them. The second starts threads in forked children, which it does not
 # support. For the others signals have to arrive, and it hands them on only at the next call that it knows, which may

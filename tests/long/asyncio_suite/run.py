@@ -6,31 +6,11 @@ Every place where the standard library makes a selector loop makes ours instead.
 ``FAILED <id>`` a line, before a line with the totals.
 """
 
-import asyncio
 import sys
 import unittest
 import warnings
-from asyncio import unix_events
 
-from spdkthread.aio import EventLoop
-
-
-class Loop(EventLoop):
-    """With the constructor of asyncio's."""
-
-    def __init__(self, selector=None):
-        super().__init__(selector=selector)
-
-
-# Its name is looked for in log records and representations.
-Loop.__name__ = Loop.__qualname__ = "_UnixSelectorEventLoop"
-
-
-def put_in_place():
-    asyncio.SelectorEventLoop = unix_events.SelectorEventLoop = Loop
-    if hasattr(asyncio, "EventLoop"):
-        asyncio.EventLoop = unix_events.EventLoop = Loop
-    unix_events._UnixDefaultEventLoopPolicy._loop_factory = Loop
+from verify.foreign.inside.our_loop import put_in_place
 
 
 class Result(unittest.TextTestResult):
