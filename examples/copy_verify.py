@@ -18,15 +18,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
+from pathlib import Path
 
 from spdkthread import Reactor
 from spdkthread.bdev import Bdev
+
+Work = Callable[["Pieces", int, int, int], None]  # pieces, slot, offset, bytes
 
 
 class Pieces:
     """Does something with every piece of a file, as many at once as there are slots. `result` resolves to None."""
 
-    def __init__(self, size: int, piece: int, slots: int, work: Callable) -> None:
+    def __init__(self, size: int, piece: int, slots: int, work: Work) -> None:
         self.size = size
         self.piece = piece
         self.work = work
@@ -76,13 +79,13 @@ class Copy:
     def copy_piece(self, pieces: Pieces, slot: int, offset: int, nbytes: int) -> None:
         buffer = self.buffers[slot][: whole(nbytes, self.unit)]
 
-        def was_read(count, error):
+        def was_read(count: int, error: OSError | None) -> None:
             if error is not None or count < nbytes:
                 pieces.failed(slot, error or OSError(errno.EIO, f"the source ends at {offset + count}"))
             else:
                 self.target.write(buffer, offset, was_written)
 
-        def was_written(count, error):
+        def was_written(count: int, error: OSError | None) -> None:
             if error is not None:
                 pieces.failed(slot, error)
             else:
@@ -97,15 +100,15 @@ class Copy:
         buffers = [self.buffers[2 * slot + which][: whole(nbytes, self.unit)] for which in (0, 1)]
         errors: list[Exception | None] = []
 
-        def was_read(count, error):
+        def was_read(count: int, error: OSError | None) -> None:
             errors.append(error or (None if count >= nbytes else OSError(errno.EIO, f"one ends at {offset + count}")))
             if len(errors) < 2:
                 return
-            error = errors[0] or errors[1]
-            if error is None and bytes(buffers[0][:nbytes]) != bytes(buffers[1][:nbytes]):
-                error = OSError(errno.EIO, f"the copy differs between {offset} and {offset + nbytes}")
-            if error is not None:
-                pieces.failed(slot, error)
+            failure = errors[0] or errors[1]
+            if failure is None and bytes(buffers[0][:nbytes]) != bytes(buffers[1][:nbytes]):
+                failure = OSError(errno.EIO, f"the copy differs between {offset} and {offset + nbytes}")
+            if failure is not None:
+                pieces.failed(slot, failure)
             else:
                 pieces.done(slot)
 
@@ -142,7 +145,7 @@ def main() -> None:
                 file.write(os.urandom(1 << 20))
             file.flush()
             options.source, options.target = file.name, file.name + ".copy"
-            stack.callback(lambda: os.path.exists(options.target) and os.unlink(options.target))
+            stack.callback(Path(options.target).unlink, missing_ok=True)
         source = Bdev.open(options.source, direct=options.direct, readonly=True, depth=options.depth)
         target = Bdev.open(options.target, direct=options.direct, create_bytes=source.size, depth=options.depth)
         size = source.size

@@ -16,13 +16,15 @@ import hashlib
 import mmap
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 
 from spdkthread import Reactor, SpdkThread, ticks
 from spdkthread.bdev import Bdev
 from spdkthread.bdev.job import Histogram
+
+Completion = Callable[[int, OSError | None], object]
 
 
 def pattern(block: int, size: int) -> bytes:
@@ -76,7 +78,7 @@ class Job:
             self.result.set_exception(error)
         self.next(buffer)
 
-    def issue(self, block: int, buffer: memoryview, cb) -> None:
+    def issue(self, block: int, buffer: memoryview, cb: Completion) -> None:
         self.channel.read(buffer, block * self.size, cb)
 
     def good(self, block: int, buffer: memoryview) -> bool:
@@ -92,7 +94,7 @@ class Job:
 
 
 class WritePattern(Job):
-    def issue(self, block: int, buffer: memoryview, cb) -> None:
+    def issue(self, block: int, buffer: memoryview, cb: Completion) -> None:
         buffer[:] = pattern(block, self.size)
         self.channel.write(buffer, block * self.size, cb)
 

@@ -267,11 +267,13 @@ cdef class NativeJob:
     cdef readonly BdevChannel channel
     cdef readonly Histogram histogram
 
-    def __cinit__(
+    def __init__(
         self, BdevChannel channel not None, memory, nbytes, depth, workload, first, blocks, seconds, read_percent=50,
         seed=1,
     ):
         cdef uint32_t index
+        if self.has_view:
+            raise ValueError(f"this {type(self).__name__} is initialised already")
         if workload not in WORKLOADS:
             raise ValueError(f"workload must be one of {', '.join(WORKLOADS)}, got {workload!r}")
         if depth < 1 or nbytes < 1 or blocks < 1:
@@ -311,6 +313,8 @@ cdef class NativeJob:
         """Begin, on the channel's thread."""
         cdef uint32_t index
         cdef uint32_t depth = self.job.depth
+        if self.job.slots == NULL or self.job.began:
+            raise ValueError(f"this {type(self).__name__} was never initialised, or has begun already")
         self.job.began = st_ticks()
         self.job.deadline += self.job.began
         if self.job.verifies and depth > self.job.blocks:

@@ -364,21 +364,22 @@ def test_an_exiting_thread_names_the_requests_for_which_it_stays(rig):
     assert not [words for words in rig.thread.exit_blockers if "request" in words]
 
 
+def begin_all(bdev, thread, buffers):
+    with thread:
+        channel = bdev.get_io_channel()
+        for buffer in buffers:
+            channel.read(buffer, 0, lambda count, error: channel)
+
+
 def test_a_library_that_is_dropped_waits_for_what_the_kernel_has(path, backend, caplog):
     lib = ThreadLib()
     bdev = Bdev.open(path, lib=lib, backend=backend)
     thread = lib.create_thread("io")
     buffers = [bytearray(256) for _ in range(8)]
 
-    def begin():
-        channel = bdev.get_io_channel()
-        for buffer in buffers:
-            channel.read(buffer, 0, lambda count, error: channel)
-
-    with thread:
-        begin()
+    begin_all(bdev, thread, buffers)
     thread.poll()
-    del lib, bdev, thread, begin
+    del lib, bdev, thread
     with caplog.at_level("CRITICAL", logger="spdkthread"):  # what it logs would keep the thread
         gc.collect()
     for buffer in buffers:
