@@ -103,6 +103,7 @@ def fio(path, depth, nbytes, workload, direct, seconds) -> Callable[[], float]:
         f"--direct={int(direct)}",
         f"--runtime={max(seconds, 0.5):g}",
         "--time_based",
+        "--thread",
         "--invalidate=0",
         "--output-format=json",
     ]

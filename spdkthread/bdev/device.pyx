@@ -120,8 +120,9 @@ cdef extern from "<errno.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int close_fd "close"(int fd)
 
-# Nothing completed for so long, a channel lets its reactor sleep.
-cdef uint64_t SPIN_TICKS = 20_000
+# Nothing completed for so long, a channel lets its reactor sleep. A fast device answers in less, and to be woken for a
+# completion costs about as much.
+cdef uint64_t SPIN_TICKS = 60_000
 cdef enum:
     MOST_BUFFERS = 1024     # IOV_MAX of every system that has one
     DEPTH_LIMIT = 32768     # entries that an io_uring has at most
