@@ -15,8 +15,8 @@ From a native poller, message or completion on the channel's thread::
 
 All return 0, or a negative errno with no effect: ``-EAGAIN`` for a full queue, ``-EINVAL`` for what is not aligned,
 ``-EBADF`` for a write to what was opened readonly, ``-EPERM`` on another thread, ``-ESHUTDOWN`` once the channel
-ends, ``-ENOTCONN`` in the child of a fork before the channel's next poll. Nothing is allocated, and the memory is the caller's
-until the completion: it must stay where it is.
+ends, ``-ENOTCONN`` in the child of a fork before the channel's next poll. Nothing is allocated, and the memory is the
+caller's until the completion: it must stay where it is.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

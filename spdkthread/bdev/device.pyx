@@ -724,6 +724,10 @@ cdef class BdevChannel(IoChannel):
         failed = bq_connect(&c.q, 2 if bdev.wish != 2 else 0)
         if failed:
             c.closing = True
+            complete_native(c)
+            self._poller.unregister()
+            self._reporter.unregister()
+            complete_python(self, c)
             raise OSError(failed, os.strerror(failed), bdev.path)
         self._handler = self.thread.register_fd(c.q.event_fd, self._rung, name=f"{bdev.name} completions")
         active_resume(c.thread, c.poller)

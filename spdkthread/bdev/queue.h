@@ -336,11 +336,10 @@ static int bq_from_cache(bq_queue *q) {
 #if defined(__linux__) && defined(RWF_NOWAIT)
     bq_request *r = q->waiting;
     ssize_t count;
-    if (r->op != BQ_READ || (q->misses >= BQ_MISSES && ++q->misses % 64)) return 0;
+    if (r->op != BQ_READ || (q->misses >= BQ_MISSES && ++q->misses % 64) || bq_double.next < bq_double.count) return 0;
     bq_cut(r);
-    if (r->forced) count = -1, errno = -r->forced;
-    else count = preadv2(q->file, r->attempt, 1, (off_t)(r->offset + r->done), RWF_NOWAIT);
-    if (count < 0 && !r->forced) {
+    count = preadv2(q->file, r->attempt, 1, (off_t)(r->offset + r->done), RWF_NOWAIT);
+    if (count < 0) {
         if (errno != EAGAIN) q->cache_first = 0;
         q->misses++;
         return 0;
@@ -349,7 +348,7 @@ static int bq_from_cache(bq_queue *q) {
     q->calls++;
     q->waiting = q->waiting_last = NULL;
     q->waiting_count = 0;
-    bq_attempted(q, r, count < 0 ? -errno : count);
+    bq_attempted(q, r, count);
     return 1;
 #else
     (void)q;
@@ -383,6 +382,19 @@ static void bq_write_sqe(bq_queue *q, bq_request *r) {
     }
 }
 
+/* One call for everything that is written. What the kernel has no room for now goes with the next call, one turn later;
+   where it does not know the ring (other code has closed our descriptor), the requests end with that error. */
+static void bq_submit(bq_queue *q, uint32_t wait_for) {
+    uring *ring = &q->ring;
+    int failed = uring_submit(ring, wait_for);
+    if (!failed || failed == EINTR || failed == EAGAIN || failed == EBUSY || failed == ENOMEM) return;
+    for (; ring->unsubmitted; ring->unsubmitted--) {
+        bq_request *r = (bq_request *)(uintptr_t)uring_take_back(ring);
+        q->out_count--;
+        bq_finish(q, r, -failed);
+    }
+}
+
 static void bq_flush_uring(bq_queue *q) {
     bq_request *r;
     if (q->cache_first && q->waiting_count == 1 && q->out_count == 0 && bq_from_cache(q)) return;
@@ -396,8 +408,7 @@ static void bq_flush_uring(bq_queue *q) {
     q->waiting_last = NULL;
     q->waiting_count = 0;
     q->calls++;
-    /* EAGAIN, EBUSY, EINTR: what was not taken goes with the next call, one turn later. */
-    uring_submit(&q->ring, 0);
+    bq_submit(q, 0);
 }
 
 static void bq_reap_uring(bq_queue *q) {
@@ -462,7 +473,7 @@ static inline int bq_has_done(bq_queue *q) { return q->done != NULL; }
 /* Everything that waits goes to the kernel, by one call. */
 static void bq_flush(bq_queue *q) {
     if (q->waiting == NULL) {
-        if (q->backend == BQ_URING && q->ring.unsubmitted) uring_submit(&q->ring, 0);
+        if (q->backend == BQ_URING && q->ring.unsubmitted) bq_submit(q, 0);
         return;
     }
     if (q->backend == BQ_URING) bq_flush_uring(q);

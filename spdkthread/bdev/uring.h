@@ -197,6 +197,13 @@ static inline int uring_submit(uring *ring, uint32_t wait_for) {
     return 0;
 }
 
+/* The last entry that the kernel has not taken, out of the queue: what it says about its request. */
+static inline uint64_t uring_take_back(uring *ring) {
+    uint64_t user_data = ring->sqes[--ring->sq_tail & ring->sq_mask].user_data;
+    atomic_store_explicit(ring->sq_ktail, ring->sq_tail, memory_order_release);
+    return user_data;
+}
+
 /* Whether completions are there, or will be after `uring_get_events`. */
 static inline int uring_has_events(uring *ring) {
     return atomic_load_explicit(ring->cq_ktail, memory_order_acquire)
@@ -228,6 +235,7 @@ static inline struct uring_sqe *uring_next(uring *ring) {
     return &none;
 }
 static inline int uring_submit(uring *ring, uint32_t wait_for) { (void)ring; (void)wait_for; return ENOSYS; }
+static inline uint64_t uring_take_back(uring *ring) { (void)ring; return 0; }
 static inline int uring_has_events(uring *ring) { (void)ring; return 0; }
 static inline int uring_wants_call(uring *ring) { (void)ring; return 0; }
 static inline void uring_get_events(uring *ring) { (void)ring; }

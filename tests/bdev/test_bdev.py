@@ -610,6 +610,21 @@ def test_native_code_begins_requests_from_completions(make, probe):
     eventually(lambda: rig.thread.poll() is not None and rig.channel.in_flight == 0)
 
 
+def test_where_other_code_has_closed_the_ring_requests_end_with_an_error(make):
+    rig = make(backend="auto")
+    for fd in os.listdir("/proc/self/fd") if rig.bdev.backend == "io_uring" else ():
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}").endswith("[io_uring]"):
+                with open(os.devnull) as null:
+                    os.dup2(null.fileno(), int(fd))
+    for _ in range(3):
+        rig.begin("flush")
+    if rig.bdev.backend == "io_uring":
+        assert {error.errno for _, error in rig.run(3)} <= {errno.EBADF, errno.EOPNOTSUPP}
+    else:
+        assert rig.run(3) == [(0, None)] * 3
+
+
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
 def test_where_io_uring_is_refused_os_threads_do_it_and_the_device_says_so(live_lib, path, number):
     device._refuse_uring(number)
