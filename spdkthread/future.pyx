@@ -327,7 +327,8 @@ cdef class FutureCore:
         mine.fn = fn
         if producer is not None:
             mine.what = producer._task_name()
-            mine.lib = weakref.ref(producer.lib)
+            # None in a thread that the collector is just taking apart.
+            mine.lib = None if producer.lib is None else weakref.ref(producer.lib)
             mine.thread = self.producer
         self.unretrieved = mine
         return 0

@@ -1,7 +1,7 @@
 """Simulated time and deterministic polling, for tests of programs that use spdkthread.
 
 The fixtures `manual_clock`, `thread_lib`, `reactor` and `reactor_group` come with the package as a pytest plugin:
-see `spdkthread.testing.pytest_plugin`.
+see ``spdkthread.testing.pytest_plugin``.
 """
 
 import gc
