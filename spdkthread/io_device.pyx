@@ -47,6 +47,23 @@ from spdkthread.future import make_future
 __all__ = ["IoChannel", "IoChannelIter", "IoDevice"]
 
 cdef extern from *:
+    """
+    /* As `seal`, and what extends the class is made when its module has said so on this OS thread just before. */
+    static newfunc st_channel_new;
+    static _Thread_local int st_channel_allowed;
+    static PyObject *st_make_channel(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+        if (!st_channel_allowed) return st_refuse_new(type, args, kwargs);
+        st_channel_allowed = 0;
+        return st_channel_new(type, args, kwargs);
+    }
+    static void st_seal_channel(PyObject *type) {
+        st_channel_new = ((PyTypeObject *)type)->tp_new;
+        st_seal(type);
+        ((PyTypeObject *)type)->tp_new = st_make_channel;
+    }
+    """
+    int st_channel_allowed
+    void seal_channel "st_seal_channel"(object type)
     void Py_DECREF_raw "Py_DECREF"(PyObject *)
 
 cdef enum:
@@ -377,7 +394,7 @@ cdef class IoDevice:
             raise DeviceError(f"get_io_channel: {self!r} and {thread!r} belong to different libraries")
         if st_load32_relaxed(&thread.c.state) == THREAD_EXITED:
             raise ThreadExitedError(f"{thread!r} takes no channels any more")
-        channel = IoChannel.__new__(IoChannel)
+        channel = self._new_channel()
         channel.device = self
         channel.thread = thread
         channel.c.device = &self.c
@@ -413,6 +430,9 @@ cdef class IoDevice:
             self._destroy_now(channel)
             raise DeviceError(f"get_io_channel: device {self.name!r} was unregistered while its create_channel ran")
         return channel
+
+    cdef IoChannel _new_channel(self):
+        return IoChannel.__new__(IoChannel)
 
     def _destroy_now(self, IoChannel channel):
         """The end of a channel, on its thread."""
@@ -803,6 +823,11 @@ cdef class IoChannel:
         return self.c.refs
 
 
+cdef void allow_channel() noexcept:
+    global st_channel_allowed
+    st_channel_allowed = 1
+
+
 cdef class IoChannelIter:
     """IoChannelIter()\n--\n\n\
     A for_each_channel under way: what its function gets on each thread.
@@ -1036,7 +1061,7 @@ cdef object checked_dtype(object ctx_dtype):
 
 seal(Unregistration)
 seal(ChannelContext)
-seal(IoChannel)
+seal_channel(IoChannel)
 seal(IoChannelIter)
 
 trace_enrol(&st_trace_word)

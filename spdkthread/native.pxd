@@ -16,4 +16,5 @@ cdef class NativeCall:
 
 cdef NativeCall native_message(object fn, object ctx)
 cdef NativeCall native_poller(object fn, object ctx)
+cdef NativeCall native_completion(object fn, object ctx)
 cdef bint is_native(object fn) except -1

@@ -18,10 +18,11 @@ from libc.stdint cimport uintptr_t
 
 from spdkthread.sealed cimport seal
 
-__all__ = ["MESSAGE_SIGNATURE", "POLLER_SIGNATURE", "NativeCall"]
+__all__ = ["COMPLETION_SIGNATURE", "MESSAGE_SIGNATURE", "POLLER_SIGNATURE", "NativeCall"]
 
 MESSAGE_SIGNATURE = "void (void *)"
 POLLER_SIGNATURE = "int (void *)"
+COMPLETION_SIGNATURE = "void (void *, int64_t)"
 
 # ctypes' own mark on a function type that takes the GIL for the whole call (PYFUNCTYPE, PyDLL).
 cdef int CTYPES_NEEDS_GIL = 4
@@ -49,6 +50,11 @@ cdef NativeCall native_message(object fn, object ctx):
 cdef NativeCall native_poller(object fn, object ctx):
     """Accept `fn` as ``int (*)(void *)``."""
     return _make(fn, ctx, POLLER_SIGNATURE)
+
+
+cdef NativeCall native_completion(object fn, object ctx):
+    """Accept `fn` as ``void (*)(void *, int64_t)``."""
+    return _make(fn, ctx, COMPLETION_SIGNATURE)
 
 
 cdef bint is_native(object fn) except -1:
@@ -156,12 +162,13 @@ cdef object _as_ctypes(object fn):
 cdef void *_from_ctypes(object pointer, object fn, str signature) except NULL:
     import ctypes
 
-    result = None if signature == MESSAGE_SIGNATURE else ctypes.c_int
+    result = ctypes.c_int if signature == POLLER_SIGNATURE else None
+    expected = [ctypes.c_void_p, ctypes.c_int64] if signature == COMPLETION_SIGNATURE else [ctypes.c_void_p]
     # On an instance for a loaded symbol, on its class for a CFUNCTYPE.
     restype = pointer.restype
     argtypes = pointer.argtypes
     argtypes = None if argtypes is None else list(argtypes)
-    if restype is not result or argtypes != [ctypes.c_void_p]:
+    if restype is not result or argtypes != expected:
         raise TypeError(
             f"the function pointer must have the signature {signature!r}, got restype {restype!r} and argtypes "
             f"{argtypes!r}"

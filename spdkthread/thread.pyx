@@ -116,6 +116,9 @@ from spdkthread.thread_core cimport (
     THREAD_EXITING,
     THREAD_RUNNING,
     active_append,
+    active_count_running,
+    active_pause,
+    active_resume,
     active_unlink,
     attention_set,
     current_thread,
@@ -1235,35 +1238,30 @@ cdef class SpdkThread:
         return self._unregister(poller)
 
     cdef int _pause(self, Poller poller) except -1:
-        if st_load32_relaxed(&poller.c.state) == POLLER_WAITING:
+        if poller.c.period == 0:
+            active_pause(&self.c, &poller.c)
+        elif st_load32_relaxed(&poller.c.state) == POLLER_WAITING:
             if poller.c.timer.queued:
                 timer_cancel(&self.c.timers, &poller.c.timer)       # the deadline stays in the node
                 self.c.timed_count -= 1
-            elif poller.c.listed:
-                self.c.active_count -= 1                            # leaves the list when its turn comes
             st_store32_relaxed(&poller.c.state, POLLER_PAUSED)
         elif st_load32_relaxed(&poller.c.state) == POLLER_RUNNING:
             st_store32_relaxed(&poller.c.state, POLLER_PAUSED)
-            self._count_running(poller, False)
         return 0
 
     cdef int _resume(self, Poller poller) except -1:
         cdef uint64_t now
         if st_load32_relaxed(&poller.c.state) != POLLER_PAUSED:
             return 0
+        if poller.c.period == 0 and poller.place:
+            active_resume(&self.c, &poller.c)
+            return 0
         if self.c.running == &poller.c:
             st_store32_relaxed(&poller.c.state, POLLER_RUNNING)
-            self._count_running(poller, True)
             return 0
         st_store32_relaxed(&poller.c.state, POLLER_WAITING)
         if not poller.place:
             return 0        # its registration is still under way
-        if poller.c.period == 0:
-            if poller.c.listed:
-                self.c.active_count += 1
-            else:
-                active_append(&self.c, &poller.c)
-            return 0
         now = clock_read(self.c.clock)
         if poller.c.fixed_rate and poller.c.timer.deadline:
             poller_arm_again(&self.c, &poller.c, now)
@@ -1279,8 +1277,8 @@ cdef class SpdkThread:
         if before == POLLER_UNREGISTERED:
             return 0
         st_store32_relaxed(&poller.c.state, POLLER_UNREGISTERED)
-        if before == POLLER_RUNNING:
-            self._count_running(poller, False)
+        if before == POLLER_RUNNING and poller.c.period == 0:
+            active_count_running(&self.c, False)
         if poller.c.listed:
             active_unlink(&self.c, &poller.c)
             if before == POLLER_WAITING:
@@ -1291,12 +1289,6 @@ cdef class SpdkThread:
         if self.c.running != &poller.c:
             self._forget(poller)
         return 0
-
-    cdef void _count_running(self, Poller poller, bint runs) noexcept:
-        """An active poller stops, or goes on, to be one while it is inside its function."""
-        if poller.c.period == 0 and self.c.active_runs != runs:
-            self.c.active_runs = runs
-            self.c.active_count += 1 if runs else -1
 
     def _forget_poller(self, Poller poller):
         """`_forget`, for the floor below."""

@@ -158,6 +158,10 @@ cdef bint thread_quiescent(thread_s *thread) noexcept nogil
 
 cdef void active_append(thread_s *thread, poller_s *poller) noexcept nogil
 cdef void active_unlink(thread_s *thread, poller_s *poller) noexcept nogil
+# Of an active poller, on its thread, also from native code: what `Poller.pause` and `Poller.resume` do.
+cdef void active_pause(thread_s *thread, poller_s *poller) noexcept nogil
+cdef void active_resume(thread_s *thread, poller_s *poller) noexcept nogil
+cdef void active_count_running(thread_s *thread, bint runs) noexcept nogil
 cdef void poller_arm(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil
 cdef void poller_arm_again(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil
 

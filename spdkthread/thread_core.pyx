@@ -168,6 +168,37 @@ cdef void active_unlink(thread_s *thread, poller_s *poller) noexcept nogil:
     poller.listed = False
 
 
+cdef void active_pause(thread_s *thread, poller_s *poller) noexcept nogil:
+    if st_load32_relaxed(&poller.state) == POLLER_WAITING:
+        if poller.listed:
+            thread.active_count -= 1                # leaves the list when its turn comes
+        st_store32_relaxed(&poller.state, POLLER_PAUSED)
+    elif st_load32_relaxed(&poller.state) == POLLER_RUNNING:
+        st_store32_relaxed(&poller.state, POLLER_PAUSED)
+        active_count_running(thread, False)
+
+
+cdef void active_resume(thread_s *thread, poller_s *poller) noexcept nogil:
+    if st_load32_relaxed(&poller.state) != POLLER_PAUSED:
+        return
+    if thread.running == poller:
+        st_store32_relaxed(&poller.state, POLLER_RUNNING)
+        active_count_running(thread, True)
+        return
+    st_store32_relaxed(&poller.state, POLLER_WAITING)
+    if poller.listed:
+        thread.active_count += 1
+    else:
+        active_append(thread, poller)
+
+
+cdef void active_count_running(thread_s *thread, bint runs) noexcept nogil:
+    """An active poller stops, or goes on, to be one while it is inside its function."""
+    if thread.active_runs != runs:
+        thread.active_runs = runs
+        thread.active_count += 1 if runs else -1
+
+
 cdef void poller_arm(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil:
     """Queue a timed poller one period after `now`."""
     timer_insert(&thread.timers, &poller.timer, now + poller.period, now)
