@@ -122,6 +122,7 @@ from spdkthread.thread_core cimport (
     active_unlink,
     attention_set,
     current_thread,
+    fd_native_s,
     drop_garbage,
     fds_look,
     poll_attached,
@@ -1376,6 +1377,10 @@ cdef class SpdkThread:
         handler.registered = True
         self._fd_handlers[handler.fd] = handler
         self.c.fd_count += 1
+        if handler.native.fn != NULL:
+            handler.native.next = self.c.fd_natives
+            self.c.fd_natives = &handler.native
+            self.c.fd_native_count += 1
 
     def _fd_check(self, FdHandler handler):
         """Raise when its descriptor has a handler here."""
@@ -1412,12 +1417,23 @@ cdef class SpdkThread:
         if not handler.registered:
             return
         handler.registered = False
+        if handler.native.fn != NULL:
+            self._fd_unlink_native(handler)
         del self._fd_handlers[handler.fd]
         self.c.fd_count -= 1
         if fd_set_remove(self.c.fd_set, handler.fd, handler.mask):
             self._renew_fd_set()
         if self.c.fd_count == 0 and self._reactor is not None:
             self._placed_on()._unwatch_fds(self)
+
+    cdef int _fd_unlink_native(self, FdHandler handler) except -1:
+        cdef fd_native_s **place = &self.c.fd_natives
+        while place[0] != NULL and place[0] != &handler.native:
+            place = &place[0].next
+        if place[0] != NULL:
+            place[0] = handler.native.next
+            self.c.fd_native_count -= 1
+        return 0
 
     def _renew_fd_set(self):
         """A descriptor was closed before it was unregistered. The kernel goes on reporting its file if a duplicate is
@@ -1459,40 +1475,54 @@ cdef class SpdkThread:
     def _run_fds(self):
         """Call the handlers of what is ready now; how many were called."""
         cdef fd_event ready[64]
-        cdef int index, count = fd_set_wait(self.c.fd_set, ready, FD_BATCH)
+        cdef int index, count
         cdef FdHandler handler
         cdef uint64_t tag
-        cdef uint64_t key = 0, traced = 0
         cdef int ran = 0
+        if self.c.fd_natives != NULL:
+            for handler in list(self._fd_handlers.values()):
+                if handler.native.calls and handler.registered:
+                    handler.native.calls = False
+                    self._run_fd(handler)
+                    ran += 1
+            if self.c.fd_count == self.c.fd_native_count:
+                return ran
+        count = fd_set_wait(self.c.fd_set, ready, FD_BATCH)
         for index in range(count):
             tag = ready[index].tag
             handler = self._fd_handlers.get(<int>(tag & 0xFFFFFFFF))
             # One before it may have unregistered it, or changed its mind, or registered another file of that number.
             if handler is None or handler.tag != tag or not ready[index].events & handler.mask:
                 continue
+            if handler.native.fn != NULL:
+                continue        # it has run, without the GIL
+            self._run_fd(handler)
             ran += 1
-            self.c.fds_run += 1
-            self._fd_running = handler
-            if st_tracing():
-                key = trace_key(<PyObject *>handler.fn)
-                traced = st_cycles()
-            try:
-                handler.fn()
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:
-                self.c.errors += 1
-                self.lib.report(
-                    f"handler {handler.name!r} failed on thread {self.name!r}", error, self, "fd_handler", handler
-                )
-            finally:
-                self._fd_running = None
-                if traced:
-                    trace_put(TRACE_FD, self.c.trace_number, traced, st_cycles() - traced, key, handler.fd)
-                    traced = 0
-                if self.c.locks_held != NULL:
-                    report_handler_locks(self, handler)
         return ran
+
+    cdef int _run_fd(self, FdHandler handler) except -1:
+        cdef uint64_t key = 0, traced = 0
+        self.c.fds_run += 1
+        self._fd_running = handler
+        if st_tracing():
+            key = trace_key(<PyObject *>handler.fn)
+            traced = st_cycles()
+        try:
+            handler.fn()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self.c.errors += 1
+            self.lib.report(
+                f"handler {handler.name!r} failed on thread {self.name!r}", error, self, "fd_handler", handler
+            )
+        finally:
+            self._fd_running = None
+            if traced:
+                trace_put(TRACE_FD, self.c.trace_number, traced, st_cycles() - traced, key, handler.fd)
+            if self.c.locks_held != NULL:
+                report_handler_locks(self, handler)
+        return 0
 
     # Inside: states
 
@@ -1628,6 +1658,8 @@ cdef class SpdkThread:
             handler._over = True
         self._fd_handlers.clear()
         self.c.fd_count = 0
+        self.c.fd_natives = NULL
+        self.c.fd_native_count = 0
         st_storep_release(&self.c.wake, NULL)
         st_storep_release(&self.c.critical, CLOSED_SLOT)
         ring_shut(self.c.ring)

@@ -73,6 +73,21 @@ cdef enum attention:
     ATTENTION_FDS = 4           # a file descriptor may be ready
 
 
+cdef enum fd_native_result:
+    FD_NATIVE_WORKED = 1
+    FD_NATIVE_CALL = 2          # the FdHandler's Python function is to be called in this poll, too
+
+
+# Embedded in an FdHandler: a native function that runs without the GIL whenever a descriptor of the thread may be ready,
+# or when `attention_set(thread, ATTENTION_FDS)` asks for it. It finds out by itself what there is, and it must not
+# register or unregister descriptors: its result asks for the Python function, which may.
+cdef struct fd_native_s:
+    poller_fn fn                # its result: flags of fd_native_result
+    void *ctx
+    fd_native_s *next
+    bint calls                  # it has asked for the Python function
+
+
 cdef struct thread_s:
     # Read by senders, written rarely.
     message_ring *ring
@@ -108,6 +123,9 @@ cdef struct thread_s:
     uint32_t fd_count               # registered file descriptors
     int fd_set                      # their epoll or kqueue; -1: none yet
     uint32_t fd_set_serial          # one more each time another set is in that place
+    fd_native_s *fd_natives         # of those of the registered descriptors that have a native function
+    uint32_t fd_native_count
+    bint fd_natives_ran             # in this poll
     bint policy_all
     bint now_given
     bint active_done

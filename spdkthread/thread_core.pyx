@@ -673,6 +673,7 @@ cdef inline void leave_messages(thread_s *thread) noexcept nogil:
     if st_load32_relaxed(&thread.attention) & ATTENTION_FDS:
         if thread.fd_count:
             thread.stage = STAGE_FDS
+            thread.fd_natives_ran = False
         else:
             st_and32_acq_rel(&thread.attention, ~<uint32_t>ATTENTION_FDS)
     # What is registered from here on came during this stage.
@@ -711,7 +712,7 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
                 return STEP_PYTHON                  # to be reported
         thread.msgs_run += index - first
         leave_messages(thread)
-    if thread.stage == STAGE_FDS:
+    if thread.stage == STAGE_FDS and (thread.fd_natives == NULL or run_native_fds(thread)):
         return STEP_PYTHON
     while True:
         if thread.policy_all and thread.stage == STAGE_ACTIVE and thread.running == NULL and run_native_round(thread):
@@ -806,6 +807,8 @@ cdef int poll_attached(thread_s *thread) noexcept:
                 return STEP_RAISED
         leave_messages(thread)
     if thread.stage == STAGE_FDS:
+        if thread.fd_natives != NULL and not thread.fd_natives_ran:
+            return STEP_NATIVE
         thread.stage = STAGE_ACTIVE
         if run_fds(thread) < 0:
             return STEP_RAISED
@@ -844,10 +847,36 @@ cdef void fds_look(thread_s *thread) noexcept nogil:
         attention_set(thread, ATTENTION_FDS)
 
 
+cdef bint run_native_fds(thread_s *thread) noexcept nogil:
+    """Call the native functions of descriptors. True: there is work for Python functions, otherwise the stage is over."""
+    cdef fd_native_s *one = thread.fd_natives
+    cdef bint python = thread.fd_count > thread.fd_native_count
+    cdef int flags
+    if thread.fd_natives_ran:
+        return True
+    # Before any of them: what one asks for is for the next poll.
+    st_and32_acq_rel(&thread.attention, ~<uint32_t>ATTENTION_FDS)
+    thread.fd_natives_ran = True
+    while one != NULL:
+        flags = one.fn(one.ctx)
+        if flags & FD_NATIVE_WORKED:
+            thread.fds_run += 1
+            if thread.rc < 1:
+                thread.rc = 1
+        if flags & FD_NATIVE_CALL:
+            one.calls = True
+            python = True
+        one = one.next
+    if not python:
+        thread.stage = STAGE_ACTIVE
+    return python
+
+
 cdef int run_fds(thread_s *thread) noexcept:
     """Call the handlers of the descriptors that are ready."""
     cdef int ran
-    st_and32_acq_rel(&thread.attention, ~<uint32_t>ATTENTION_FDS)
+    if thread.fd_natives == NULL:
+        st_and32_acq_rel(&thread.attention, ~<uint32_t>ATTENTION_FDS)
     try:
         ran = (<object>thread.owner)._run_fds()
     except (KeyboardInterrupt, SystemExit) as stop:
