@@ -24,7 +24,7 @@ PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --upgrade --prefer-binary
 NAME := $(notdir $(VENV))
 JOBS := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
-SOURCES := setup.py pyproject.toml $(wildcard spdkthread/*.pyx spdkthread/*.pxd spdkthread/*/*.pyx spdkthread/*/*.pxd)
+SOURCES := setup.py pyproject.toml $(wildcard spdkthread/*.p[yx][xd] spdkthread/*/*.p[yx][xd] spdkthread/*/*.h)
 
 # What changes the build without changing a source.
 BUILD_FLAGS := $(foreach name,SANITIZE COVERAGE FAULTS BREAK_ORDERING ANNOTATE CFLAGS,$(SPDKTHREAD_$(name));)$(CC);$(CFLAGS)

@@ -67,6 +67,7 @@ def extensions() -> list[Extension]:
         Extension(
             ".".join(source.relative_to(HERE).with_suffix("").parts),
             [str(source.relative_to(HERE))],
+            depends=[str(header.relative_to(HERE)) for header in sorted(source.parent.glob("*.h"))],
             define_macros=macros,
             extra_compile_args=compile_args,
             extra_link_args=link_args,

@@ -1,5 +1,6 @@
 """ThreadLib: the registry, the ids, the clock and the way of errors."""
 
+import os
 import sys
 from bisect import bisect_left, bisect_right
 
@@ -101,6 +102,17 @@ cdef class ThreadLib:
         **Thread safety:** any OS thread. Answers to ``spdk_thread_get_by_id``.
         """
         return self._threads.get(id)
+
+    @property
+    def app_thread(self):
+        """The first thread that this library made; None before, and once that one has exited.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread. Answers to ``spdk_thread_get_app_thread``; SPDK's does not exit before the
+        library is closed.
+        """
+        return self._threads.get(1)
 
     def for_each_thread(self, fn, cpl=None):
         """Run ``fn()`` on every thread of this library, one after the other. See `spdkthread.for_each_thread`."""
@@ -305,3 +317,12 @@ cdef ThreadLib lib_or_default(object lib):
     if (<ThreadLib>lib)._lock is None:
         raise SpdkThreadError(f"this {type(lib).__name__} was never initialised")
     return lib
+
+
+def look_after_threads():
+    """In the child of a fork: what other OS threads drove is dead there."""
+    for lib in libs.all():
+        lib._after_fork()
+
+
+os.register_at_fork(after_in_child=look_after_threads)

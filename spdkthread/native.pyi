@@ -1,9 +1,10 @@
 from typing import Final
 
-__all__ = ["MESSAGE_SIGNATURE", "POLLER_SIGNATURE", "NativeCall", "add_signature"]
+__all__ = ["COMPLETION_SIGNATURE", "MESSAGE_SIGNATURE", "POLLER_SIGNATURE", "NativeCall", "add_signature"]
 
 MESSAGE_SIGNATURE: Final[str]
 POLLER_SIGNATURE: Final[str]
+COMPLETION_SIGNATURE: Final[str]
 
 class NativeCall: ...
 

@@ -18,13 +18,14 @@ from libc.stdint cimport uintptr_t
 
 from spdkthread.sealed cimport seal
 
-__all__ = ["MESSAGE_SIGNATURE", "POLLER_SIGNATURE", "NativeCall", "add_signature"]
+__all__ = ["COMPLETION_SIGNATURE", "MESSAGE_SIGNATURE", "POLLER_SIGNATURE", "NativeCall", "add_signature"]
 
 MESSAGE_SIGNATURE = "void (void *)"
 POLLER_SIGNATURE = "int (void *)"
+COMPLETION_SIGNATURE = "void (void *, int64_t)"
 
 # Signatures of packages above, see `add_signature`.
-cdef dict _CTYPES_ARGUMENTS = {}
+cdef dict _CTYPES_ARGUMENTS = {COMPLETION_SIGNATURE: ("c_void_p", "c_int64")}
 cdef dict _OTHER_NAMES = {}
 
 # ctypes' own mark on a function type that takes the GIL for the whole call (PYFUNCTYPE, PyDLL).
@@ -53,6 +54,11 @@ cdef NativeCall native_message(object fn, object ctx):
 cdef NativeCall native_poller(object fn, object ctx):
     """Accept `fn` as ``int (*)(void *)``."""
     return _make(fn, ctx, POLLER_SIGNATURE)
+
+
+cdef NativeCall native_completion(object fn, object ctx):
+    """Accept `fn` as ``void (*)(void *, int64_t)``."""
+    return _make(fn, ctx, COMPLETION_SIGNATURE)
 
 
 cdef bint is_native(object fn) except -1:

@@ -74,7 +74,6 @@ cdef class SpdkThread:
     cdef int _request_beside(self, int what, Poller poller) except -1
     cdef int _act(self, int what, Poller poller) except -1
     cdef int _forget(self, Poller poller) except -1
-    cdef void _count_running(self, Poller poller, bint runs) noexcept
     cdef bint _has_active(self) noexcept
     cdef object _start_timer(self, Timer timer, uint64_t delay)
     cdef int _add_timer(self, Timer timer, bint next_poll) except -1

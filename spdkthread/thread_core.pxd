@@ -100,6 +100,7 @@ cdef struct thread_s:
     # The owner's: touched only where the thread is polled. First what a poll that finds nothing looks at.
     poller_s *active_first
     bint unfinished                 # the last poll left messages of its batch, or garbage
+    void *locks_held                # spinlock_s: the last one that it locked, see held_locks.pxd
     uint64_t polls
     timer_queue timers
     manual_clock *clock
@@ -134,6 +135,7 @@ cdef struct thread_s:
     uint32_t batch_next
     uint32_t batch_count
     uint32_t garbage_count
+    PyObject *locks_poller          # the native poller that returned with a lock held; NULL: another kind of callback
     PyObject *critical_fn           # the critical message that runs, for the watchdog; NULL: none
     ring_slot batch[BATCH_SIZE]
     PyObject *garbage[GARBAGE_SIZE]
@@ -148,6 +150,8 @@ cdef struct thread_s:
     uint64_t timer_deadline         # of the timer that runs; TIMER_NEVER: none
     PyObject *timer_fn              # the Python function of the timer that runs
     PyObject *timer_list            # the SpdkThread's list of them, borrowed
+
+    uint32_t trace_number           # what stands for it in a trace
 
     # Accounting.
     uint64_t msgs_run
@@ -166,11 +170,16 @@ cdef int poll_detached(thread_s *thread) noexcept nogil
 cdef int poll_attached(thread_s *thread) noexcept
 cdef void poll_end(thread_s *thread) noexcept nogil
 cdef void drop_garbage(thread_s *thread) noexcept
+cdef int report_locks(thread_s *thread, str kind, PyObject *subject) noexcept
 cdef bint poll_needed(thread_s *thread) noexcept nogil
 cdef bint thread_quiescent(thread_s *thread) noexcept nogil
 
 cdef void active_append(thread_s *thread, poller_s *poller) noexcept nogil
 cdef void active_unlink(thread_s *thread, poller_s *poller) noexcept nogil
+# Of an active poller, on its thread, also from native code: what `Poller.pause` and `Poller.resume` do.
+cdef void active_pause(thread_s *thread, poller_s *poller) noexcept nogil
+cdef void active_resume(thread_s *thread, poller_s *poller) noexcept nogil
+cdef void active_count_running(thread_s *thread, bint runs) noexcept nogil
 cdef void poller_arm(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil
 cdef void poller_arm_again(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil
 

@@ -16,15 +16,23 @@ from spdkthread import (
     DeviceError,
     FdError,
     FdHandler,
+    IoBuf,
+    IoBufChannel,
+    IoBufPool,
     IoChannel,
     IoChannelIter,
     IoDevice,
     LeftoverChannel,
     LeftoverMessage,
+    LeftoverOther,
     LeftoverPoller,
     LeftoverUnregistration,
+    LoopExitedError,
+    LoopThreadError,
     ManualClock,
+    NestedLoopError,
     NoThreadError,
+    NotIdleError,
     Poller,
     Reactor,
     ReactorError,
@@ -35,12 +43,16 @@ from spdkthread import (
     ShutdownReport,
     SpdkThread,
     SpdkThreadError,
+    SpinLock,
+    SpinLockError,
     ThreadExitedError,
     ThreadLib,
     ThreadStats,
+    Timer,
     WrongThreadError,
     __version__,
     aio,
+    call_unaffinitized,
     default_lib,
     for_each_thread,
     get_reactor,
@@ -55,10 +67,15 @@ ERRORS: tuple[type[SpdkThreadError], ...] = (
     AwaitError,
     DeviceError,
     FdError,
+    LoopExitedError,
+    LoopThreadError,
+    NestedLoopError,
     NoThreadError,
+    NotIdleError,
     ReactorError,
     RingFullError,
     RingFullTimeoutError,
+    SpinLockError,
     ThreadExitedError,
     WrongThreadError,
 )
@@ -123,6 +140,8 @@ def clocks() -> None:
     assert_type(testing.poll_threads([thread], rounds=2), int)
     assert_type(testing.poll_until_idle([thread], max_rounds=100), int)
     assert_type(testing.leak_counters(), dict[str, int])
+    testing.run_for(clock, [thread], us=5)
+    assert lib.manual_clock is clock
     assert visited == ["thread", "end"]
     with thread:
         thread.exit()
@@ -151,7 +170,8 @@ def native(thread: SpdkThread) -> None:
     libc.time.restype, libc.time.argtypes = ctypes.c_int, [ctypes.c_void_p]
     now = np.zeros((), dtype="i8")
     thread.send_native(libc.free, None)
-    poller = thread.register_native_poller(libc.time, now, period_us=100, name="time")
+    poller = thread.register_native_poller(libc.time, now, period_us=100, name="time", fixed_rate=True)
+    thread.call_later_native(1, libc.free, None)
     assert_type(poller, Poller)
     poller.unregister()
 
@@ -162,6 +182,14 @@ def pollers(thread: SpdkThread) -> None:
     poller.resume()
     state: Literal["waiting", "running", "paused", "unregistered"] = poller.state
     print(poller.name, poller.id, state, poller.period_us, poller.period_ticks, poller.thread)
+    print(poller.fixed_rate, poller.deadline)
+    timer = thread.call_later(1e9, add, 1, 2)
+    assert_type(timer, Timer)
+    assert_type(timer.deadline, int)
+    assert_type(timer.is_pending, bool)
+    thread.call(lambda: None).result()
+    print(timer.name, timer.thread, thread.timers, thread.next_expiration)
+    assert_type(timer.cancel(), bool)
     assert_type(poller.run_count + poller.busy_count + poller.error_count + poller.overrun_count, int)
     read_end, write_end = os.pipe()
     handler = thread.register_fd(read_end, lambda: os.read(read_end, 1), "r", name="pipe")
@@ -201,6 +229,46 @@ def devices(thread: SpdkThread) -> None:
     thread.call(keep.put).result()
     thread.call(device.unregister).result().result()
     IoDevice(create_channel=lambda channel: 1, destroy_channel=lambda channel: None, ctx_dtype=None, lib=None)
+
+
+def buffers(thread: SpdkThread) -> None:
+    pool = IoBufPool(small_count=2, small_size=4096, large_count=1, large_size=8192, name="io", lib=thread.lib)
+    print(pool.small_count, pool.small_size, pool.large_count, pool.large_size)
+
+    def later(buf: IoBuf) -> None:
+        buf.put()
+
+    def use() -> None:
+        channel = pool.channel("net", small_cache=1, large_cache=0)
+        assert_type(channel, IoBufChannel)
+        buf = channel.get(100, later)
+        assert buf is not None
+        with buf as same:
+            assert len(same) == 100
+            print(same.address, same.channel, channel.pool, channel.module, channel.thread, channel.held)
+            print(channel.waiting, channel.abort(later))
+        channel.close()
+
+    thread.call(use).result()
+    assert_type(pool.stats().result(), dict[str, dict[str, Any]])
+    assert_type(pool.close(), concurrent.futures.Future[None])
+
+
+def spin_locks(thread: SpdkThread) -> None:
+    lock = SpinLock("table")
+
+    def use() -> None:
+        with lock:
+            print(lock.name, lock.owner, lock.held())
+        lock.lock()
+        lock.unlock()
+
+    thread.call(use).result()
+    try:
+        lock.lock()
+    except SpinLockError as error:
+        print(error.lock, error.owner, error.reason, error.number)
+    lock.destroy()
 
 
 def look_at(thread: SpdkThread) -> None:
@@ -248,6 +316,9 @@ def results(thread: SpdkThread, other: SpdkThread) -> None:
     loop = aio.EventLoop(idle="adaptive", spin_us=10)
     assert_type(loop.thread, SpdkThread)
     loop.close()
+    aio.new_event_loop().close()
+    aio.run(under_asyncio(thread))
+    assert_type(call_unaffinitized(add, 1, 2), int)
     os.close(read_end)
     os.close(write_end)
     executor = thread.executor()
@@ -271,13 +342,13 @@ def reactors() -> None:
     assert thread.call(get_reactor).result() is reactor
     with Reactor(pin=False) as target:
         reactor.move_thread(other, target).result()
-        for use in (messages, native, pollers, devices, look_at):
+        for use in (messages, native, pollers, devices, buffers, spin_locks, look_at):
             use(thread)
         results(thread, other)
         target.move_thread(other, reactor).result()
     stats: ReactorStats = reactor.stats
     print(stats.busy_ticks, stats.idle_ticks, stats.turns, stats.parks, stats.wakes, stats.stalls)
-    print(stats.gil_waits, stats.gil_wait_ticks)
+    print(stats.gil_waits, stats.gil_wait_ticks, stats.slices_lost)
     report: ShutdownReport = reactor.stop(timeout_s=30)
     assert_type(reactor.join(timeout_s=30), bool)
     assert report.ok, report
@@ -285,6 +356,9 @@ def reactors() -> None:
     assert_type(report.leftover_pollers, tuple[LeftoverPoller, ...])
     assert_type(report.leftover_channels, tuple[LeftoverChannel, ...])
     assert_type(report.leftover_unregistrations, tuple[LeftoverUnregistration, ...])
+    assert_type(report.leftover_others, tuple[LeftoverOther, ...])
+    for other_left in report.leftover_others:
+        print(other_left.thread, other_left.kind, other_left.name)
     for message in report.leftover_msgs:
         print(message.thread, message.name)
     for poller in report.leftover_pollers:
