@@ -44,7 +44,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"[a-z_]\w*"),
     ("py:.*", "SpdkFuture"),  # made when the first one is needed
-    ("py:.*", r"(asyncio|concurrent|threading|selectors|logging|numpy|typing)\..*"),
+    ("py:.*", r"(asyncio|concurrent|threading|selectors|socket|logging|numpy|typing)\..*"),
 ]
 
 

@@ -22,9 +22,11 @@ import threading
 import time
 import zlib
 from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from spdkthread import Reactor, RingFullError, ThreadExitedError
-from spdkthread.sock import SockBufferError, SockClosedError, SockGroup
+from spdkthread import Reactor, RingFullError, SpdkThread, ThreadExitedError, Timer
+from spdkthread.sock import Listener, Sock, SockBufferError, SockClosedError, SockGroup
 
 OK = b"+OK\r\n"
 NIL = b"$-1\r\n"
@@ -142,12 +144,13 @@ class Shard:
 
     def __init__(self, index: int, max_memory: int) -> None:
         self.index = index
-        self.thread = None
-        self.call_later = None
+        self.thread: SpdkThread  # set by the Server
+        self.call_later: Callable[..., Timer | asyncio.TimerHandle]  # set by either server
         self.data: dict[bytes, bytes] = {}
         self.deadlines: dict[bytes, int] = {}
         self.heap: list[tuple[int, bytes]] = []
-        self.timer, self.timer_at = None, 0
+        self.timer: Timer | asyncio.TimerHandle | None = None
+        self.timer_at = 0
         self.memory = 0
         self.max_memory = max_memory
         self.commands = 0
@@ -207,11 +210,11 @@ class Shard:
 
     # Commands on one key.
 
-    def get(self, command):
+    def get(self, command: list[bytes]) -> bytes:
         value = self.alive(command[1]) if self.deadlines else self.data.get(command[1])
         return NIL if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
 
-    def set(self, command):
+    def set(self, command: list[bytes]) -> bytes:
         key, value = command[1], command[2]
         deadline = 0
         if len(command) > 3:
@@ -245,7 +248,7 @@ class Shard:
             self.expire_at(key, deadline)
         return OK
 
-    def add(self, key, amount):
+    def add(self, key: bytes, amount: int) -> bytes:
         value = self.alive(key)
         try:
             total = int(value or b"0") + amount
@@ -255,26 +258,26 @@ class Shard:
             return b"-ERR increment or decrement would overflow\r\n"
         return number(total) if self.put(key, b"%d" % total) else OUT_OF_MEMORY
 
-    def incr(self, command):
+    def incr(self, command: list[bytes]) -> bytes:
         return self.add(command[1], 1)
 
-    def decr(self, command):
+    def decr(self, command: list[bytes]) -> bytes:
         return self.add(command[1], -1)
 
-    def incrby(self, command):
+    def incrby(self, command: list[bytes]) -> bytes:
         try:
             return self.add(command[1], int(command[2]))
         except ValueError:
             return WRONG_INTEGER
 
-    def append(self, command):
+    def append(self, command: list[bytes]) -> bytes:
         value = (self.alive(command[1]) or b"") + command[2]
         return number(len(value)) if self.put(command[1], value) else OUT_OF_MEMORY
 
-    def strlen(self, command):
+    def strlen(self, command: list[bytes]) -> bytes:
         return number(len(self.alive(command[1]) or b""))
 
-    def expire_in(self, command, unit):
+    def expire_in(self, command: list[bytes], unit: int) -> bytes:
         try:
             amount = int(command[2])
         except ValueError:
@@ -289,55 +292,55 @@ class Shard:
             self.expire_at(command[1], time.time_ns() + amount * unit)
         return b":1\r\n"
 
-    def expire_s(self, command):
+    def expire_s(self, command: list[bytes]) -> bytes:
         return self.expire_in(command, 1_000_000_000)
 
-    def expire_ms(self, command):
+    def expire_ms(self, command: list[bytes]) -> bytes:
         return self.expire_in(command, 1_000_000)
 
-    def left(self, key, unit):
+    def left(self, key: bytes, unit: int) -> bytes:
         if self.alive(key) is None:
             return b":-2\r\n"
         deadline = self.deadlines.get(key)
         return b":-1\r\n" if deadline is None else number((deadline - time.time_ns() + unit // 2) // unit)
 
-    def ttl(self, command):
+    def ttl(self, command: list[bytes]) -> bytes:
         return self.left(command[1], 1_000_000_000)
 
-    def pttl(self, command):
+    def pttl(self, command: list[bytes]) -> bytes:
         return self.left(command[1], 1_000_000)
 
     # Parts of commands on several keys: they return values, from which the reply is made.
 
-    def part_del(self, keys):
+    def part_del(self, keys: list[bytes]) -> int:
         return sum(self.alive(key) is not None and self.drop(key) for key in keys)
 
-    def part_exists(self, keys):
+    def part_exists(self, keys: list[bytes]) -> int:
         return sum(self.alive(key) is not None for key in keys)
 
-    def part_mget(self, keys):
+    def part_mget(self, keys: list[bytes]) -> list[bytes | None]:
         return [self.alive(key) for key in keys]
 
-    def part_mset(self, pairs):
+    def part_mset(self, pairs: list[tuple[bytes, bytes]]) -> bool:
         done = True
         for key, value in pairs:
             done = self.put(key, value) and done
             self.deadlines.pop(key, None)
         return done
 
-    def part_size(self, _):
+    def part_size(self, _: None) -> int:
         return len(self.data)
 
-    def part_memory(self, _):
+    def part_memory(self, _: None) -> int:
         return self.memory
 
-    def part_flush(self, _):
+    def part_flush(self, _: None) -> None:
         self.data.clear()
         self.deadlines.clear()
         self.heap.clear()
         self.memory = 0
 
-    def part_keys(self, pattern):
+    def part_keys(self, pattern: bytes) -> list[bytes]:
         names = [key for key in list(self.data) if self.alive(key) is not None]
         if pattern == b"*":
             return names
@@ -346,7 +349,7 @@ class Shard:
 
 
 # name -> (what a shard does, least and most length of the command)
-ONE_KEY = {
+ONE_KEY: dict[bytes, tuple[Callable[[Shard, list[bytes]], bytes], int, int]] = {
     b"GET": (Shard.get, 2, 2),
     b"SET": (Shard.set, 3, 9),
     b"INCR": (Shard.incr, 2, 2),
@@ -362,35 +365,49 @@ ONE_KEY = {
 ONE_KEY |= {name.lower(): entry for name, entry in ONE_KEY.items()}
 
 
-class Slot:
+# Of a command on several shards: what tells its parts apart, what a shard is asked, what it answers.
+Tag = TypeVar("Tag")
+Argument = TypeVar("Argument")
+Part = TypeVar("Part")
+Item = TypeVar("Item")
+
+
+class Slot(Generic[Tag, Part]):
     """A reply whose parts are under way."""
 
     __slots__ = ("combine", "left", "parts", "reply")
 
-    def __init__(self, left, combine):
-        self.reply = None
+    def __init__(self, left: int, combine: Callable[[list[tuple[Tag, Part]]], bytes]) -> None:
+        self.reply: bytes | None = None
         self.left = left
-        self.parts = []
+        self.parts: list[tuple[Tag, Part]] = []
         self.combine = combine
 
-    def arrived(self, tag, part):
+    def arrived(self, tag: Tag, part: Part) -> None:
         self.parts.append((tag, part))
         self.left -= 1
         if self.left == 0:
             self.reply = self.combine(self.parts)
 
 
+# Of any command, so a batch has them of all types: (slot, tag, fn, argument) and (slot, tag, part).
+Call: TypeAlias = tuple[Slot[Any, Any], Any, Callable[[Shard, Any], Any], Any]
+Answer: TypeAlias = tuple[Slot[Any, Any], Any, Any]
+
+
 class Connection:
     """One client: parses, runs or sends on, and answers in order."""
 
-    def __init__(self, server: "Server", shard: Shard, write, close) -> None:
+    def __init__(
+        self, server: "Keeper", shard: Shard, write: Callable[[bytes], object], close: Callable[[], object]
+    ) -> None:
         self.server = server
         self.shard = shard
         self.write = write
         self.close = close
         self.parser = Parser()
-        self.waiting: deque[Slot | bytes] = deque()  # replies from the first that is not there yet
-        self.batches: dict[int, list] = {}  # shard -> calls of this batch
+        self.waiting: deque[Slot[Any, Any] | bytes] = deque()  # replies from the first that is not there yet
+        self.batches: dict[int, list[Call]] = {}  # shard -> calls of this batch
         self.ending = False
         self.maps = False  # the client has asked for RESP3
 
@@ -425,12 +442,14 @@ class Connection:
         else:
             out.append(data)
 
-    def remote(self, owner, fn, command, out) -> None:
-        slot = Slot(1, lambda parts: parts[0][1])
+    def remote(
+        self, owner: Shard, fn: Callable[[Shard, list[bytes]], bytes], command: list[bytes], out: list[bytes]
+    ) -> None:
+        slot: Slot[None, bytes] = Slot(1, lambda parts: parts[0][1])
         self.waiting.append(slot)
         self.batches.setdefault(owner.index, []).append((slot, None, fn, command))
 
-    def send_batch(self, owner, calls) -> None:
+    def send_batch(self, owner: Shard, calls: list[Call]) -> None:
         try:
             owner.thread.send_msg(run_batch, owner, calls, self)
         except (RingFullError, ThreadExitedError):
@@ -439,7 +458,7 @@ class Connection:
                 slot.reply = busy
             self.answered([])
 
-    def answered(self, results) -> None:
+    def answered(self, results: list[Answer]) -> None:
         """Back on the connection's thread."""
         for slot, tag, part in results:
             if slot.reply is None:
@@ -460,7 +479,12 @@ class Connection:
         if self.ending and not self.waiting:
             self.close()
 
-    def spread(self, parts, combine, out) -> None:
+    def spread(
+        self,
+        parts: list[tuple[Shard, Tag, Callable[[Shard, Argument], Part], Argument]],
+        combine: Callable[[list[tuple[Tag, Part]]], bytes],
+        out: list[bytes],
+    ) -> None:
         """A command on several shards: `parts` are (shard, tag, fn, argument)."""
         shard = self.shard
         if all(owner is shard for owner, *_ in parts):
@@ -474,19 +498,26 @@ class Connection:
             else:
                 self.batches.setdefault(owner.index, []).append((slot, tag, fn, argument))
 
-    def by_shard(self, fn, items, key=lambda item: item):
+    def by_shard(
+        self,
+        fn: Callable[[Shard, list[Item]], Part],
+        items: list[Item],
+        key: Callable[[Any], bytes] = lambda item: item,
+    ) -> list[tuple[Shard, list[int], Callable[[Shard, list[Item]], Part], list[Item]]]:
         shards = self.server.shards
-        groups: dict[int, tuple[list[int], list]] = {}
+        groups: dict[int, tuple[list[int], list[Item]]] = {}
         for place, item in enumerate(items):
             places, mine = groups.setdefault(zlib.crc32(key(item)) % len(shards), ([], []))
             places.append(place)
             mine.append(item)
         return [(shards[index], places, fn, mine) for index, (places, mine) in groups.items()]
 
-    def on_all(self, fn, argument=None):
+    def on_all(
+        self, fn: Callable[[Shard, Argument], Part], argument: Argument
+    ) -> list[tuple[Shard, None, Callable[[Shard, Argument], Part], Argument]]:
         return [(shard, None, fn, argument) for shard in self.server.shards]
 
-    def other(self, command, out) -> None:
+    def other(self, command: list[bytes], out: list[bytes]) -> None:
         """What is not about one key."""
         name, count = command[0].upper(), len(command)
         if name == b"\0PROTOCOL":
@@ -506,20 +537,20 @@ class Connection:
             parts = self.by_shard(Shard.part_mset, pairs, lambda pair: pair[0])
             self.spread(parts, lambda parts: OK if all(done for _, done in parts) else OUT_OF_MEMORY, out)
         elif name == b"DBSIZE" and count == 1:
-            self.spread(self.on_all(Shard.part_size), lambda parts: number(sum(part for _, part in parts)), out)
+            self.spread(self.on_all(Shard.part_size, None), lambda parts: number(sum(part for _, part in parts)), out)
         elif name in (b"FLUSHALL", b"FLUSHDB"):
-            self.spread(self.on_all(Shard.part_flush), lambda parts: OK, out)
+            self.spread(self.on_all(Shard.part_flush, None), lambda parts: OK, out)
         elif name == b"KEYS" and count == 2:
             self.spread(self.on_all(Shard.part_keys, command[1]), all_keys, out)
         elif name == b"SCAN" and count >= 2:
             self.scan(command, out)
         elif name == b"INFO":
-            self.spread(self.on_all(Shard.part_memory), self.server.info, out)
+            self.spread(self.on_all(Shard.part_memory, None), self.server.info, out)
         elif name == b"COMMAND":
             self.reply(b"*0\r\n", out)
         elif name == b"CONFIG" and count >= 3 and command[1].upper() == b"GET":
             known = {b"save": b"", b"appendonly": b"no", b"maxmemory": b"%d" % self.server.max_memory}
-            items = [item for key in command[2:] for item in (key, known.get(key.lower())) if key.lower() in known]
+            items = [item for key in command[2:] if key.lower() in known for item in (key, known[key.lower()])]
             body = b"".join(map(bulk, items))
             self.reply((b"%%%d\r\n" % (len(items) // 2) if self.maps else b"*%d\r\n" % len(items)) + body, out)
         elif name == b"CLIENT" and count >= 2:
@@ -543,7 +574,7 @@ class Connection:
             text = command[0][:128].replace(b"\r", b" ").replace(b"\n", b" ")
             self.reply(b"-ERR unknown command '%b'\r\n" % text, out)
 
-    def scan(self, command, out) -> None:
+    def scan(self, command: list[bytes], out: list[bytes]) -> None:
         """All of it at the first call: a cursor of 0 says that nothing is left."""
         pattern = b"*"
         options = command[2:]
@@ -563,28 +594,28 @@ class Connection:
 KNOWN = set(b"PING ECHO DEL EXISTS MGET MSET DBSIZE KEYS SCAN CONFIG CLIENT SELECT".split())
 
 
-def wrong_count(command) -> bytes:
+def wrong_count(command: list[bytes]) -> bytes:
     return b"-ERR wrong number of arguments for '%b' command\r\n" % command[0].lower()
 
 
-def merge(parts, count) -> bytes:
-    values = [None] * count
+def merge(parts: list[tuple[list[int], list[bytes | None]]], count: int) -> bytes:
+    values: list[bytes | None] = [None] * count
     for places, part in parts:
         for place, value in zip(places, part, strict=True):
             values[place] = value
     return array([NIL if value is None else bulk(value) for value in values])
 
 
-def all_keys(parts) -> bytes:
+def all_keys(parts: list[tuple[None, list[bytes]]]) -> bytes:
     return array([bulk(key) for _, keys in parts for key in keys])
 
 
-def run_batch(owner: Shard, calls, connection: Connection) -> None:
+def run_batch(owner: Shard, calls: list[Call], connection: Connection) -> None:
     """On the shard's thread: run the calls, send all answers back at once."""
     send_back(owner, connection, [(slot, tag, fn(owner, argument)) for slot, tag, fn, argument in calls])
 
 
-def send_back(owner: Shard, connection: Connection, results) -> None:
+def send_back(owner: Shard, connection: Connection, results: list[Answer]) -> None:
     try:
         connection.shard.thread.send_msg(connection.answered, results)
     except RingFullError:
@@ -593,42 +624,15 @@ def send_back(owner: Shard, connection: Connection, results) -> None:
         pass  # and with it the connection
 
 
-class Server:
-    """Shards, and the listeners in front of them."""
+class Keeper:
+    """All shards, as a connection sees them."""
 
-    def __init__(self, threads, max_memory=0) -> None:
+    def __init__(self, shards: list[Shard], max_memory: int) -> None:
+        self.shards = shards
         self.max_memory = max_memory
-        self.group = SockGroup("resp", max_sock_bytes=64 << 20).register()
-        self.shards = []
-        for index, thread in enumerate(threads):
-            shard = Shard(index, max_memory // len(threads))
-            shard.thread, shard.call_later = thread, thread.call_later
-            self.shards.append(shard)
-        self.by_thread = {shard.thread: shard for shard in self.shards}
         self.began = time.monotonic()
 
-    def listen(self, address):
-        """On the first thread; the connections are handed to all in turn. Returns the Listener."""
-        threads = [shard.thread for shard in self.shards]
-        return threads[0].call(lambda: self.group.listen(address, self.accepted, threads=threads)).result()
-
-    def accepted(self, sock) -> None:
-        shard = self.by_thread[sock.thread]
-
-        def write(data):
-            try:
-                sock.write(data)
-            except SockBufferError:
-                sock.abort()  # a client that does not read its answers
-            except SockClosedError:
-                pass
-
-        connection = Connection(self, shard, write, lambda: sock.state == "open" and sock.close())
-        sock.on_data = lambda sock, view: connection.received(bytes(view))
-        sock.on_high_water = lambda sock: sock.pause_reading()
-        sock.on_low_water = lambda sock: sock.resume_reading()
-
-    def info(self, parts) -> bytes:
+    def info(self, parts: list[tuple[None, int]]) -> bytes:
         lines = [
             "# Server", "redis_version:7.0.0", "redis_mode:standalone", f"process_id:{os.getpid()}",
             f"uptime_in_seconds:{int(time.monotonic() - self.began)}", "# Memory",
@@ -637,8 +641,52 @@ class Server:
         ]  # fmt: skip
         return bulk("\r\n".join([*lines, ""]).encode())
 
+
+class Server(Keeper):
+    """Shards, and the listeners in front of them."""
+
+    def __init__(self, threads: list[SpdkThread], max_memory: int = 0) -> None:
+        super().__init__([], max_memory)
+        group = SockGroup("resp", max_sock_bytes=64 << 20)  # type: ignore[no-untyped-call, unused-ignore]
+        self.group = group.register()
+        for index, thread in enumerate(threads):
+            shard = Shard(index, max_memory // len(threads))
+            shard.thread, shard.call_later = thread, thread.call_later
+            self.shards.append(shard)
+        self.by_thread = {shard.thread: shard for shard in self.shards}
+
+    def listen(self, address: tuple[str, int] | str) -> Listener:
+        """On the first thread; the connections are handed to all in turn. Returns the Listener."""
+        threads = [shard.thread for shard in self.shards]
+
+        def begin() -> Listener:
+            made: Listener = self.group.listen(address, self.accepted, threads=threads)  # type: ignore[no-untyped-call, unused-ignore]
+            return made
+
+        return threads[0].call(begin).result()
+
+    def accepted(self, sock: Sock) -> None:
+        shard = self.by_thread[sock.thread]
+
+        def write(data: bytes) -> None:
+            try:
+                sock.write(data)
+            except SockBufferError:
+                sock.abort()  # a client that does not read its answers
+            except SockClosedError:
+                pass
+
+        def close() -> None:
+            if sock.state == "open":
+                sock.close()
+
+        connection = Connection(self, shard, write, close)
+        sock.on_data = lambda sock, view: connection.received(bytes(view))
+        sock.on_high_water = lambda sock: sock.pause_reading()
+        sock.on_low_water = lambda sock: sock.resume_reading()
+
     def close(self) -> None:
-        self.group.close_all().result()
+        self.group.close_all().result()  # type: ignore[no-untyped-call, unused-ignore]
         self.group.unregister().result()
         for shard in self.shards:
             shard.thread.call(shard.disarm).result()
@@ -648,20 +696,20 @@ class Server:
 
 
 class AsyncioConnection(asyncio.Protocol):
-    def __init__(self, server) -> None:
+    def __init__(self, server: "AsyncioServer") -> None:
         self.server = server
 
-    def connection_made(self, transport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self.connection = Connection(self.server, self.server.shards[0], transport.write, transport.close)
 
-    def data_received(self, data) -> None:
+    def data_received(self, data: bytes) -> None:
         self.connection.received(data)
 
 
-class AsyncioServer:
+class AsyncioServer(Keeper):
     def __init__(self) -> None:
-        self.max_memory = 0
-        self.shards = [Shard(0, 0)]
+        super().__init__([Shard(0, 0)], 0)
         self.started = threading.Event()
         self.os_thread = threading.Thread(target=lambda: asyncio.run(self.main()))
         self.os_thread.start()
@@ -681,7 +729,7 @@ class AsyncioServer:
         self.os_thread.join()
 
 
-def drive(address, *, connections=10, pipeline=16, rounds=150) -> float:
+def drive(address: tuple[str, int], *, connections: int = 10, pipeline: int = 16, rounds: int = 150) -> float:
     """SET and GET by plain sockets; commands a second."""
     peers = [socket.create_connection(address) for _ in range(connections)]
     requests = []
@@ -722,7 +770,7 @@ def demonstrate() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--port", type=int, help="TCP port on 127.0.0.1; 0: any free one")
     parser.add_argument("--unix", metavar="PATH", help="a unix socket")
     parser.add_argument("--cores", default=None, help="cores of the reactors, such as 0,1 (default: one reactor)")
@@ -734,7 +782,7 @@ def main() -> None:
     if options.port is None and options.unix is None:
         demonstrate()
         return
-    cores = [None] if options.cores is None else [int(core) for core in options.cores.split(",")]
+    cores: list[int | None] = [None] if options.cores is None else [int(core) for core in options.cores.split(",")]
     reactors = [Reactor(core).start() for core in cores]
     try:
         threads = [reactor.create_thread(f"shard {index}") for index, reactor in enumerate(reactors)]

@@ -13,7 +13,8 @@ serve takes no lock and makes no atomic read-modify-write.
 
 No entry waits while a buffer is free:
 
-1. `waiting[which]` is raised, under the lock, before any thread is asked for its cache; it falls to 0 under the lock only.
+1. `waiting[which]` is raised, under the lock, before any thread is asked for its cache; it falls to 0 under the
+   lock only.
 2. The first entry that waits asks every thread for its cache, by a message. A thread that has run it, and everything
    after it, sees `waiting[which]` raised, because the message was published after it was: so from there on its puts go
    to the entries and not to its cache, until nothing waits any more. The next entries need no message.

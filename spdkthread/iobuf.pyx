@@ -12,7 +12,6 @@ from spdkthread.alloc cimport core_calloc, core_free, core_map, core_unmap
 from spdkthread.atomics cimport (
     st_add_relaxed,
     st_atomic_u32,
-    st_atomic_u64,
     st_load32_relaxed,
     st_load_relaxed,
     st_store32_relaxed,
@@ -416,7 +415,7 @@ cdef int add_counts(dict modules, IoBufChannel channel) except -1:
 
 
 cdef class Gathering:
-    """A call of `IoBufPool.stats` under way. Each channel is counted once: by its visit, or when it is closed before."""
+    """A call of `IoBufPool.stats` under way. Each channel is counted once: by its visit, or when it is closed."""
 
     cdef dict modules
     cdef set seen               # serials

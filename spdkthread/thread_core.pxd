@@ -79,7 +79,7 @@ cdef enum fd_native_result:
 
 
 # Embedded in an FdHandler: a native function that runs without the GIL whenever a descriptor of the thread may be
-# ready, or when `attention_set(thread, ATTENTION_FDS)` asks for it. It finds out by itself what there is, and it must not
+# ready, or when `attention_set(thread, ATTENTION_FDS)` asks for it. It finds out by itself what there is, and must not
 # register or unregister descriptors: its result asks for the Python function, which may.
 cdef struct fd_native_s:
     poller_fn fn                # its result: flags of fd_native_result

@@ -12,7 +12,8 @@ One poll of a group (`group_poll`, called by the thread's poll while it holds no
 What is in accepted[], deliveries[] and the list of notices is for Python: the thread takes the GIL once and
 calls `SockChannel._run` (sock.pyx). What is written there is flushed by the next poll, again without the GIL.
 
-The buffer is shared by all sockets of the group: a silent connection has no memory of its own but its `sock_s`. Bytes to
+The buffer is shared by all sockets of the group: a silent connection has no memory of its own but its `sock_s`. Bytes
+to
 send are gathered in a block of the socket, which it gives back when all is sent.
 
 From another Cython module::

@@ -44,8 +44,8 @@ class SockGroup(IoDevice):
     Notes
     -----
     A socket holds a reference to the channel of its thread: an exiting thread goes on serving its sockets until they
-    are closed, and `SpdkThread.exit_blockers` names them. In the child of a fork the sockets are closed, without a word to
-    the peers, whose connections are the parent's.
+    are closed, and `SpdkThread.exit_blockers` names them. In the child of a fork the sockets are closed, without a word
+    to the peers, whose connections are the parent's.
 
     **Thread safety:** `listen` and `connect` on the SpdkThread that is to have the socket; all else as `IoDevice`.
     Answers to ``lib/sock``.

@@ -120,7 +120,7 @@ cdef class SockChannel:
     def __cinit__(self):
         self.c.fd = -1
 
-    def __init__(self, device, IoChannel channel):
+    def __init__(self, device, IoChannel channel not None):
         self.device = device
         self.channel = channel
         self.thread = channel.thread
@@ -897,14 +897,14 @@ cdef int set_up(Sock sock, object group, int fd, int state) except -1:
     return 0
 
 
-def open_sock(group, SockChannel channel):
+def open_sock(group, SockChannel channel not None):
     """A `Sock` that will connect."""
     cdef Sock sock = new_sock(group, -1, SOCK_NEW)
     channel._keep(sock)
     return sock
 
 
-def open_listener(group, SockChannel channel, made, on_accept, targets, unlink_path):
+def open_listener(group, SockChannel channel not None, made, on_accept, targets, unlink_path):
     """A `Listener` of a listening socket.socket, whose descriptor it takes."""
     cdef Listener listener = Listener.__new__(Listener)
     set_up(listener, group, above_standard(made.detach()), SOCK_LISTENING)

@@ -62,6 +62,7 @@ from spdkthread import (
     ticks,
 )
 from spdkthread.cores import allowed_cores, parse_cores
+from spdkthread.stats import ContextSwitches
 
 ERRORS: tuple[type[SpdkThreadError], ...] = (
     AwaitError,
@@ -127,6 +128,7 @@ def clocks() -> None:
     assert lib.exception_handler is None
     thread = lib.create_thread("driven", cpumask=None, ring_size=64, poller_policy="all")
     assert lib.get_thread_by_id(thread.id) is thread
+    assert_type(lib.app_thread, SpdkThread | None)
     assert_type(lib.threads, tuple[SpdkThread, ...])
     assert_type(lib.devices, tuple[IoDevice, ...])
     assert_type(lib.error_count + lib.lost_msgs, int)
@@ -339,6 +341,9 @@ def reactors() -> None:
     state: Literal["new", "running", "stopping", "stopped", "dead"] = reactor.state
     print(reactor.core, reactor.name, reactor.idle, reactor.spin_us, reactor.pin, reactor.lib, state, reactor.tid)
     print(reactor.threads)
+    switches = reactor.context_switches()
+    assert_type(switches, ContextSwitches)
+    assert_type(switches.voluntary + switches.involuntary, int)
     assert thread.call(get_reactor).result() is reactor
     with Reactor(pin=False) as target:
         reactor.move_thread(other, target).result()
