@@ -126,7 +126,7 @@ class Copy:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("source", nargs="?", metavar="FROM")
     parser.add_argument("target", nargs="?", metavar="TO")
     parser.add_argument("--piece", type=int, default=1 << 20, help="bytes of a request (default 1 MiB)")

@@ -112,7 +112,7 @@ def at_random(blocks: int, seconds: float, seed: int) -> Iterator[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("path", nargs="?")
     parser.add_argument("--overwrite", action="store_true", help="verify on PATH, too: destroys its content")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of the random job (default 1)")

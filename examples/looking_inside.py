@@ -14,7 +14,7 @@ from spdkthread.rpc import Client, Server
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--serve", type=float, default=0.0, metavar="SECONDS", help="how long to stay")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:

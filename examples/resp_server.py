@@ -660,8 +660,8 @@ class Server(Keeper):
         threads = [shard.thread for shard in self.shards]
 
         def begin() -> Listener:
-            made: Listener = self.group.listen(address, self.accepted, threads=threads)  # type: ignore[no-untyped-call, unused-ignore]
-            return made
+            listen: Callable[..., Listener] = self.group.listen
+            return listen(address, self.accepted, threads=threads)
 
         return threads[0].call(begin).result()
 

@@ -446,7 +446,8 @@ cdef object buffers_in_words(uint64_t count):
 
 
 cdef class IoBufPool(IoDevice):
-    """IoBufPool(*, small_count=8192, small_size=8192, large_count=1024, large_size=135168, name=None, lib=None)\n--\n\n\
+    """IoBufPool(*, small_count=8192, small_size=8192, large_count=1024, large_size=135168, name=None, \
+    lib=None)\n--\n\n\
     Buffers for I/O of two sizes, allocated once and shared by the threads of a library. It is a device, registered.
 
     Parameters

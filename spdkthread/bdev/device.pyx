@@ -387,7 +387,7 @@ cdef class Bdev(IoDevice):
         if self.refused:
             how += f" (io_uring was refused: {errno.errorcode.get(self.refused, self.refused)})"
         flags = (", direct" if self.direct else "") + (", readonly" if self.readonly else "")
-        return f"{IoDevice.__repr__(self)[:-1]}, {how}{flags}>"
+        return f"{IoDevice.__repr__(self).removesuffix(">")}, {how}{flags}>"
 
     cdef int _open_file(self) except -1:
         cdef int failed
@@ -650,7 +650,8 @@ cdef class BdevChannel(IoChannel):
         if c == NULL or c.closing:
             return f"<BdevChannel{IoChannel.__repr__(self)[10:]}"
         how = "io_uring" if c.q.backend == BQ_URING else "threads"
-        return f"<BdevChannel{IoChannel.__repr__(self)[10:-1]}, {c.q.in_use} of {c.depth} requests, {how}>"
+        words = IoChannel.__repr__(self)[10:].removesuffix(">")
+        return f"<BdevChannel{words}, {c.q.in_use} of {c.depth} requests, {how}>"
 
     def _begin(self, Bdev bdev):
         """Make the queue."""
