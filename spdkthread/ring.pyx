@@ -302,12 +302,16 @@ cdef void ring_measure(message_ring *ring, uint32_t taken) noexcept nogil:
     cdef uint64_t backlog = tail - head + taken
     if backlog > ring.high_water:
         ring.high_water = backlog if backlog < ring.capacity else ring.capacity
-    if tail - head > ring.capacity >> 1:
-        # Again when half of the ring is free.
-        ring.tail_snapshot = tail - (ring.capacity >> 1)
-        return
     ring.tail_snapshot = tail
-    if st_load32_relaxed(&ring.room_wanted) and st_exchange32(&ring.room_wanted, 0):
+    if backlog > ring.capacity >> 1:
+        ring_measure_room(ring, tail, head)
+
+
+cdef void ring_measure_room(message_ring *ring, uint64_t tail, uint64_t head) noexcept nogil:
+    """Receiver only: tell senders that wait for room when half of the ring is free."""
+    if tail - head > ring.capacity >> 1:
+        ring.tail_snapshot = tail - (ring.capacity >> 1)        # measured again there
+    elif st_load32_relaxed(&ring.room_wanted) and st_exchange32(&ring.room_wanted, 0):
         st_word_wake(&ring.room_wanted)
 
 
