@@ -6,7 +6,9 @@ def live_timers() -> int: ...
 
 class Timer:
     @property
-    def thread(self) -> SpdkThread: ...
+    def thread(self) -> SpdkThread:
+        """The thread on which it runs."""
+
     @property
     def name(self) -> str: ...
     @property

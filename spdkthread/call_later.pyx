@@ -23,7 +23,8 @@ def live_timers() -> int:
 
 @cython.freelist(64)
 cdef class Timer:
-    """One call at a deadline. Made by `SpdkThread.call_later` and `SpdkThread.call_later_native`.
+    """Timer()\n--\n\n\
+    One call at a deadline. Made by `SpdkThread.call_later` and `SpdkThread.call_later_native`.
 
     Notes
     -----

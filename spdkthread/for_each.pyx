@@ -124,7 +124,7 @@ cdef class Iteration:
             if self.cpl is not None:
                 self.cpl()
         finally:
-            self.future.set_result(None)
+            future.set_result(None)
 
     def __del__(self):
         if self.future is not None:

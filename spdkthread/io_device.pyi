@@ -98,7 +98,9 @@ class IoChannelIter:
         """What was given to `IoDevice.for_each_channel`."""
 
     @property
-    def lib(self) -> ThreadLib: ...
+    def lib(self) -> ThreadLib:
+        """The library of the device."""
+
 
 class ChannelContext:
     def __enter__(self) -> IoChannel: ...
@@ -118,5 +120,7 @@ class ChannelContext:
 
 class Unregistration:
     @property
-    def lib(self) -> ThreadLib: ...
+    def lib(self) -> ThreadLib:
+        """The library of the device."""
+
     def complete(self) -> None: ...

@@ -1,5 +1,6 @@
 """ThreadLib: the registry, the ids, the clock and the way of errors."""
 
+import os
 import sys
 from bisect import bisect_left, bisect_right
 
@@ -305,3 +306,12 @@ cdef ThreadLib lib_or_default(object lib):
     if (<ThreadLib>lib)._lock is None:
         raise SpdkThreadError(f"this {type(lib).__name__} was never initialised")
     return lib
+
+
+def look_after_threads():
+    """In the child of a fork: what other OS threads drove is dead there."""
+    for lib in libs.all():
+        lib._after_fork()
+
+
+os.register_at_fork(after_in_child=look_after_threads)

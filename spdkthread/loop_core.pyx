@@ -273,7 +273,7 @@ class LoopOwner:
         self.thread_name = thread.name
 
     def __repr__(self):
-        return f"<{self.loop_type} on thread {self.thread_name!r}>"
+        return f"event loop <{self.loop_type} on thread {self.thread_name!r}>, which is not closed"
 
 
 cdef inline bint something_waits(thread_s *thread) noexcept nogil:

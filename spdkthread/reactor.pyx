@@ -1058,7 +1058,7 @@ cdef class Reactor:
             elif reason == NEED_IDLE_OBJECT:
                 self._ask_idle_object()
             elif reason == NEED_SHARED_CORE:
-                logger.warning(
+                logger.info(
                     "%r has lost its core to other processes %d times (idle=%r): beside them \"adaptive\" answers "
                     "sooner, and a core of its own soonest", self, self.r.idle.slices_lost, self.idle,
                 )

@@ -12,7 +12,6 @@ from spdkthread.ending import Ending
 from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError
 from spdkthread.forks import ReentrantLock
-from spdkthread.lib import ThreadLib
 from spdkthread.weak_registry import WeakRegistry
 
 __all__ = ["all_reactors", "available_cores", "claim_core", "enlist", "refuse_missing", "warn_if_crowded"]
@@ -107,8 +106,6 @@ def mark_dead():
     """
     for one in all_reactors():
         one._die()
-    for lib in ThreadLib._all():
-        lib._after_fork()
 
 
 os.register_at_fork(after_in_child=mark_dead)

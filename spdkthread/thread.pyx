@@ -227,7 +227,7 @@ cdef inline void put_argument(ring_slot *slot, int index, object argument) noexc
 
 
 cdef class SpdkThread:
-    """SpdkThread(name=None, *, cpumask=None, ring_size=65536, poller_policy='one', lib=None)\n--\n\n\
+    """SpdkThread(name=None, *, cpumask=None, ring_size=4096, poller_policy='one', lib=None)\n--\n\n\
     A lightweight thread: a message ring, pollers, timers and I/O channels, polled by one OS thread at a time.
 
     Parameters
@@ -1605,6 +1605,8 @@ cdef class SpdkThread:
         is not here.
         """
         cdef FdHandler handler
+        if self._dead:
+            return              # by its reactor, or its library, whichever came first
         self._give_up(self._owned_by())
         self._dead = True
         # Both are the parent's too. What is registered there stays so there.

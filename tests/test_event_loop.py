@@ -1274,7 +1274,7 @@ def test_a_loop_that_is_closed_in_a_callback_of_its_own_thread_lets_go_of_it(liv
 def test_what_keeps_the_thread_of_a_loop_has_the_name_of_the_loop(live_lib):
     thread = live_lib.create_thread("mine")
     loop = aio.EventLoop(thread)
-    assert thread.exit_blockers == ("<EventLoop on thread 'mine'>",)
+    assert thread.exit_blockers == ("event loop <EventLoop on thread 'mine'>, which is not closed",)
     loop.close()
     assert thread.exit_blockers == ()
 

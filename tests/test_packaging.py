@@ -99,18 +99,6 @@ print(failures)
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_a_source_tree_that_is_not_compiled_says_what_to_do(tmp_path):
-    (tmp_path / "spdkthread").mkdir()
-    for source in PACKAGE.glob("*.py"):
-        (tmp_path / "spdkthread" / source.name).write_bytes(source.read_bytes())
-    done = run_python(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import spdkthread")
-    assert done.returncode == 1
-    message = done.stderr.splitlines()[-1]
-    assert message.startswith("ImportError: spdkthread was found in ")
-    assert "make build" in message
-    assert "python -P" in message
-
-
 def test_running_threads_does_not_import_numpy():
     done = run_python(
         """

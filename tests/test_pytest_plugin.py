@@ -116,7 +116,7 @@ def test_the_next_is_none_the_worse({fixture}):
     {fixture}.create_thread("net").call(noop).result(60)
 """)
     result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["*the test left behind: *noop of thread net*"])
+    result.stdout.fnmatch_lines(["*the test left behind: *noop* on thread net*"])
 
 
 def test_the_package_names_the_plugin_for_pytest():

@@ -200,7 +200,7 @@ def test_a_core_that_is_not_a_number_is_refused(live_lib, core):
 
 def test_stop_runs_what_was_accepted_and_reports_nothing_left(make_reactor):
     reactor = make_reactor().start()
-    thread = reactor.create_thread()
+    thread = reactor.create_thread(ring_size=16_384)
     ran = []
     accepted = thread.send_many(ran.append, range(10_000))
     report = reactor.stop()

@@ -21,10 +21,15 @@ from spdkthread import (
     IoDevice,
     LeftoverChannel,
     LeftoverMessage,
+    LeftoverOther,
     LeftoverPoller,
     LeftoverUnregistration,
+    LoopExitedError,
+    LoopThreadError,
     ManualClock,
+    NestedLoopError,
     NoThreadError,
+    NotIdleError,
     Poller,
     Reactor,
     ReactorError,
@@ -38,9 +43,11 @@ from spdkthread import (
     ThreadExitedError,
     ThreadLib,
     ThreadStats,
+    Timer,
     WrongThreadError,
     __version__,
     aio,
+    call_unaffinitized,
     default_lib,
     for_each_thread,
     get_reactor,
@@ -55,7 +62,11 @@ ERRORS: tuple[type[SpdkThreadError], ...] = (
     AwaitError,
     DeviceError,
     FdError,
+    LoopExitedError,
+    LoopThreadError,
+    NestedLoopError,
     NoThreadError,
+    NotIdleError,
     ReactorError,
     RingFullError,
     RingFullTimeoutError,
@@ -123,6 +134,8 @@ def clocks() -> None:
     assert_type(testing.poll_threads([thread], rounds=2), int)
     assert_type(testing.poll_until_idle([thread], max_rounds=100), int)
     assert_type(testing.leak_counters(), dict[str, int])
+    testing.run_for(clock, [thread], us=5)
+    assert lib.manual_clock is clock
     assert visited == ["thread", "end"]
     with thread:
         thread.exit()
@@ -151,7 +164,8 @@ def native(thread: SpdkThread) -> None:
     libc.time.restype, libc.time.argtypes = ctypes.c_int, [ctypes.c_void_p]
     now = np.zeros((), dtype="i8")
     thread.send_native(libc.free, None)
-    poller = thread.register_native_poller(libc.time, now, period_us=100, name="time")
+    poller = thread.register_native_poller(libc.time, now, period_us=100, name="time", fixed_rate=True)
+    thread.call_later_native(1, libc.free, None)
     assert_type(poller, Poller)
     poller.unregister()
 
@@ -162,6 +176,14 @@ def pollers(thread: SpdkThread) -> None:
     poller.resume()
     state: Literal["waiting", "running", "paused", "unregistered"] = poller.state
     print(poller.name, poller.id, state, poller.period_us, poller.period_ticks, poller.thread)
+    print(poller.fixed_rate, poller.deadline)
+    timer = thread.call_later(1e9, add, 1, 2)
+    assert_type(timer, Timer)
+    assert_type(timer.deadline, int)
+    assert_type(timer.is_pending, bool)
+    thread.call(lambda: None).result()
+    print(timer.name, timer.thread, thread.timers, thread.next_expiration)
+    assert_type(timer.cancel(), bool)
     assert_type(poller.run_count + poller.busy_count + poller.error_count + poller.overrun_count, int)
     read_end, write_end = os.pipe()
     handler = thread.register_fd(read_end, lambda: os.read(read_end, 1), "r", name="pipe")
@@ -248,6 +270,9 @@ def results(thread: SpdkThread, other: SpdkThread) -> None:
     loop = aio.EventLoop(idle="adaptive", spin_us=10)
     assert_type(loop.thread, SpdkThread)
     loop.close()
+    aio.new_event_loop().close()
+    aio.run(under_asyncio(thread))
+    assert_type(call_unaffinitized(add, 1, 2), int)
     os.close(read_end)
     os.close(write_end)
     executor = thread.executor()
@@ -277,7 +302,7 @@ def reactors() -> None:
         target.move_thread(other, reactor).result()
     stats: ReactorStats = reactor.stats
     print(stats.busy_ticks, stats.idle_ticks, stats.turns, stats.parks, stats.wakes, stats.stalls)
-    print(stats.gil_waits, stats.gil_wait_ticks)
+    print(stats.gil_waits, stats.gil_wait_ticks, stats.slices_lost)
     report: ShutdownReport = reactor.stop(timeout_s=30)
     assert_type(reactor.join(timeout_s=30), bool)
     assert report.ok, report
@@ -285,6 +310,9 @@ def reactors() -> None:
     assert_type(report.leftover_pollers, tuple[LeftoverPoller, ...])
     assert_type(report.leftover_channels, tuple[LeftoverChannel, ...])
     assert_type(report.leftover_unregistrations, tuple[LeftoverUnregistration, ...])
+    assert_type(report.leftover_others, tuple[LeftoverOther, ...])
+    for other_left in report.leftover_others:
+        print(other_left.thread, other_left.kind, other_left.name)
     for message in report.leftover_msgs:
         print(message.thread, message.name)
     for poller in report.leftover_pollers:
