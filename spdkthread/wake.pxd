@@ -32,8 +32,8 @@ follows, or by a later one. The bits of a thread that came with senders of anoth
 has changed, are not relied on for the millisecond of above: the reactor looks at every thread in each turn, and once
 more after that time. ``verify/ready.pml`` is a model of this.
 
-A gate is never freed, only reused, and its maps are not either: a sender may still hold the pointer of a reactor that has ended, and the worst that
-it can do is wake the next owner once for nothing.
+A gate is never freed, only reused, and its maps are not freed either: a sender may still hold the pointer of a reactor
+that has ended, and the worst that it can do is wake the next owner, or set a bit of its, once for nothing.
 
 In the child of a fork no gate of before it is used again: its bell is the parent's too, and what rings or listens there
 would wake the parent for nothing or, worse, take a ring from it. The child closes its descriptors of them at once, by

@@ -132,7 +132,7 @@ cdef void wake_gate_give_back(wake_gate *gate) noexcept nogil:
 
 
 cdef bint wake_gate_list(wake_gate *gate, uint64_t threads) noexcept nogil:
-    """Have a map for so many threads. A smaller one of before stays: senders may still set bits in it. False: no memory."""
+    """Have a map for so many threads. A smaller one stays, as senders may still set bits in it. False: no memory."""
     cdef ready_map *ready = <ready_map *>st_loadp_acquire(&gate.ready)
     cdef uint64_t words = (threads + 63) // 64
     cdef ready_map *larger
