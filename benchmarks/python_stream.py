@@ -1,7 +1,7 @@
 """One OS thread streams Python messages to another for longer than the ring is: it waits for room again and again.
 
-The sender of spdkthread uses ``send_msg_wait`` and the ring of the usual size; the queues of the peers have no bound, so
-they never wait and hold whatever was sent. Time per message until the last one has run.
+The sender of spdkthread uses ``send_msg_wait`` and the ring of the usual size; the queues of the peers have no bound,
+so they never wait and hold whatever was sent. Time per message until the last one has run.
 """
 
 from __future__ import annotations

@@ -303,7 +303,7 @@ cdef void ring_measure(message_ring *ring, uint32_t taken) noexcept nogil:
     if backlog > ring.high_water:
         ring.high_water = backlog if backlog < ring.capacity else ring.capacity
     ring.tail_snapshot = tail
-    if backlog > ring.capacity >> 1:
+    if backlog >= ring.capacity >> 1:
         ring_measure_room(ring, tail, head)
 
 
