@@ -24,7 +24,7 @@ PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --upgrade --prefer-binary
 NAME := $(notdir $(VENV))
 JOBS := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
-SOURCES := setup.py pyproject.toml $(wildcard spdkthread/*.pyx spdkthread/*.pxd)
+SOURCES := setup.py pyproject.toml $(wildcard spdkthread/*.p[yx][xd] spdkthread/*/*.p[yx][xd] spdkthread/*/*.h)
 
 # What changes the build without changing a source.
 BUILD_FLAGS := $(foreach name,SANITIZE COVERAGE FAULTS BREAK_ORDERING ANNOTATE CFLAGS,$(SPDKTHREAD_$(name));)$(CC);$(CFLAGS)
@@ -190,7 +190,7 @@ ci:
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage* htmlcov
-	rm -f spdkthread/*.so spdkthread/*.c spdkthread/*.html tests/cython/*.c tests/cython/*.so tests/cython/*.html
+	rm -f spdkthread/*.so spdkthread/*.c spdkthread/*.html spdkthread/*/*.so spdkthread/*/*.c spdkthread/*/*.html tests/cython/*.c tests/cython/*.so tests/cython/*.html
 	rm -f .venv*/.built
 	find . -name .venv\* -prune -o -name __pycache__ -type d -exec rm -rf {} +
 

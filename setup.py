@@ -65,13 +65,14 @@ def extensions() -> list[Extension]:
     compile_args += shlex.split(os.environ.get("SPDKTHREAD_CFLAGS", ""))
     return [
         Extension(
-            f"spdkthread.{source.stem}",
+            ".".join(source.relative_to(HERE).with_suffix("").parts),
             [str(source.relative_to(HERE))],
+            depends=[str(header.relative_to(HERE)) for header in sorted(source.parent.glob("*.h"))],
             define_macros=macros,
             extra_compile_args=compile_args,
             extra_link_args=link_args,
         )
-        for source in sorted((HERE / "spdkthread").glob("*.pyx"))
+        for source in sorted((HERE / "spdkthread").rglob("*.pyx"))
     ]
 
 

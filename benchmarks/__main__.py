@@ -31,7 +31,7 @@ ORDER = (
     "channel", "for_each_thread", "for_each_channel", "reactor_turn", "wakeup", "idle_cost", "gil_sharing", "gil_hold",
     "future", "acall", "coroutine_switch",
     "loop_callbacks", "loop_pingpong", "loop_timers", "loop_echo", "loop_idle",
-    "event_perf", "reactor_perf", "poller_perf", "memory", "import_time",
+    "bdev", "event_perf", "reactor_perf", "poller_perf", "memory", "import_time",
 )
 # fmt: on
 TIMEOUT_S = {"smoke": 60, "quick": 120, "full": 900}

@@ -15,10 +15,39 @@ from spdkthread.io_device cimport (
     device_s,
     thread_channel,
 )
+from spdkthread.iobuf cimport (
+    IOBUF_BAD_SIZE,
+    IOBUF_BUSY,
+    IOBUF_EMPTY,
+    IOBUF_NOT_HELD,
+    IOBUF_OK,
+    IOBUF_POOL_CLOSED,
+    IOBUF_WAITING,
+    IoBuf,
+    IoBufChannel,
+    IoBufPool,
+    iobuf_abort,
+    iobuf_channel_s,
+    iobuf_entry,
+    iobuf_get,
+    iobuf_put,
+)
 from spdkthread.lib cimport ThreadLib
 from spdkthread.native cimport msg_fn, poller_fn
 from spdkthread.poller cimport Poller
 from spdkthread.ring cimport RING_FULL, RING_GATED, RING_GATED_OFF, RING_IS_CLOSED, RING_OK, message_ring
+from spdkthread.spinlock cimport (
+    SPIN_BUSY,
+    SPIN_OK,
+    SpinLock,
+    spinlock_destroy,
+    spinlock_held,
+    spinlock_init,
+    spinlock_lock,
+    spinlock_s,
+    spinlock_try,
+    spinlock_unlock,
+)
 from spdkthread.thread cimport SpdkThread, thread_send_python
 from spdkthread.thread_core cimport (
     STEP_DONE,

@@ -9,10 +9,12 @@ waits for the package's. Were the package to wait for one of its modules, the tw
 """
 
 import importlib
+import os
 from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any
 
 from spdkthread._version import __version__
+from spdkthread.hooks import reactor_made
 
 if TYPE_CHECKING:
     from spdkthread.affinity import call_unaffinitized
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         RingFullError,
         RingFullTimeoutError,
         SpdkThreadError,
+        SpinLockError,
         ThreadExitedError,
         WrongThreadError,
     )
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from spdkthread.for_each import for_each_thread
     from spdkthread.group import ReactorGroup
     from spdkthread.io_device import IoChannel, IoChannelIter, IoDevice
+    from spdkthread.iobuf import IoBuf, IoBufChannel, IoBufPool
     from spdkthread.lib import ThreadLib, default_lib
     from spdkthread.poller import Poller
     from spdkthread.reactor import Reactor, get_reactor
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
         LeftoverUnregistration,
         ShutdownReport,
     )
+    from spdkthread.spinlock import SpinLock
     from spdkthread.stats import ReactorStats, ThreadStats
     from spdkthread.thread import SpdkThread, get_thread
 
@@ -58,6 +63,9 @@ __all__ = [
     "DeviceError",
     "FdError",
     "FdHandler",
+    "IoBuf",
+    "IoBufChannel",
+    "IoBufPool",
     "IoChannel",
     "IoChannelIter",
     "IoDevice",
@@ -82,6 +90,8 @@ __all__ = [
     "ShutdownReport",
     "SpdkThread",
     "SpdkThreadError",
+    "SpinLock",
+    "SpinLockError",
     "ThreadExitedError",
     "ThreadLib",
     "ThreadStats",
@@ -114,12 +124,14 @@ _HOMES = {
         "RingFullError",
         "RingFullTimeoutError",
         "SpdkThreadError",
+        "SpinLockError",
         "ThreadExitedError",
         "WrongThreadError",
     ),
     "fd_handler": ("FdHandler",),
     "for_each": ("for_each_thread",),
     "group": ("ReactorGroup",),
+    "iobuf": ("IoBuf", "IoBufChannel", "IoBufPool"),
     "io_device": ("IoChannel", "IoChannelIter", "IoDevice"),
     "lib": ("ThreadLib", "default_lib"),
     "poller": ("Poller",),
@@ -132,6 +144,7 @@ _HOMES = {
         "LeftoverUnregistration",
         "ShutdownReport",
     ),
+    "spinlock": ("SpinLock",),
     "stats": ("ReactorStats", "ThreadStats"),
     "thread": ("SpdkThread", "get_thread"),
 }
@@ -144,6 +157,15 @@ if PathFinder.find_spec("spdkthread.thread", __path__) is None:
         "there with `make build`, or run Python in another directory to import the spdkthread that is installed",
         name=__name__,
     )
+
+
+def _open_rpc_socket(reactor: Any) -> None:
+    """With SPDKTHREAD_RPC_SOCKET in the environment, the first Reactor opens an RPC server there for its library."""
+    if os.environ.get("SPDKTHREAD_RPC_SOCKET"):
+        importlib.import_module("spdkthread.rpc.environment").open_once(reactor.lib)
+
+
+reactor_made.append(_open_rpc_socket)
 
 
 def __getattr__(name: str) -> Any:

@@ -30,6 +30,7 @@ from spdkthread.reactor cimport Reactor
 from spdkthread.ring cimport RING_OK
 from spdkthread.sealed cimport seal
 from spdkthread.thread cimport SpdkThread
+from spdkthread.trace_ring cimport trace_name_argument
 from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 from spdkthread.wake cimport WAKE_ASLEEP, wake_gate
 
@@ -273,6 +274,7 @@ def drop_in_context(args, why):
 
 special_message(run, name_of_call, drop_call)
 special_message(run_in_context, name_in_context, drop_in_context)
+trace_name_argument(run_in_context)
 
 
 # Coming back

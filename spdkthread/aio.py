@@ -197,7 +197,7 @@ class _Place:
 
     def __init__(self, thread: SpdkThread) -> None:
         self.thread = thread
-        self.under_way: dict[int, FutureCore] = {}  # by id(): a future is no other one
+        self.under_way: dict[int, Any] = {}  # by id(): a future is no other one
         self.waiting: deque[_Work] = deque()
 
     def load(self) -> int:

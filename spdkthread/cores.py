@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from spdkthread.checks import check_integer
 
-__all__ = ["allowed_cores", "parse_cores"]
+__all__ = ["allowed_cores", "keep_to", "parse_cores"]
 
 
 def parse_cores(spec: str | Iterable[int]) -> frozenset[int]:
@@ -89,3 +89,20 @@ def allowed_cores() -> frozenset[int]:
     A program that wants to keep its reactors to fewer cores names them.
     """
     return _at_import | _cores_of(0)
+
+
+def keep_to(cores: frozenset[int]) -> None:
+    """Bind the process to some of its cores, before it makes reactors: they know no others then.
+
+    Raises
+    ------
+    ValueError
+        For cores that it may not use, and on a system that binds none.
+    """
+    global _at_import
+    if not hasattr(os, "sched_setaffinity"):
+        raise ValueError("this system does not bind a process to cores")
+    if missing := sorted(cores - allowed_cores()):
+        raise ValueError(f"cores {missing} are not available, only {sorted(allowed_cores())}")
+    os.sched_setaffinity(0, cores)
+    _at_import = frozenset(cores)

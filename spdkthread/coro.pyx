@@ -2,6 +2,7 @@
 
 cimport cython
 
+import logging
 import weakref
 from collections.abc import AsyncGenerator as AsyncGeneratorABC
 from collections.abc import Coroutine as CoroutineABC
@@ -42,6 +43,8 @@ from spdkthread.future import mixed
 from spdkthread.messages import special_message
 
 __all__ = ["fd_ready", "sleep_us", "spawn", "switch_to"]
+
+logger = logging.getLogger("spdkthread")
 
 cdef extern from *:
     """
@@ -403,9 +406,11 @@ cdef class Coroutine:
 
     cdef int report(self, str message, object error) except -1:
         cdef SpdkThread home = self.home_now()
-        home.lib._report(
-            f"coroutine {self.call_it()} of thread {home.name!r} {message}", error, home, "fn", None,
-        )
+        text = f"coroutine {self.call_it()} of thread {home.name!r} {message}"
+        if home.lib is None:            # the collector is just taking the thread apart
+            logger.error("%s: %r", text, error)
+        else:
+            home.lib._report(text, error, home, "fn", None)
         return 0
 
     cdef int settle_in(self) except -1:
@@ -426,6 +431,8 @@ cdef class Coroutine:
 
     cdef int step(self) except -1:
         """Run on, up to the next wait. On its thread."""
+        if self.future is None:
+            return 0        # it was ended meanwhile
         cdef Switch leaving
         while True:
             self.run_on()
@@ -533,6 +540,11 @@ cdef class Coroutine:
         self.unnote()
         self.future = None
         self.waiting = None
+        if future is None:
+            # It was ended while it ran: something that it called closed its loop, or dropped its thread.
+            if error is not None:
+                self.report("failed after it had been ended", error)
+            return 0
         if error is None:
             future.settle(FUTURE_FINISHED, value, False)
         elif isinstance(error, cancelled_error()):

@@ -71,10 +71,9 @@ class ErrorLog:
         now = time.perf_counter_ns()
         with self._lock:
             told = self._count_again(key)
-            if told is None:
-                if len(self._records) < MAX_RECORDS:
-                    thread_id = getattr(context.get("thread"), "id", None)
-                    self._records[key] = ErrorRecord(context["message"], described, 1, now, now, thread_id)
+            if told is None and len(self._records) < MAX_RECORDS:
+                thread_id = getattr(context.get("thread"), "id", None)
+                self._records[key] = ErrorRecord(context["message"], described, 1, now, now, thread_id)
         if told is None:
             logger.error(context["message"], exc_info=exception)
         elif told:

@@ -13,6 +13,7 @@ __all__ = [
     "RingFullError",
     "RingFullTimeoutError",
     "SpdkThreadError",
+    "SpinLockError",
     "ThreadExitedError",
     "WrongThreadError",
 ]
@@ -77,3 +78,27 @@ class AwaitError(SpdkThreadError, RuntimeError):
 class NotIdleError(SpdkThreadError, RuntimeError):
     """Threads that a test polls until they are idle always find more work: a message, a poller or a timer of no delay
     that arms itself again."""
+
+
+class SpinLockError(SpdkThreadError):
+    """A misuse of a `SpinLock`, or a callback that returned while it held one.
+
+    Attributes
+    ----------
+    lock : SpinLock or str or None
+        The lock; its name where native code made it.
+    owner : SpdkThread or None
+        Its owner at that time.
+    reason : str
+    number : int
+        SPDK's number of the misuse, 1 to 9; 0 without one.
+    """
+
+    def __init__(
+        self, message: str, *, lock: object = None, owner: object = None, reason: str = "", number: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.lock = lock
+        self.owner = owner
+        self.reason = reason
+        self.number = number

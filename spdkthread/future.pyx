@@ -14,6 +14,7 @@ from spdkthread.atomics cimport (
     st_store32_release,
 )
 from spdkthread.forks cimport fork_generation, spin_lock, spin_unlock
+from spdkthread.trace_ring cimport trace_name_argument
 
 from spdkthread.error_log import describe
 from spdkthread.errors import ThreadExitedError, WrongThreadError
@@ -327,7 +328,8 @@ cdef class FutureCore:
         mine.fn = fn
         if producer is not None:
             mine.what = producer._task_name()
-            mine.lib = weakref.ref(producer.lib)
+            # None in a thread that the collector is just taking apart.
+            mine.lib = None if producer.lib is None else weakref.ref(producer.lib)
             mine.thread = self.producer
         self.unretrieved = mine
         return 0
@@ -586,3 +588,4 @@ def drop_call(args, why):
 
 
 special_message(run_call, name_of_call, drop_call)
+trace_name_argument(run_call)

@@ -15,8 +15,8 @@ from spdkthread.ending import Ending
 from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError
 from spdkthread.forks import ReentrantLock
-from spdkthread.latch import Latch
 from spdkthread.future import make_future
+from spdkthread.latch import Latch
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.placement import allowed_reactors, move_inside_mask
 from spdkthread.reactor import Reactor, get_reactor, on_any_reactor
@@ -333,7 +333,7 @@ class _ReactorVisit:
         self.fn = fn
         self.cpl = cpl
         calling = get_reactor()
-        self.origin = calling if any(calling is one for one in group.reactors) else group.reactors[0]
+        self.origin: Reactor = next((one for one in group.reactors if one is calling), group.reactors[0])
         self.pending = deque(group.reactors)
         self.target: Reactor | None = None
         self.future = make_future(self, running=True)
@@ -357,8 +357,8 @@ class _ReactorVisit:
     def hop(self) -> None:
         """To the next reactor, or home."""
         if self.pending:
-            self.target = self.pending.popleft()
-            target, step = self.target, self.visit
+            target, step = self.pending.popleft(), self.visit
+            self.target = target
         else:
             self.target = None
             target, step = self.origin, self.complete

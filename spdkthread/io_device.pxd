@@ -117,6 +117,7 @@ cdef class IoDevice:
 
     cdef IoChannel get(self)
     cdef IoChannel _open(self, SpdkThread thread)
+    cdef IoChannel _new_channel(self)
     cdef int _close(self, IoChannel channel) except -1
     cdef int _unlist(self, IoChannel channel) except -1
     cdef int _ended(self, uint32_t *what) except -1
@@ -154,3 +155,8 @@ cdef class IoChannelIter:
     cdef int _move(self, uint64_t thread_id) except -1
     cdef int _go_on(self, object status) except -1
     cdef int _end(self, object status) except -1
+
+
+# A class of devices may have channels of a class of its own, which extends IoChannel: it overrides `_new_channel`, and
+# calls this before each `C.__new__(C)`, which is refused otherwise.
+cdef void allow_channel() noexcept

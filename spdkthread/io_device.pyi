@@ -101,7 +101,6 @@ class IoChannelIter:
     def lib(self) -> ThreadLib:
         """The library of the device."""
 
-
 class ChannelContext:
     def __enter__(self) -> IoChannel: ...
     def __exit__(

@@ -23,6 +23,7 @@ from spdkthread.atomics cimport (
     st_store32_release,
     st_sub_relaxed,
 )
+from spdkthread.clock cimport st_cycles
 from spdkthread.forks cimport spin_lock, spin_unlock
 from spdkthread.lib cimport lib_or_default
 from spdkthread.pointer_map cimport map_get, map_put, map_remove
@@ -30,6 +31,15 @@ from spdkthread.ring cimport RING_GATED
 from spdkthread.sealed cimport seal
 from spdkthread.thread cimport SpdkThread
 from spdkthread.thread_core cimport THREAD_EXITED, current_thread, thread_s
+from spdkthread.trace_ring cimport (
+    TRACE_CHANNEL_CREATE,
+    TRACE_CHANNEL_DESTROY,
+    st_trace_word,
+    st_tracing,
+    trace_enrol,
+    trace_put,
+    trace_text,
+)
 
 from spdkthread.errors import DeviceError, NoThreadError, ThreadExitedError
 from spdkthread.future import make_future
@@ -37,6 +47,23 @@ from spdkthread.future import make_future
 __all__ = ["IoChannel", "IoChannelIter", "IoDevice"]
 
 cdef extern from *:
+    """
+    /* As `seal`, and what extends the class is made when its module has said so on this OS thread just before. */
+    static newfunc st_channel_new;
+    static _Thread_local int st_channel_allowed;
+    static PyObject *st_make_channel(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+        if (!st_channel_allowed) return st_refuse_new(type, args, kwargs);
+        st_channel_allowed = 0;
+        return st_channel_new(type, args, kwargs);
+    }
+    static void st_seal_channel(PyObject *type) {
+        st_channel_new = ((PyTypeObject *)type)->tp_new;
+        st_seal(type);
+        ((PyTypeObject *)type)->tp_new = st_make_channel;
+    }
+    """
+    int st_channel_allowed
+    void seal_channel "st_seal_channel"(object type)
     void Py_DECREF_raw "Py_DECREF"(PyObject *)
 
 cdef enum:
@@ -367,7 +394,7 @@ cdef class IoDevice:
             raise DeviceError(f"get_io_channel: {self!r} and {thread!r} belong to different libraries")
         if st_load32_relaxed(&thread.c.state) == THREAD_EXITED:
             raise ThreadExitedError(f"{thread!r} takes no channels any more")
-        channel = IoChannel.__new__(IoChannel)
+        channel = self._new_channel()
         channel.device = self
         channel.thread = thread
         channel.c.device = &self.c
@@ -388,6 +415,8 @@ cdef class IoDevice:
                 raise MemoryError(f"no memory for {channel!r}")
             self._refuse("get_io_channel")
         thread.c.channels += 1
+        if st_tracing():
+            trace_put(TRACE_CHANNEL_CREATE, thread.c.trace_number, st_cycles(), 0, trace_text(self.name), 0)
         try:
             result = self.create_channel(channel)
         except BaseException:
@@ -402,10 +431,15 @@ cdef class IoDevice:
             raise DeviceError(f"get_io_channel: device {self.name!r} was unregistered while its create_channel ran")
         return channel
 
+    cdef IoChannel _new_channel(self):
+        return IoChannel.__new__(IoChannel)
+
     def _destroy_now(self, IoChannel channel):
         """The end of a channel, on its thread."""
         channel.c.refs = 0
         self._unlist(channel)
+        if st_tracing():
+            trace_put(TRACE_CHANNEL_DESTROY, channel.thread.c.trace_number, st_cycles(), 0, trace_text(self.name), 0)
         try:
             self.destroy_channel(channel)
         except (KeyboardInterrupt, SystemExit):
@@ -789,6 +823,11 @@ cdef class IoChannel:
         return self.c.refs
 
 
+cdef void allow_channel() noexcept:
+    global st_channel_allowed
+    st_channel_allowed = 1
+
+
 cdef class IoChannelIter:
     """IoChannelIter()\n--\n\n\
     A for_each_channel under way: what its function gets on each thread.
@@ -1022,5 +1061,7 @@ cdef object checked_dtype(object ctx_dtype):
 
 seal(Unregistration)
 seal(ChannelContext)
-seal(IoChannel)
+seal_channel(IoChannel)
 seal(IoChannelIter)
+
+trace_enrol(&st_trace_word)

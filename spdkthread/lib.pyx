@@ -103,6 +103,17 @@ cdef class ThreadLib:
         """
         return self._threads.get(id)
 
+    @property
+    def app_thread(self):
+        """The first thread that this library made; None before, and once that one has exited.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread. Answers to ``spdk_thread_get_app_thread``; SPDK's does not exit before the
+        library is closed.
+        """
+        return self._threads.get(1)
+
     def for_each_thread(self, fn, cpl=None):
         """Run ``fn()`` on every thread of this library, one after the other. See `spdkthread.for_each_thread`."""
         from spdkthread.for_each import for_each_thread

@@ -30,7 +30,7 @@ from spdkthread.atomics cimport (
     st_store_relaxed,
     st_storep_release,
 )
-from spdkthread.clock cimport clock_read, st_ticks
+from spdkthread.clock cimport clock_read, st_cycles, st_ticks
 from spdkthread.fds cimport (
     FD_BATCH,
     FD_READABLE,
@@ -78,6 +78,16 @@ from spdkthread.timers cimport (
     timer_pop,
     timer_queue_free,
     timer_queue_init,
+)
+from spdkthread.trace_ring cimport (
+    TRACE_CALLBACK,
+    TRACE_PARK,
+    TRACE_WAKE,
+    st_trace_word,
+    st_tracing,
+    trace_enrol,
+    trace_key,
+    trace_put,
 )
 from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 from spdkthread.wake cimport wake_clear, wake_gate_give_back, wake_gate_take, wake_notify
@@ -1029,11 +1039,22 @@ cdef class LoopCore:
         if poll_work_ready(&self.thread.c):
             st_store32_relaxed(&self.gate.sleeping, 0)
             return 0
-        woken = idle_sleep(self.gate, self.poll_fd, -1, self.nap_ns())
+        if st_tracing():
+            woken = self.traced_sleep()
+        else:
+            woken = idle_sleep(self.gate, self.poll_fd, -1, self.nap_ns())
         st_store32_relaxed(&self.gate.sleeping, 0)
         if woken > 0 and woken & 2 and self.direct:
             self.events_count = fd_set_wait(self.poll_fd, self.events, FD_BATCH)
         return -1 if woken < 0 else 0
+
+    cdef int traced_sleep(self) noexcept nogil:
+        cdef uint64_t began = st_cycles(), ended
+        cdef int woken = idle_sleep(self.gate, self.poll_fd, -1, self.nap_ns())
+        ended = st_cycles()
+        trace_put(TRACE_PARK, 0, began, ended - began, 0, woken)
+        trace_put(TRACE_WAKE, 0, ended, 0, 0, woken)
+        return woken
 
     cdef int64_t nap_ns(self) noexcept nogil:
         """Until the earliest timer is due, of the loop or of its thread."""
@@ -1163,10 +1184,23 @@ cdef bint asks_only_the_kernel(object selector):
     )
 
 
+cdef int traced_call(object callback, object args) except -1:
+    cdef uint64_t key = trace_key(<PyObject *>callback)
+    cdef uint64_t began = st_cycles()
+    try:
+        PyObject_Call(callback, args, NULL)
+    finally:
+        trace_put(TRACE_CALLBACK, 0, began, st_cycles() - began, key, 0)
+    return 0
+
+
 cdef inline int run_in(object callback, object args, object context) except -1:
     PyContext_Enter(context)
     try:
-        PyObject_Call(callback, args, NULL)
+        if st_tracing():
+            traced_call(callback, args)
+        else:
+            PyObject_Call(callback, args, NULL)
     finally:
         PyContext_Exit(context)
     return 0
@@ -1222,3 +1256,5 @@ def report_failure(loop, handle, error):
 
 
 seal(LoopTimer)
+
+trace_enrol(&st_trace_word)

@@ -18,10 +18,15 @@ from libc.stdint cimport uintptr_t
 
 from spdkthread.sealed cimport seal
 
-__all__ = ["MESSAGE_SIGNATURE", "POLLER_SIGNATURE", "NativeCall"]
+__all__ = ["COMPLETION_SIGNATURE", "MESSAGE_SIGNATURE", "POLLER_SIGNATURE", "NativeCall", "add_signature"]
 
 MESSAGE_SIGNATURE = "void (void *)"
 POLLER_SIGNATURE = "int (void *)"
+COMPLETION_SIGNATURE = "void (void *, int64_t)"
+
+# Signatures of packages above, see `add_signature`.
+cdef dict _CTYPES_ARGUMENTS = {COMPLETION_SIGNATURE: ("c_void_p", "c_int64")}
+cdef dict _OTHER_NAMES = {}
 
 # ctypes' own mark on a function type that takes the GIL for the whole call (PYFUNCTYPE, PyDLL).
 cdef int CTYPES_NEEDS_GIL = 4
@@ -51,9 +56,35 @@ cdef NativeCall native_poller(object fn, object ctx):
     return _make(fn, ctx, POLLER_SIGNATURE)
 
 
+cdef NativeCall native_completion(object fn, object ctx):
+    """Accept `fn` as ``void (*)(void *, int64_t)``."""
+    return _make(fn, ctx, COMPLETION_SIGNATURE)
+
+
 cdef bint is_native(object fn) except -1:
     """Whether `fn` is one of the accepted carriers, whatever its signature."""
     return PyCapsule_CheckExact(fn) or _as_ctypes(fn) is not None or _is_cffi(fn)
+
+
+cdef NativeCall native_call(object fn, object ctx, str signature):
+    """Accept `fn` as a function of `signature`, which `add_signature` has made known."""
+    return _make(fn, ctx, signature)
+
+
+def add_signature(signature, arguments, other_names=()):
+    """Make another signature known, at import of the module that has such callbacks.
+
+    Parameters
+    ----------
+    signature : str
+        The name of a capsule of such a function, as Cython writes it.
+    arguments : tuple of str
+        The types of its arguments, by their names in ctypes.
+    other_names : tuple of str
+        Other names of it that are accepted of capsules and of cffi.
+    """
+    _CTYPES_ARGUMENTS[signature] = arguments
+    _OTHER_NAMES[signature] = other_names
 
 
 cdef NativeCall _make(object fn, object ctx, str signature):
@@ -132,7 +163,7 @@ cdef object _address(object ctx):
 
 cdef void *_from_capsule(object capsule, str signature, void **context) except NULL:
     cdef const char *name = PyCapsule_GetName(capsule)
-    if name == NULL or name != signature.encode():
+    if name == NULL or name.decode(errors="replace") not in (signature, *_OTHER_NAMES.get(signature, ())):
         shown = "no name" if name == NULL else repr(name.decode(errors="replace"))
         raise TypeError(f"the capsule must be named {signature!r}, this one has {shown}")
     context[0] = PyCapsule_GetContext(capsule)
@@ -156,12 +187,13 @@ cdef object _as_ctypes(object fn):
 cdef void *_from_ctypes(object pointer, object fn, str signature) except NULL:
     import ctypes
 
-    result = None if signature == MESSAGE_SIGNATURE else ctypes.c_int
+    result = None if signature.startswith("void ") else ctypes.c_int
+    expected = [getattr(ctypes, name) for name in _CTYPES_ARGUMENTS.get(signature, ("c_void_p",))]
     # On an instance for a loaded symbol, on its class for a CFUNCTYPE.
     restype = pointer.restype
     argtypes = pointer.argtypes
     argtypes = None if argtypes is None else list(argtypes)
-    if restype is not result or argtypes != [ctypes.c_void_p]:
+    if restype is not result or argtypes != expected:
         raise TypeError(
             f"the function pointer must have the signature {signature!r}, got restype {restype!r} and argtypes "
             f"{argtypes!r}"
@@ -182,7 +214,9 @@ cdef bint _is_cffi(object fn):
 cdef void *_from_cffi(object fn, str signature) except NULL:
     backend = sys.modules["_cffi_backend"]
     kind = backend.typeof(fn)
-    if kind.kind != "function" or kind.cname != signature.replace(" (", "(*)("):
+    if kind.kind != "function" or kind.cname not in [
+        name.replace(" (", "(*)(") for name in (signature, *_OTHER_NAMES.get(signature, ()))
+    ]:
         raise TypeError(f"the function pointer must have the signature {signature!r}, got {kind.cname!r}")
     address = int(backend.cast(backend.new_primitive_type("uintptr_t"), fn))
     if not address:

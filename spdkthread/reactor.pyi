@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol, Self, type_check_only
 
 from spdkthread.lib import ThreadLib
 from spdkthread.report import ShutdownReport
-from spdkthread.stats import ReactorStats
+from spdkthread.stats import ContextSwitches, ReactorStats
 from spdkthread.thread import SpdkThread
 
 __all__ = ["Reactor", "get_reactor"]
@@ -80,6 +80,7 @@ class Reactor:
     def state(self) -> Literal["new", "running", "stopping", "stopped", "dead"]: ...
     @property
     def tid(self) -> int | None: ...
+    def context_switches(self) -> ContextSwitches: ...
     @property
     def stats(self) -> ReactorStats: ...
     # For the floor above.

@@ -12,6 +12,7 @@ so that it changes hands within a microsecond instead of by CPython's wait of 5 
 """
 
 import logging
+import math
 import os
 import threading
 import time
@@ -102,6 +103,16 @@ from spdkthread.thread_core cimport (
     thread_s,
 )
 from spdkthread.timers cimport timer_queue_free, timer_queue_init
+from spdkthread.trace_ring cimport (
+    TRACE_ATTACHED,
+    TRACE_MOVE,
+    TRACE_STALL,
+    st_trace_word,
+    st_tracing,
+    trace_enrol,
+    trace_put,
+    trace_text,
+)
 from spdkthread.wake cimport (
     WAKE_LISTS,
     wake_gate_give_back,
@@ -121,9 +132,10 @@ from spdkthread.latch import Latch
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.report import ShutdownReport, what_is_left
 from spdkthread.roster import claim_core, enlist, warn_if_crowded
-from spdkthread.stats import ReactorStats
+from spdkthread.stats import ContextSwitches, ReactorStats, read_context_switches
 from spdkthread.thread import _mark_reactor
 from spdkthread.waiting import tell_while_waiting
+from spdkthread.watchdog import Watchdog
 
 __all__ = ["Reactor", "get_reactor"]
 
@@ -190,7 +202,8 @@ cdef class Reactor:
     idle : {"adaptive", "poll", "yield"} or object, default "adaptive"
         What a turn without work does: sleep after a while, look again at once, give up the core (by a nap of 50 us
         where the core is shared with a process that computes), or what the object's
-        ``idle(work_count)`` does (with ``reset()`` when work has come).
+        ``idle(work_count)`` does (with ``reset()`` when work has come). SPDKTHREAD_IDLE in the environment replaces
+        "adaptive".
     spin_us : float, default 50
         How long ``"adaptive"`` looks for work before it sleeps.
     lib : ThreadLib, optional
@@ -198,7 +211,8 @@ cdef class Reactor:
     pin : bool, default True
         Bind the OS thread to `core` (Linux; elsewhere the core is a number only).
     stall_ms : float, optional
-        Report callbacks that run longer than this. See `spdkthread.watchdog`.
+        Report callbacks that run longer than this many milliseconds; ``math.inf``: none. By default those of more than
+        a second. See `spdkthread.watchdog`.
 
     Raises
     ------
@@ -228,23 +242,24 @@ cdef class Reactor:
             raise TypeError(f"lib must be a ThreadLib or None, got {type(lib).__name__}")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, got {type(name).__name__}")
+        if isinstance(idle, str) and idle == "adaptive":
+            # So that a script can be measured with another one without a change to it.
+            idle = os.environ.get("SPDKTHREAD_IDLE") or idle
         self.r.idle.mode = idle_mode_of(idle)
         spin_us = check_number("spin_us", spin_us, "microseconds")
         if not 0 <= spin_us <= 1e9:
             raise ValueError(f"spin_us must be between 0 and 1e9, got {spin_us!r}")
         if stall_ms is not None:
-            stall_ms = check_number("stall_ms", stall_ms, "milliseconds or None")
-            if not 0 < stall_ms < 1e12:
-                raise ValueError(f"stall_ms must be above 0 and below 1e12, got {stall_ms!r}")
+            stall_ms = check_number("stall_ms", stall_ms, "milliseconds, math.inf or None")
+            if not 0 < stall_ms < 1e12 and stall_ms != math.inf:
+                raise ValueError(f"stall_ms must be above 0 and below 1e12, or math.inf, got {stall_ms!r}")
         self.r.idle.spin_ticks = <uint64_t>(spin_us * 1000)
         self.idle = idle
         self.spin_us = spin_us
         self.pin = bool(pin)
         self.core = claim_core(self, core)
         self.name = f"reactor_{self.core}" if name is None else str(name)
-        if stall_ms is not None:
-            from spdkthread.watchdog import Watchdog
-
+        if stall_ms != math.inf:
             self._watchdog = Watchdog(self, stall_ms)
         if self.r.idle.mode == IDLE_ADAPTIVE or self.r.idle.mode == IDLE_YIELD:
             self.r.gate = wake_gate_take()
@@ -323,6 +338,9 @@ cdef class Reactor:
             raise problem[0]
         if self._watchdog is not None:
             self._watchdog.start()
+            if not self._looping:
+                # It has stopped already.
+                self._watchdog.stop()
         return self
 
     def run(self) -> ShutdownReport:
@@ -649,6 +667,8 @@ cdef class Reactor:
             self._take_in(thread)
             self._watch_fds(thread)
             raise
+        if st_tracing():
+            trace_put(TRACE_MOVE, thread.c.trace_number, st_cycles(), 0, <uint64_t><int>self.core, <int>to.core)
 
     def _serve_now(self):
         """For a reactor whose loop does not run: do what was asked for in the calling OS thread."""
@@ -1020,6 +1040,7 @@ cdef class Reactor:
         cdef int reason
         cdef int release = GIL_NO_WORK_LEFT
         cdef uint64_t handed
+        cdef uint64_t attached = 0
         while True:
             with nogil:
                 if release == GIL_HAND_OVER:
@@ -1037,7 +1058,11 @@ cdef class Reactor:
                 handed = gil_gate_wait()
             gil_gate_enter()
             account_attach(&self.r, handed)
+            if st_tracing():
+                attached = st_cycles()
             release = self._attached(reason)
+            if st_tracing():
+                trace_put(TRACE_ATTACHED, 0, attached, st_cycles() - attached if attached else 0, 0, 0)
             if self._phase_now() == PHASE_DEAD or (self.r.stopping and self._may_end()):
                 break
 
@@ -1317,8 +1342,14 @@ cdef class Reactor:
 
     def _stalled(self):
         """For the watchdog: what runs now, by name, and on which OS thread. Counts the stall."""
+        cdef uint32_t number = 0
         st_add_relaxed(&self.r.stalls, 1)
         what = self._running_now()
+        if st_tracing():
+            with self._lock:
+                if self.r.in_poll and self.r.cursor < self.r.count:
+                    number = self.r.threads[self.r.cursor].trace_number
+            trace_put(TRACE_STALL, number, st_cycles(), 0, trace_text(what or "a callback"), <int>self.core)
         return (what, st_load_acquire(&self._owner)) if what else (None, 0)
 
     def _running_now(self):
@@ -1374,6 +1405,29 @@ cdef class Reactor:
     def tid(self) -> int | None:
         """The kernel's id of its OS thread, None while it does not run."""
         return st_load_relaxed(&self._tid) or None
+
+    def context_switches(self) -> ContextSwitches:
+        """How often the kernel took its OS thread off the core: because it slept, and because others had their turn.
+
+        Returns
+        -------
+        ContextSwitches
+            Counted since its OS thread began.
+
+        Raises
+        ------
+        ReactorError
+            While it does not run, and on systems that do not tell (other than Linux).
+
+        Notes
+        -----
+        **Thread safety:** any OS thread. It reads a file of the kernel's, so the reactor does nothing for it. Answers
+        to ``spdk_framework_enable_context_switch_monitor``, which looks once a second and logs.
+        """
+        tid = self.tid
+        if tid is None:
+            raise ReactorError(f"{self!r} has no OS thread: start it first")
+        return read_context_switches(self, tid)
 
     @property
     def stats(self) -> ReactorStats:
@@ -1452,3 +1506,6 @@ def check_os_threads(reactor):
         "thread; leave out that part of its monkey patching (gevent: patch_all(thread=False)), or drive the reactor "
         "by run() in a process of its own"
     )
+
+
+trace_enrol(&st_trace_word)

@@ -16,6 +16,7 @@ from spdkthread.clock cimport clock_read, st_cycles
 from spdkthread.idle cimport idle_s
 from spdkthread.thread_core cimport BATCH_SIZE, poll_begin, poll_end, poll_work_ready, thread_s
 from spdkthread.timers cimport timer_queue
+from spdkthread.trace_ring cimport TRACE_GIL_WAIT, st_tracing, trace_put
 from spdkthread.wake cimport wake_gate
 
 cdef enum reactor_request:
@@ -204,6 +205,8 @@ cdef inline void account_attach(reactor_s *r, uint64_t handed) noexcept nogil:
     if waited > r.wait_cycles:
         r.gil_waits += 1
         r.gil_wait += waited
+    if st_tracing():
+        trace_put(TRACE_GIL_WAIT, 0, began, waited, 0, 0)
     if handed:
         r.stretch_began = handed
     elif r.stretch_began == 0 or began - r.detached_at > r.gap_cycles or waited > r.gap_cycles:

@@ -47,6 +47,7 @@ from spdkthread.timers cimport (
     timer_node,
     timer_pop,
 )
+from spdkthread.trace_ring cimport TRACE_PARK, TRACE_WAKE, st_trace_word, st_tracing, trace_enrol, trace_put
 from spdkthread.wake cimport WAKE_ASLEEP, ready_clear, ready_map, ready_set, wake_clear
 
 # The longest sleep beside a manual clock: nobody tells us when that is moved.
@@ -276,6 +277,15 @@ cdef inline int stay_awake(reactor_s *r) noexcept nogil:
     return 0
 
 
+cdef int traced_sleep(reactor_s *r, int64_t timeout) noexcept nogil:
+    cdef uint64_t began = st_cycles(), ended
+    cdef int woken = idle_sleep(r.gate, r.fd, r.signal_ear, timeout)
+    ended = st_cycles()
+    trace_put(TRACE_PARK, 0, began, ended - began, 0, woken)
+    trace_put(TRACE_WAKE, 0, ended, 0, 0, woken)
+    return woken
+
+
 cdef int park(reactor_s *r, bint nap) noexcept nogil:
     """Sleep until something happens, or take a nap. -1: a signal broke the sleep. The protocol stands in wake.pxd."""
     cdef uint32_t index, every
@@ -331,7 +341,10 @@ cdef int park(reactor_s *r, bint nap) noexcept nogil:
         timeout = TRIM_NS
     # The sleep is certain: only now is anything armed, by the very call that sleeps.
     r.parks += not nap
-    woken = idle_sleep(r.gate, r.fd, r.signal_ear, timeout)
+    if st_tracing():
+        woken = traced_sleep(r, timeout)
+    else:
+        woken = idle_sleep(r.gate, r.fd, r.signal_ear, timeout)
     st_store32_relaxed(&r.gate.sleeping, r.gate_lists)
     if woken > 0:
         r.wakes += not nap
@@ -370,3 +383,6 @@ cdef bint reactor_quiet(reactor_s *r) noexcept nogil:
         if not quiet_thread(r.threads[index]):
             return False
     return True
+
+
+trace_enrol(&st_trace_word)

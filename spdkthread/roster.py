@@ -12,6 +12,7 @@ from spdkthread.ending import Ending
 from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError
 from spdkthread.forks import ReentrantLock
+from spdkthread.hooks import reactor_made
 from spdkthread.weak_registry import WeakRegistry
 
 __all__ = ["all_reactors", "available_cores", "claim_core", "enlist", "refuse_missing", "warn_if_crowded"]
@@ -30,6 +31,8 @@ def enlist(mine, name):
             name = next(free for number in numbers if (free := f"reactor_{mine.core}{number}") not in taken)
         mine._set_name(name)
         _reactors.add(mine)
+    for hook in tuple(reactor_made):
+        hook(mine)
     return name
 
 

@@ -2,7 +2,9 @@
 
 from typing import NamedTuple
 
-__all__ = ["ReactorStats", "ThreadStats"]
+from spdkthread.errors import ReactorError
+
+__all__ = ["ContextSwitches", "ReactorStats", "ThreadStats", "read_context_switches"]
 
 
 class ThreadStats(NamedTuple):
@@ -42,3 +44,26 @@ class ReactorStats(NamedTuple):
     """Callbacks that ran longer than ``stall_ms``."""
     slices_lost: int = 0
     """How often it was off its core for over a millisecond while it looked for work ("poll", "yield")."""
+
+
+class ContextSwitches(NamedTuple):
+    """How often an OS thread left its core, as ``getrusage`` counts it."""
+
+    voluntary: int
+    """It slept, or waited for a lock."""
+    involuntary: int
+    """The kernel gave the core to another."""
+
+
+def read_context_switches(reactor, tid: int) -> ContextSwitches:
+    """Of one OS thread of this process, from the kernel's file about it."""
+    counts = {}
+    try:
+        with open(f"/proc/self/task/{tid}/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                name, _, value = line.partition(":")
+                if name.endswith("voluntary_ctxt_switches"):
+                    counts[name] = int(value)
+        return ContextSwitches(counts["voluntary_ctxt_switches"], counts["nonvoluntary_ctxt_switches"])
+    except (OSError, KeyError, ValueError) as error:
+        raise ReactorError(f"this system does not tell the context switches of {reactor!r}: {error!r}") from None

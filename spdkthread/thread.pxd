@@ -18,6 +18,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.atomics cimport st_atomic_u64
 from spdkthread.call_later cimport Timer
+from spdkthread.fd_handler cimport FdHandler
 from spdkthread.lib cimport ThreadLib
 from spdkthread.poller cimport Poller
 from spdkthread.thread_core cimport thread_s
@@ -74,7 +75,6 @@ cdef class SpdkThread:
     cdef int _request_beside(self, int what, Poller poller) except -1
     cdef int _act(self, int what, Poller poller) except -1
     cdef int _forget(self, Poller poller) except -1
-    cdef void _count_running(self, Poller poller, bint runs) noexcept
     cdef bint _has_active(self) noexcept
     cdef object _start_timer(self, Timer timer, uint64_t delay)
     cdef int _add_timer(self, Timer timer, bint next_poll) except -1
@@ -88,6 +88,8 @@ cdef class SpdkThread:
     cdef void _release_driver(self) noexcept
     cdef Poller _new_poller(self, object period_us, object name, bint fixed_rate)
     cdef Poller _enlist(self, Poller poller)
+    cdef int _fd_unlink_native(self, FdHandler handler) except -1
+    cdef int _run_fd(self, FdHandler handler) except -1
     cdef int _poll(self, uint32_t limit, uint64_t now, bint now_given) noexcept
     cdef bint _is_here(self) noexcept
     cdef void _account(self, uint64_t start) noexcept

@@ -37,7 +37,15 @@ from spdkthread.atomics cimport (
     st_sub_relaxed,
 )
 from spdkthread.call_later cimport TIMER_CANCELLED, TIMER_PENDING, Timer, list_timer, new_timer, unlist_timer
-from spdkthread.clock cimport account_read, account_ticks, clock_read, delay_to_ticks, never_less, period_to_ticks
+from spdkthread.clock cimport (
+    account_read,
+    account_ticks,
+    clock_read,
+    delay_to_ticks,
+    never_less,
+    period_to_ticks,
+    st_cycles,
+)
 from spdkthread.fd_handler cimport FdHandler
 from spdkthread.fds cimport (
     FD_BATCH,
@@ -94,6 +102,7 @@ from spdkthread.ring cimport (
     ring_wait_for_room,
     ring_want_room,
 )
+from spdkthread.held_locks cimport spinlock_s, spinlock_take_off
 from spdkthread.thread_core cimport (
     ATTENTION_CRITICAL,
     ATTENTION_SPILLED,
@@ -110,9 +119,13 @@ from spdkthread.thread_core cimport (
     THREAD_EXITING,
     THREAD_RUNNING,
     active_append,
+    active_count_running,
+    active_pause,
+    active_resume,
     active_unlink,
     attention_set,
     current_thread,
+    fd_native_s,
     drop_garbage,
     fds_look,
     poll_attached,
@@ -123,6 +136,7 @@ from spdkthread.thread_core cimport (
     poller_arm,
     poller_arm_again,
     pollers_next,
+    report_locks,
     set_current,
     thread_s,
     thread_wake,
@@ -139,6 +153,16 @@ from spdkthread.timers cimport (
     timer_insert,
     timer_queue_free,
     timer_queue_init,
+)
+from spdkthread.trace_ring cimport (
+    TRACE_FD,
+    TRACE_SEND,
+    st_trace_word,
+    st_tracing,
+    trace_enrol,
+    trace_key,
+    trace_number,
+    trace_put,
 )
 from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 
@@ -160,6 +184,7 @@ from spdkthread.forks import ReentrantLock
 from spdkthread.future import run_call
 from spdkthread.report import LeftoverMessage
 from spdkthread.stats import ThreadStats
+from spdkthread.trace_ring import note_thread
 from spdkthread.waiting import told_of_full_ring, whereabouts
 
 __all__ = ["SpdkThread", "get_thread"]
@@ -276,6 +301,7 @@ cdef class SpdkThread:
         self.c.owner = <PyObject *>self
         self.c.timer_list = <PyObject *>self._timers
         self.c.timer_deadline = TIMER_NEVER
+        self.c.trace_number = trace_number()
         self._next_poller_id = 1
 
     def __init__(self, name=None, *, cpumask=None, ring_size=4096, poller_policy="one", lib=None):
@@ -316,6 +342,8 @@ cdef class SpdkThread:
             logger.error("%r ended with channels that were never destroyed: %s", self, left)
 
     def __dealloc__(self):
+        while self.c.locks_held != NULL:
+            let_go_of_lock(&self.c)
         timer_queue_free(&self.c.timers)
         timer_queue_free(&self.c.later)
         map_free(&self.c.channel_map)
@@ -539,6 +567,8 @@ cdef class SpdkThread:
         slot.args[0] = call.ctx
         put_argument(slot, 1, call)
         ring_publish(slot, position)
+        if st_tracing():
+            trace_send(&self.c, position)
         thread_wake(&self.c)
 
     def call(self, fn, *args):
@@ -1047,6 +1077,8 @@ cdef class SpdkThread:
         fill(slot, MSG_PYTHON_TUPLE, 1, <PyObject *>fn)
         put_argument(slot, 0, args)
         ring_publish(slot, position)
+        if st_tracing():
+            trace_send(&self.c, position)
         thread_wake(&self.c)
         return RING_OK
 
@@ -1120,6 +1152,9 @@ cdef class SpdkThread:
                 fill(slot, MSG_PYTHON, 1, <PyObject *>fn)
                 put_argument(slot, 0, <object>PyTuple_GET_ITEM(items, taken + index))
                 ring_publish(slot, position + index)
+            if st_tracing():
+                for index in range(<Py_ssize_t>want):
+                    trace_send(&self.c, position + index)
             thread_wake(&self.c)
             taken += want
         if verdict == RING_FULL:
@@ -1228,35 +1263,30 @@ cdef class SpdkThread:
         return self._unregister(poller)
 
     cdef int _pause(self, Poller poller) except -1:
-        if st_load32_relaxed(&poller.c.state) == POLLER_WAITING:
+        if poller.c.period == 0:
+            active_pause(&self.c, &poller.c)
+        elif st_load32_relaxed(&poller.c.state) == POLLER_WAITING:
             if poller.c.timer.queued:
                 timer_cancel(&self.c.timers, &poller.c.timer)       # the deadline stays in the node
                 self.c.timed_count -= 1
-            elif poller.c.listed:
-                self.c.active_count -= 1                            # leaves the list when its turn comes
             st_store32_relaxed(&poller.c.state, POLLER_PAUSED)
         elif st_load32_relaxed(&poller.c.state) == POLLER_RUNNING:
             st_store32_relaxed(&poller.c.state, POLLER_PAUSED)
-            self._count_running(poller, False)
         return 0
 
     cdef int _resume(self, Poller poller) except -1:
         cdef uint64_t now
         if st_load32_relaxed(&poller.c.state) != POLLER_PAUSED:
             return 0
+        if poller.c.period == 0 and poller.place:
+            active_resume(&self.c, &poller.c)
+            return 0
         if self.c.running == &poller.c:
             st_store32_relaxed(&poller.c.state, POLLER_RUNNING)
-            self._count_running(poller, True)
             return 0
         st_store32_relaxed(&poller.c.state, POLLER_WAITING)
         if not poller.place:
             return 0        # its registration is still under way
-        if poller.c.period == 0:
-            if poller.c.listed:
-                self.c.active_count += 1
-            else:
-                active_append(&self.c, &poller.c)
-            return 0
         now = clock_read(self.c.clock)
         if poller.c.fixed_rate and poller.c.timer.deadline:
             poller_arm_again(&self.c, &poller.c, now)
@@ -1272,8 +1302,8 @@ cdef class SpdkThread:
         if before == POLLER_UNREGISTERED:
             return 0
         st_store32_relaxed(&poller.c.state, POLLER_UNREGISTERED)
-        if before == POLLER_RUNNING:
-            self._count_running(poller, False)
+        if before == POLLER_RUNNING and poller.c.period == 0:
+            active_count_running(&self.c, False)
         if poller.c.listed:
             active_unlink(&self.c, &poller.c)
             if before == POLLER_WAITING:
@@ -1284,12 +1314,6 @@ cdef class SpdkThread:
         if self.c.running != &poller.c:
             self._forget(poller)
         return 0
-
-    cdef void _count_running(self, Poller poller, bint runs) noexcept:
-        """An active poller stops, or goes on, to be one while it is inside its function."""
-        if poller.c.period == 0 and self.c.active_runs != runs:
-            self.c.active_runs = runs
-            self.c.active_count += 1 if runs else -1
 
     def _forget_poller(self, Poller poller):
         """`_forget`, for the floor below."""
@@ -1377,6 +1401,10 @@ cdef class SpdkThread:
         handler.registered = True
         self._fd_handlers[handler.fd] = handler
         self.c.fd_count += 1
+        if handler.native.fn != NULL:
+            handler.native.next = self.c.fd_natives
+            self.c.fd_natives = &handler.native
+            self.c.fd_native_count += 1
 
     def _fd_check(self, FdHandler handler):
         """Raise when its descriptor has a handler here."""
@@ -1413,12 +1441,23 @@ cdef class SpdkThread:
         if not handler.registered:
             return
         handler.registered = False
+        if handler.native.fn != NULL:
+            self._fd_unlink_native(handler)
         del self._fd_handlers[handler.fd]
         self.c.fd_count -= 1
         if fd_set_remove(self.c.fd_set, handler.fd, handler.mask):
             self._renew_fd_set()
         if self.c.fd_count == 0 and self._reactor is not None:
             self._placed_on()._unwatch_fds(self)
+
+    cdef int _fd_unlink_native(self, FdHandler handler) except -1:
+        cdef fd_native_s **place = &self.c.fd_natives
+        while place[0] != NULL and place[0] != &handler.native:
+            place = &place[0].next
+        if place[0] != NULL:
+            place[0] = handler.native.next
+            self.c.fd_native_count -= 1
+        return 0
 
     def _renew_fd_set(self):
         """A descriptor was closed before it was unregistered. The kernel goes on reporting its file if a duplicate is
@@ -1460,31 +1499,54 @@ cdef class SpdkThread:
     def _run_fds(self):
         """Call the handlers of what is ready now; how many were called."""
         cdef fd_event ready[64]
-        cdef int index, count = fd_set_wait(self.c.fd_set, ready, FD_BATCH)
+        cdef int index, count
         cdef FdHandler handler
         cdef uint64_t tag
         cdef int ran = 0
+        if self.c.fd_natives != NULL:
+            for handler in list(self._fd_handlers.values()):
+                if handler.native.calls and handler.registered:
+                    handler.native.calls = False
+                    self._run_fd(handler)
+                    ran += 1
+            if self.c.fd_count == self.c.fd_native_count:
+                return ran
+        count = fd_set_wait(self.c.fd_set, ready, FD_BATCH)
         for index in range(count):
             tag = ready[index].tag
             handler = self._fd_handlers.get(<int>(tag & 0xFFFFFFFF))
             # One before it may have unregistered it, or changed its mind, or registered another file of that number.
             if handler is None or handler.tag != tag or not ready[index].events & handler.mask:
                 continue
+            if handler.native.fn != NULL:
+                continue        # it has run, without the GIL
+            self._run_fd(handler)
             ran += 1
-            self.c.fds_run += 1
-            self._fd_running = handler
-            try:
-                handler.fn()
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:
-                self.c.errors += 1
-                self.lib.report(
-                    f"handler {handler.name!r} failed on thread {self.name!r}", error, self, "fd_handler", handler
-                )
-            finally:
-                self._fd_running = None
         return ran
+
+    cdef int _run_fd(self, FdHandler handler) except -1:
+        cdef uint64_t key = 0, traced = 0
+        self.c.fds_run += 1
+        self._fd_running = handler
+        if st_tracing():
+            key = trace_key(<PyObject *>handler.fn)
+            traced = st_cycles()
+        try:
+            handler.fn()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self.c.errors += 1
+            self.lib.report(
+                f"handler {handler.name!r} failed on thread {self.name!r}", error, self, "fd_handler", handler
+            )
+        finally:
+            self._fd_running = None
+            if traced:
+                trace_put(TRACE_FD, self.c.trace_number, traced, st_cycles() - traced, key, handler.fd)
+            if self.c.locks_held != NULL:
+                report_handler_locks(self, handler)
+        return 0
 
     # Inside: states
 
@@ -1547,6 +1609,8 @@ cdef class SpdkThread:
         drop_garbage(&self.c)
         st_store32_release(&self.c.state, THREAD_EXITED)
         self.lib._remove_thread(self.id)
+        if st_tracing():
+            note_thread(self.c.trace_number, self.name, self.id)
         self._tell_repeats()
 
     def _tell_repeats(self):
@@ -1618,6 +1682,8 @@ cdef class SpdkThread:
             handler._over = True
         self._fd_handlers.clear()
         self.c.fd_count = 0
+        self.c.fd_natives = NULL
+        self.c.fd_native_count = 0
         st_storep_release(&self.c.wake, NULL)
         st_storep_release(&self.c.critical, CLOSED_SLOT)
         ring_shut(self.c.ring)
@@ -1794,6 +1860,10 @@ cdef class SpdkThread:
         """The reactor that polls it, or None."""
         with cython.critical_section(self):
             return self._reactor
+
+    def _trace_number(self) -> int:
+        """What stands for it in the records of a trace."""
+        return self.c.trace_number
 
     def _running_name(self):
         """For the watchdog: the callback that runs now. The GIL keeps it alive while this looks."""
@@ -2023,7 +2093,33 @@ cdef object add_timer = add_timer_message
 cdef object drop_timer = drop_timer_message
 
 
+cdef int report_handler_locks(SpdkThread thread, FdHandler handler) except -1:
+    return report_locks(&thread.c, "handler", <PyObject *>handler)
+
+
+cdef void let_go_of_lock(thread_s *thread) noexcept:
+    """Of a thread that was dropped with a spin lock: for the threads that wait for it."""
+    cdef spinlock_s *lock = <spinlock_s *>thread.locks_held
+    cdef PyObject *kept = lock.kept
+    if st_loadp_relaxed(&lock.owner) != thread:
+        thread.locks_held = NULL                    # a thread of the child of a fork has taken it since
+        return
+    lock.kept = NULL
+    spinlock_take_off(&thread.locks_held)
+    if kept != NULL:
+        Py_DECREF_raw(kept)
+
+
 # Sending, the hot path.
+
+cdef void trace_send(thread_s *target, uint64_t position) noexcept nogil:
+    """For a trace: a message stands at `position` of the ring."""
+    cdef thread_s *sender = current_thread()
+    trace_put(
+        TRACE_SEND, 0 if sender == NULL else sender.trace_number, st_cycles(), 0, target.trace_number,
+        <int64_t>(position + 1),
+    )
+
 
 cdef inline int post(SpdkThread self, PyObject *fn, PyObject *const *args, Py_ssize_t count) except -1:
     """Move a call into the ring; RING_OK or why not."""
@@ -2055,6 +2151,8 @@ cdef inline int post(SpdkThread self, PyObject *fn, PyObject *const *args, Py_ss
         Py_INCREF_raw(args[index])
         slot.args[index] = args[index]
     ring_publish(slot, position)
+    if st_tracing():
+        trace_send(thread, position)
     thread_wake(thread)
     return RING_OK
 
@@ -2078,6 +2176,8 @@ cdef inline int send_or_spill(SpdkThread thread, object fn, object a, uint32_t k
         fill(slot, kind, 1, <PyObject *>fn)
         put_argument(slot, 0, a)
         ring_publish(slot, position)
+        if st_tracing():
+            trace_send(&thread.c, position)
     elif verdict == RING_FULL:
         fill(&spilled, kind, 1, <PyObject *>fn)
         put_argument(&spilled, 0, a)
@@ -2300,3 +2400,9 @@ cdef int traverse(PyObject *owner, st_visitproc visit, void *arg) noexcept:
 
 
 st_replace_traverse(<PyObject *>SpdkThread, traverse)
+
+trace_enrol(&st_trace_word)
+if os.environ.get("SPDKTHREAD_TRACE"):
+    from spdkthread.trace import start_from_environment
+
+    start_from_environment(os.environ["SPDKTHREAD_TRACE"])

@@ -80,6 +80,21 @@ cdef struct reactor_alarm:
     uint32_t index              # the thread's, in the reactor's table
 
 
+cdef enum fd_native_result:
+    FD_NATIVE_WORKED = 1
+    FD_NATIVE_CALL = 2          # the FdHandler's Python function is to be called in this poll, too
+
+
+# Embedded in an FdHandler: a native function that runs without the GIL whenever a descriptor of the thread may be ready,
+# or when `attention_set(thread, ATTENTION_FDS)` asks for it. It finds out by itself what there is, and it must not
+# register or unregister descriptors: its result asks for the Python function, which may.
+cdef struct fd_native_s:
+    poller_fn fn                # its result: flags of fd_native_result
+    void *ctx
+    fd_native_s *next
+    bint calls                  # it has asked for the Python function
+
+
 cdef struct thread_s:
     # Read by senders, written rarely.
     message_ring *ring
@@ -93,6 +108,7 @@ cdef struct thread_s:
     # The owner's: touched only where the thread is polled. First what a poll that finds nothing looks at.
     poller_s *active_first
     bint unfinished                 # the last poll left messages of its batch, or garbage
+    void *locks_held                # spinlock_s: the last one that it locked, see held_locks.pxd
     uint64_t polls
     timer_queue timers
     manual_clock *clock
@@ -115,6 +131,9 @@ cdef struct thread_s:
     uint32_t fd_count               # registered file descriptors
     int fd_set                      # their epoll or kqueue; -1: none yet
     uint32_t fd_set_serial          # one more each time another set is in that place
+    fd_native_s *fd_natives         # of those of the registered descriptors that have a native function
+    uint32_t fd_native_count
+    bint fd_natives_ran             # in this poll
     bint policy_all
     bint now_given
     bint active_done
@@ -124,6 +143,7 @@ cdef struct thread_s:
     uint32_t batch_next
     uint32_t batch_count
     uint32_t garbage_count
+    PyObject *locks_poller          # the native poller that returned with a lock held; NULL: another kind of callback
     PyObject *critical_fn           # the critical message that runs, for the watchdog; NULL: none
     ring_slot batch[BATCH_SIZE]
     PyObject *garbage[GARBAGE_SIZE]
@@ -139,6 +159,7 @@ cdef struct thread_s:
     PyObject *timer_fn              # the Python function of the timer that runs
     PyObject *timer_list            # the SpdkThread's list of them, borrowed
 
+    uint32_t trace_number           # what stands for it in a trace
     reactor_alarm alarm_of_reactor
 
     # Accounting.
@@ -158,11 +179,16 @@ cdef int poll_detached(thread_s *thread) noexcept nogil
 cdef int poll_attached(thread_s *thread) noexcept
 cdef void poll_end(thread_s *thread) noexcept nogil
 cdef void drop_garbage(thread_s *thread) noexcept
+cdef int report_locks(thread_s *thread, str kind, PyObject *subject) noexcept
 cdef bint poll_needed(thread_s *thread) noexcept nogil
 cdef bint thread_quiescent(thread_s *thread) noexcept nogil
 
 cdef void active_append(thread_s *thread, poller_s *poller) noexcept nogil
 cdef void active_unlink(thread_s *thread, poller_s *poller) noexcept nogil
+# Of an active poller, on its thread, also from native code: what `Poller.pause` and `Poller.resume` do.
+cdef void active_pause(thread_s *thread, poller_s *poller) noexcept nogil
+cdef void active_resume(thread_s *thread, poller_s *poller) noexcept nogil
+cdef void active_count_running(thread_s *thread, bint runs) noexcept nogil
 cdef void poller_arm(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil
 cdef void poller_arm_again(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil
 

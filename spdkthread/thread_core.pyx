@@ -18,10 +18,11 @@ from spdkthread.atomics cimport (
     st_loadp_relaxed,
     st_or32_release,
     st_store32_relaxed,
+    st_store_relaxed,
     st_store_release,
 )
 from spdkthread.call_later cimport TIMER_CANCELLED, TIMER_DONE, TIMER_PENDING, Timer, timer_s, unlist_timer
-from spdkthread.clock cimport clock_read
+from spdkthread.clock cimport clock_read, st_cycles
 from spdkthread.fds cimport fd_set_ready
 from spdkthread.lib cimport ThreadLib
 from spdkthread.native cimport msg_fn
@@ -33,7 +34,8 @@ from spdkthread.poller cimport (
     Poller,
     poller_s,
 )
-from spdkthread.ring cimport MSG_PYTHON_TUPLE, ring_pending, ring_take, ring_take_spilled
+from spdkthread.ring cimport MSG_PYTHON, MSG_PYTHON_TUPLE, ring_pending, ring_take, ring_take_spilled
+from spdkthread.held_locks cimport SPIN_HELD_AT_RETURN, spinlock_s, spinlock_take_off
 from spdkthread.timers cimport (
     TIMER_NEVER,
     timer_cancel,
@@ -44,8 +46,25 @@ from spdkthread.timers cimport (
     timer_queue,
     timer_wheel,
 )
+from spdkthread.trace_ring cimport (
+    TRACE_CRITICAL,
+    TRACE_MESSAGE,
+    TRACE_NATIVE_MESSAGE,
+    TRACE_NATIVE_POLLER,
+    TRACE_NATIVE_TIMER,
+    TRACE_POLLER,
+    TRACE_TIMER,
+    st_trace_word,
+    st_tracing,
+    trace_enrol,
+    trace_key,
+    trace_put,
+    trace_runs_argument,
+    trace_text,
+)
 
 from spdkthread.error_log import describe
+from spdkthread.errors import SpinLockError
 
 
 cdef extern from *:
@@ -82,6 +101,7 @@ cdef extern from *:
     bint ST_LIKELY(bint) nogil
     object st_take_exception()
     PyObject *PyErr_Occurred()
+    void PyErr_Clear()
     void PyErr_SetObject(object type, object value)
     PyObject *PyObject_Vectorcall(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
     PyObject *PyObject_CallRaw "PyObject_Call"(PyObject *callable, PyObject *args, PyObject *kwargs)
@@ -146,6 +166,37 @@ cdef void active_unlink(thread_s *thread, poller_s *poller) noexcept nogil:
     else:
         poller.next.prev = poller.prev
     poller.listed = False
+
+
+cdef void active_pause(thread_s *thread, poller_s *poller) noexcept nogil:
+    if st_load32_relaxed(&poller.state) == POLLER_WAITING:
+        if poller.listed:
+            thread.active_count -= 1                # leaves the list when its turn comes
+        st_store32_relaxed(&poller.state, POLLER_PAUSED)
+    elif st_load32_relaxed(&poller.state) == POLLER_RUNNING:
+        st_store32_relaxed(&poller.state, POLLER_PAUSED)
+        active_count_running(thread, False)
+
+
+cdef void active_resume(thread_s *thread, poller_s *poller) noexcept nogil:
+    if st_load32_relaxed(&poller.state) != POLLER_PAUSED:
+        return
+    if thread.running == poller:
+        st_store32_relaxed(&poller.state, POLLER_RUNNING)
+        active_count_running(thread, True)
+        return
+    st_store32_relaxed(&poller.state, POLLER_WAITING)
+    if poller.listed:
+        thread.active_count += 1
+    else:
+        active_append(thread, poller)
+
+
+cdef void active_count_running(thread_s *thread, bint runs) noexcept nogil:
+    """An active poller stops, or goes on, to be one while it is inside its function."""
+    if thread.active_runs != runs:
+        thread.active_runs = runs
+        thread.active_count += 1 if runs else -1
 
 
 cdef void poller_arm(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil:
@@ -359,6 +410,56 @@ cdef bint poll_needed(thread_s *thread) noexcept nogil:
     return thread.timers.count != 0 and clock_read(thread.clock) >= thread.timers.next_check
 
 
+# What a trace says of where a message came from: its place in the ring.
+
+cdef inline uint64_t place_of(thread_s *thread, uint32_t index) noexcept nogil:
+    """Where message `index` of the batch stood if the whole batch stood in the ring: what comes next is at `head`."""
+    return st_load_relaxed(&thread.ring.head) - (thread.batch_count - index)
+
+
+cdef void mark_batch(thread_s *thread) noexcept nogil:
+    """With messages of the spill list in the batch, `place_of` is wrong. No later batch has these places."""
+    cdef uint32_t index
+    for index in range(thread.batch_count):
+        st_store_relaxed(&thread.batch[index].stamp, place_of(thread, index) + 1)
+
+
+cdef uint64_t trace_place(thread_s *thread, ring_slot *message) noexcept nogil:
+    """1 + the place in the ring of a message of the batch; 0: it is not known."""
+    cdef uint64_t place = place_of(thread, <uint32_t>(message - thread.batch)) + 1
+    return 0 if st_load_relaxed(&message.stamp) == place else place
+
+
+cdef void traced_native_message(thread_s *thread, ring_slot *message) noexcept nogil:
+    cdef uint64_t place = trace_place(thread, message)
+    cdef void *fn = message.fn
+    cdef uint64_t began = st_cycles()
+    (<msg_fn>fn)(message.args[0])
+    trace_put(TRACE_NATIVE_MESSAGE, thread.trace_number, began, st_cycles() - began, <uint64_t>fn, <int64_t>place)
+
+
+cdef int64_t traced_native_poller(thread_s *thread, poller_s *poller) noexcept nogil:
+    # Its own function may unregister it.
+    cdef void *fn = <void *>poller.native_fn
+    cdef uint64_t began = st_cycles()
+    cdef int64_t rc = poller.native_fn(poller.native_ctx)
+    trace_put(TRACE_NATIVE_POLLER, thread.trace_number, began, st_cycles() - began, <uint64_t>fn, rc)
+    return rc
+
+
+# By pointers: inlined, what is called once would take registers from the way without a trace.
+ctypedef void (*traced_native_message_fn)(thread_s *, ring_slot *) noexcept nogil
+ctypedef int64_t (*traced_native_poller_fn)(thread_s *, poller_s *) noexcept nogil
+cdef traced_native_message_fn slow_native_message = traced_native_message
+cdef traced_native_poller_fn slow_native_poller = traced_native_poller
+
+
+cdef inline int64_t call_native_poller(thread_s *thread, poller_s *poller) noexcept nogil:
+    if st_tracing():
+        return slow_native_poller(thread, poller)
+    return poller.native_fn(poller.native_ctx)
+
+
 cdef int poll_begin(thread_s *thread, uint32_t limit, uint64_t now, bint now_given) noexcept nogil:
     """Take the batch. The caller goes on with `poll_detached` or `poll_attached`."""
     cdef uint32_t flags = st_load32_acquire(&thread.attention)
@@ -381,6 +482,7 @@ cdef int poll_begin(thread_s *thread, uint32_t limit, uint64_t now, bint now_giv
             )
             if st_load_relaxed(&thread.ring.spilled):
                 attention_set(thread, ATTENTION_SPILLED)
+            mark_batch(thread)
     thread.outer = set_current(thread)
     return 0
 
@@ -464,7 +566,7 @@ cdef inline bint run_native_round(thread_s *thread) noexcept nogil:
         st_store32_relaxed(&poller.state, POLLER_RUNNING)
         if poller.native_fn == NULL:
             break
-        rc = poller.native_fn(poller.native_ctx)
+        rc = call_native_poller(thread, poller)
         ran += 1
         poller.run_count += 1
         if rc > 0:
@@ -476,6 +578,11 @@ cdef inline bint run_native_round(thread_s *thread) noexcept nogil:
         if st_load32_relaxed(&poller.state) == POLLER_RUNNING:
             st_store32_relaxed(&poller.state, POLLER_WAITING)
         thread.running = NULL
+        if thread.locks_held != NULL:
+            thread.pollers_run += ran
+            thread.active_runs = False
+            thread.locks_poller = poller.owner
+            return True
         poller = thread.active_next                 # whom the function may have changed
     thread.pollers_run += ran
     if thread.running != NULL:
@@ -566,6 +673,7 @@ cdef inline void leave_messages(thread_s *thread) noexcept nogil:
     if st_load32_relaxed(&thread.attention) & ATTENTION_FDS:
         if thread.fd_count:
             thread.stage = STAGE_FDS
+            thread.fd_natives_ran = False
         else:
             st_and32_acq_rel(&thread.attention, ~<uint32_t>ATTENTION_FDS)
     # What is registered from here on came during this stage.
@@ -595,10 +703,16 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
             index += 1
             thread.batch_next = index
             thread.rc = 1
-            (<msg_fn>message.fn)(message.args[0])
+            if st_tracing():
+                slow_native_message(thread, message)
+            else:
+                (<msg_fn>message.fn)(message.args[0])
+            if thread.locks_held != NULL:
+                thread.msgs_run += index - first
+                return STEP_PYTHON                  # to be reported
         thread.msgs_run += index - first
         leave_messages(thread)
-    if thread.stage == STAGE_FDS:
+    if thread.stage == STAGE_FDS and (thread.fd_natives == NULL or run_native_fds(thread)):
         return STEP_PYTHON
     while True:
         if thread.policy_all and thread.stage == STAGE_ACTIVE and thread.running == NULL and run_native_round(thread):
@@ -610,16 +724,27 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
             if thread.due == NULL or thread.due.native_fn == NULL:
                 return STEP_PYTHON
             run_native_timer(thread)
+            if thread.locks_held != NULL:
+                return STEP_PYTHON
             continue
         if poller.native_fn == NULL:
             return STEP_PYTHON
-        count_run(thread, poller, poller.native_fn(poller.native_ctx))
+        count_run(thread, poller, call_native_poller(thread, poller))
         if st_load32_relaxed(&poller.state) == POLLER_UNREGISTERED:
             return STEP_PYTHON                      # to be taken out of the thread's books
         after_poller(thread, poller)
+        if thread.locks_held != NULL:
+            thread.locks_poller = poller.owner
+            return STEP_PYTHON
     if st_load32_relaxed(&thread.state) == THREAD_EXITING and thread_quiescent(thread):
         return STEP_PYTHON
     return STEP_DONE
+
+
+cdef void traced_native_timer(thread_s *thread, msg_fn fn, void *ctx) noexcept nogil:
+    cdef uint64_t began = st_cycles()
+    fn(ctx)
+    trace_put(TRACE_NATIVE_TIMER, thread.trace_number, began, st_cycles() - began, <uint64_t>fn, 0)
 
 
 cdef void run_native_timer(thread_s *thread) noexcept nogil:
@@ -635,7 +760,10 @@ cdef void run_native_timer(thread_s *thread) noexcept nogil:
     else:
         timer.node.next = <timer_node *>thread.finished
         thread.finished = timer
-    fn(ctx)
+    if st_tracing():
+        traced_native_timer(thread, fn, ctx)
+    else:
+        fn(ctx)
     thread.timer_deadline = TIMER_NEVER
 
 
@@ -661,6 +789,8 @@ cdef int poll_attached(thread_s *thread) noexcept:
     cdef uint32_t left = BATCH_SIZE
     if thread.garbage_count:
         drop_garbage(thread)
+    if thread.locks_held != NULL and report_native_locks(thread) < 0:
+        return STEP_RAISED
     if thread.stage == STAGE_CRITICAL:
         thread.stage = STAGE_MESSAGES
         if run_critical(thread) < 0:
@@ -677,6 +807,8 @@ cdef int poll_attached(thread_s *thread) noexcept:
                 return STEP_RAISED
         leave_messages(thread)
     if thread.stage == STAGE_FDS:
+        if thread.fd_natives != NULL and not thread.fd_natives_ran:
+            return STEP_NATIVE
         thread.stage = STAGE_ACTIVE
         if run_fds(thread) < 0:
             return STEP_RAISED
@@ -715,10 +847,36 @@ cdef void fds_look(thread_s *thread) noexcept nogil:
         attention_set(thread, ATTENTION_FDS)
 
 
+cdef bint run_native_fds(thread_s *thread) noexcept nogil:
+    """Call the native functions of descriptors. True: there is work for Python functions, otherwise the stage is over."""
+    cdef fd_native_s *one = thread.fd_natives
+    cdef bint python = thread.fd_count > thread.fd_native_count
+    cdef int flags
+    if thread.fd_natives_ran:
+        return True
+    # Before any of them: what one asks for is for the next poll.
+    st_and32_acq_rel(&thread.attention, ~<uint32_t>ATTENTION_FDS)
+    thread.fd_natives_ran = True
+    while one != NULL:
+        flags = one.fn(one.ctx)
+        if flags & FD_NATIVE_WORKED:
+            thread.fds_run += 1
+            if thread.rc < 1:
+                thread.rc = 1
+        if flags & FD_NATIVE_CALL:
+            one.calls = True
+            python = True
+        one = one.next
+    if not python:
+        thread.stage = STAGE_ACTIVE
+    return python
+
+
 cdef int run_fds(thread_s *thread) noexcept:
     """Call the handlers of the descriptors that are ready."""
     cdef int ran
-    st_and32_acq_rel(&thread.attention, ~<uint32_t>ATTENTION_FDS)
+    if thread.fd_natives == NULL:
+        st_and32_acq_rel(&thread.attention, ~<uint32_t>ATTENTION_FDS)
     try:
         ran = (<object>thread.owner)._run_fds()
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -744,6 +902,62 @@ cdef void drop_garbage(thread_s *thread) noexcept:
         Py_DECREF_raw(dropped[index])
 
 
+cdef PyObject *traced_call(thread_s *thread, int kind, PyObject *fn, PyObject *args) noexcept:
+    """Call with the tuple `args`, or with nothing. Whose the reference is, says the caller."""
+    cdef uint64_t key = trace_key(fn)
+    cdef uint64_t began = st_cycles()
+    cdef PyObject *result
+    if args == NULL:
+        result = PyObject_Vectorcall(fn, NULL, 0, NULL)
+    else:
+        result = PyObject_CallRaw(fn, args, NULL)
+    trace_put(kind, thread.trace_number, began, st_cycles() - began, key, 0)
+    return result
+
+
+cdef PyObject *traced_message(thread_s *thread, ring_slot *message) noexcept:
+    cdef PyObject *fn = <PyObject *>message.fn
+    cdef PyObject **args = <PyObject **>message.args
+    cdef uint64_t place = trace_place(thread, message)
+    cdef PyObject *named = fn
+    cdef PyObject *result
+    cdef uint64_t key, began
+    # A message of `call` or `acall`: the future, the callable, and the rest.
+    if message.kind == MSG_PYTHON and message.nargs > 1 and trace_runs_argument(fn):
+        named = args[1]
+    key = trace_key(named)
+    began = st_cycles()
+    if message.kind == MSG_PYTHON_TUPLE:
+        result = PyObject_CallRaw(fn, args[0], NULL)
+    else:
+        result = PyObject_Vectorcall(fn, args, message.nargs | ST_VECTORCALL_OFFSET, NULL)
+    trace_put(TRACE_MESSAGE, thread.trace_number, began, st_cycles() - began, key, <int64_t>place)
+    return result
+
+
+cdef PyObject *traced_poller(thread_s *thread, poller_s *poller) noexcept:
+    cdef Poller owner = <Poller>poller.owner
+    cdef uint64_t key = trace_key(poller.py_fn) if owner._name is None else trace_text(owner._name)
+    cdef uint64_t began = st_cycles()
+    cdef PyObject *result = PyObject_Vectorcall(poller.py_fn, NULL, 0, NULL)
+    trace_put(TRACE_POLLER, thread.trace_number, began, st_cycles() - began, key, result_of(result))
+    return result
+
+
+cdef int64_t result_of(PyObject *result) noexcept:
+    """What a poller returned, as far as a trace tells it."""
+    cdef int overflow = 0
+    if result == NULL or not PyLong_CheckRaw(result):
+        return 0
+    return PyLong_AsLongLongAndOverflowRaw(result, &overflow)
+
+
+ctypedef PyObject *(*traced_message_fn)(thread_s *, ring_slot *) noexcept
+ctypedef PyObject *(*traced_poller_fn)(thread_s *, poller_s *) noexcept
+cdef traced_message_fn slow_message = traced_message
+cdef traced_poller_fn slow_poller = traced_poller
+
+
 cdef int run_critical(thread_s *thread) noexcept:
     """Run and empty the critical slot."""
     cdef PyObject *fn
@@ -754,12 +968,18 @@ cdef int run_critical(thread_s *thread) noexcept:
     thread.msgs_run += 1
     thread.rc = 1
     thread.critical_fn = fn
-    cdef PyObject *result = PyObject_Vectorcall(fn, NULL, 0, NULL)
+    cdef PyObject *result
     cdef int status = 0
+    if st_tracing():
+        result = traced_call(thread, TRACE_CRITICAL, fn, NULL)
+    else:
+        result = PyObject_Vectorcall(fn, NULL, 0, NULL)
     if result == NULL:
         status = message_failed(thread, fn)
     else:
         Py_DECREF_raw(result)
+    if thread.locks_held != NULL and report_locks(thread, "message", fn) < 0:
+        status = -1
     thread.critical_fn = NULL
     Py_DECREF_raw(fn)
     return status
@@ -772,7 +992,9 @@ cdef inline int run_message(thread_s *thread, ring_slot *message) noexcept:
     cdef uint32_t index, count = message.nargs
     cdef PyObject *result
     cdef int status = 0
-    if message.kind == MSG_PYTHON_TUPLE:
+    if st_tracing():
+        result = slow_message(thread, message)
+    elif message.kind == MSG_PYTHON_TUPLE:
         result = PyObject_CallRaw(fn, args[0], NULL)
     else:
         result = PyObject_Vectorcall(fn, args, count | ST_VECTORCALL_OFFSET, NULL)
@@ -780,6 +1002,8 @@ cdef inline int run_message(thread_s *thread, ring_slot *message) noexcept:
         Py_DECREF_raw(result)
     else:
         status = message_failed(thread, fn)
+    if thread.locks_held != NULL and report_locks(thread, "message", fn) < 0:
+        status = -1
     message.fn = NULL                               # the watchdog may be looking
     Py_DECREF_raw(fn)
     for index in range(count):
@@ -813,7 +1037,11 @@ cdef int run_timer(thread_s *thread) noexcept:
     thread.timer_deadline = timer.c.deadline
     fn = PyTuple_GET_ITEM(held, 0)
     thread.timer_fn = fn                            # the watchdog may be looking
-    if PyTuple_GET_ITEM(held, 1) == NONE:
+    if st_tracing():
+        result = traced_call(
+            thread, TRACE_TIMER, fn, NULL if PyTuple_GET_ITEM(held, 1) == NONE else PyTuple_GET_ITEM(held, 1)
+        )
+    elif PyTuple_GET_ITEM(held, 1) == NONE:
         result = PyObject_Vectorcall(fn, NULL, 0, NULL)
     else:
         result = PyObject_CallRaw(fn, PyTuple_GET_ITEM(held, 1), NULL)
@@ -821,6 +1049,14 @@ cdef int run_timer(thread_s *thread) noexcept:
     thread.timer_deadline = TIMER_NEVER
     if thread.rc < 1:
         thread.rc = 1
+    if thread.locks_held != NULL and report_locks(thread, "timer", fn) < 0:
+        if result != NULL:
+            stop = st_take_exception()
+            Py_DECREF_raw(result)
+            held = None
+            timer = None
+            PyErr_SetObject(type(stop), stop)
+            return -1
     if ST_LIKELY(result != NULL):
         Py_DECREF_raw(result)
         return 0
@@ -848,7 +1084,10 @@ cdef int run_poller(thread_s *thread, poller_s *poller) noexcept:
         retire(thread, poller)
         Py_DECREF_raw(owner)
         return 0
-    result = PyObject_Vectorcall(poller.py_fn, NULL, 0, NULL)
+    if st_tracing():
+        result = slow_poller(thread, poller)
+    else:
+        result = PyObject_Vectorcall(poller.py_fn, NULL, 0, NULL)
     if result == NONE:
         Py_DECREF_raw(result)
     elif result == NULL:
@@ -866,6 +1105,8 @@ cdef int run_poller(thread_s *thread, poller_s *poller) noexcept:
             poller.error_count += 1
             status = poller_returned_nonsense(thread, poller, <object>result)
             Py_DECREF_raw(result)
+    if thread.locks_held != NULL and report_locks(thread, "poller", owner) < 0:
+        status = -1
     count_run(thread, poller, rc)
     if st_load32_relaxed(&poller.state) == POLLER_UNREGISTERED:
         retire(thread, poller)
@@ -888,6 +1129,61 @@ cdef void retire(thread_s *thread, poller_s *poller) noexcept:
     cdef object stop = st_take_exception()
     (<object>thread.owner)._forget_poller(<Poller>poller.owner)
     PyErr_SetObject(type(stop), stop)
+
+
+# Spin locks that a callback left held: the one misuse that cannot be raised where it is made.
+
+cdef int report_native_locks(thread_s *thread) noexcept:
+    """After native callbacks, whose misuse waits for the GIL; or what was locked by hand between two polls."""
+    cdef PyObject *poller = thread.locks_poller
+    thread.locks_poller = NULL
+    if poller == NULL and thread.running != NULL:
+        poller = thread.running.owner               # it has unregistered itself
+    if poller != NULL:
+        return report_locks(thread, "poller", poller)
+    return report_locks(thread, "timer" if thread.stage == STAGE_TIMED else "message", NULL)
+
+
+cdef int report_locks(thread_s *thread, str kind, PyObject *subject) noexcept:
+    """Release the locks that the thread holds and report each; `subject` NULL: a native callback without a name. With
+    an exception set, that one stays. -1 with an exception set when the library's handler ends the poll."""
+    cdef spinlock_s *lock
+    cdef PyObject *kept
+    cdef object owner = <object>thread.owner
+    cdef object raised = None
+    cdef object error
+    cdef int status = 0
+    if PyErr_Occurred() != NULL:
+        raised = st_take_exception()
+    while thread.locks_held != NULL:
+        lock = <spinlock_s *>thread.locks_held
+        # Read before it is free: its memory may go then.
+        name = lock.name.decode("utf-8", "replace")
+        kept = lock.kept
+        lock.kept = NULL
+        spinlock_take_off(&thread.locks_held)
+        if subject == NULL:
+            callback = f"a native {kind}"
+        elif kind == "poller" or kind == "handler":
+            callback = f"{kind} {(<object>subject).name!r}"
+        else:
+            callback = f"{kind} {describe(<object>subject)}"
+        reason = f"lock held while its SPDK thread goes off the CPU: {callback} returned without unlocking it"
+        error = SpinLockError(
+            f"spin lock {name!r}, owner {owner.name!r}: {reason}. It has been released "
+            f"(SPDK's spinlock error {SPIN_HELD_AT_RETURN})",
+            lock=name if kept == NULL else <object>kept, owner=owner, reason=reason, number=SPIN_HELD_AT_RETURN,
+        )
+        if kept != NULL:
+            Py_DECREF_raw(kept)
+        thread.errors += 1
+        if status == 0:
+            status = report(thread, kind, thread.owner if subject == NULL else subject, error)
+    if raised is not None:
+        if status < 0:
+            PyErr_Clear()
+        PyErr_SetObject(type(raised), raised)
+    return status
 
 
 # Failures. They run with the exception set and decide whether it ends the poll.
@@ -935,7 +1231,9 @@ cdef int report(thread_s *thread, str kind, PyObject *subject, object error) noe
     try:
         if kind == "timer":
             lib.report(f"timer {describe(what)} failed on thread {owner.name!r}", error, owner, "fn", what)
-        elif kind == "message":
+        elif kind == "handler":
+            lib.report(f"handler {what.name!r} failed on thread {owner.name!r}", error, owner, "fd_handler", what)
+        elif kind == "message" or what is owner:
             lib.report(f"message {describe(what)} failed on thread {owner.name!r}", error, owner, "fn", what)
         else:
             lib.report(f"poller {what.name!r} failed on thread {owner.name!r}", error, owner, "poller", what)
@@ -946,3 +1244,6 @@ cdef int report(thread_s *thread, str kind, PyObject *subject, object error) noe
         # Nothing but a failing sys.unraisablehook comes here.
         print(f"spdkthread: reporting an exception failed: {failure!r}", file=sys.__stderr__)
     return 0
+
+
+trace_enrol(&st_trace_word)

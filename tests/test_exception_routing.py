@@ -450,6 +450,8 @@ thread.poll()
     assert "Exception handler of <ThreadLib open" in done.stderr
     assert "LookupError: no such place" in done.stderr
     assert "reporting an exception failed" not in done.stderr
+
+
 def test_repeats_of_one_failure_are_told_at_doubling_counts(quiet_lib, caplog):
     thread = quiet_lib.create_thread("net")
     with thread:

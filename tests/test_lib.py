@@ -232,3 +232,14 @@ def test_threads_may_be_made_from_many_os_threads_at_once(lib):
 
 def test_the_library_shows_itself_in_the_module():
     assert spdkthread.ThreadLib is ThreadLib
+
+
+def test_the_app_thread_is_the_first_one_for_as_long_as_it_has_not_exited(lib):
+    assert lib.app_thread is None
+    first, second = lib.create_thread(), lib.create_thread()
+    assert lib.app_thread is first
+    with first:
+        first.exit()
+    first.poll()
+    assert lib.app_thread is None
+    assert lib.threads == (second,)

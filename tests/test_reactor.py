@@ -783,3 +783,20 @@ def test_threads_that_are_no_os_threads_are_refused(make_reactor, monkeypatch):
         reactor.start()
     monkeypatch.undo()
     assert reactor.start().create_thread().call(abs, -1).result(PATIENCE_S) == 1
+
+
+def test_a_reactor_tells_how_often_its_os_thread_left_its_core(make_reactor):
+    reactor = make_reactor()
+    with pytest.raises(ReactorError, match="start it first"):
+        reactor.context_switches()
+    reactor.start()
+    thread = reactor.create_thread()
+    before = reactor.context_switches()
+    for _ in range(3):
+        parks = reactor.stats.parks
+        thread.call(noop).result(PATIENCE_S)
+        eventually(lambda parks=parks: reactor.stats.parks > parks)
+    thread.call(noop).result(PATIENCE_S)
+    after = reactor.context_switches()
+    assert after.voluntary > before.voluntary
+    assert after.involuntary >= before.involuntary

@@ -1,6 +1,7 @@
 """The stall watchdog: reports a callback that runs too long, once, with its name and stack."""
 
 import ctypes
+import math
 import os
 import sys
 import threading
@@ -10,6 +11,7 @@ import pytest
 from support import PATIENCE_S, eventually, noop
 
 from spdkthread import Reactor, ReactorGroup
+from spdkthread.watchdog import DEFAULT_STALL_MS, Watchdog
 
 
 def stall_here(entered, leave):
@@ -124,11 +126,48 @@ def test_a_group_watches_all_its_reactors(make_group, caplog):
     eventually(lambda: "net" in "".join(reports(caplog)))
 
 
-def test_without_a_limit_nobody_watches(make_reactor):
+def test_with_an_infinite_limit_nothing_watches(make_reactor):
     before = threading.active_count()
-    reactor = make_reactor().start()
+    reactor = make_reactor(stall_ms=math.inf).start()
     assert threading.active_count() == before + 1
     assert reactor.stats.stalls == 0
+
+
+def test_without_a_limit_a_callback_of_over_a_second_is_reported(make_reactor, caplog):
+    reactor = make_reactor(name="engine").start()
+    stalled(reactor, reactor.create_thread("net"))
+    eventually(lambda: reports(caplog))
+    (report,) = reports(caplog)
+    for word in ("engine", "net", "stall_here", "limit 1000 ms"):
+        assert word in report, report
+
+
+def test_one_os_thread_watches_all_reactors(make_group, make_reactor):
+    before = threading.active_count()
+    reactors = [make_reactor(stall_ms=limit).start() for limit in (None, 20, 30, None)]
+    assert threading.active_count() == before + len(reactors) + 1
+    for reactor in reactors[1:3]:
+        stalled(reactor, reactor.create_thread())
+    for reactor in reactors:
+        assert threading.active_count() > before
+        reactor.stop()
+    assert threading.active_count() == before
+
+
+def test_a_reactor_that_stops_at_once_leaves_no_watchdog(make_reactor):
+    before = threading.active_count()
+    for _ in range(20):
+        reactor = make_reactor()
+        reactor.create_thread().send_msg(reactor.stop)
+        reactor.start()
+        assert reactor.join(PATIENCE_S)
+        reactor.stop()
+    assert threading.active_count() == before
+
+
+def test_the_watchdog_looks_at_idle_reactors_once_per_limit():
+    assert Watchdog(None).period_s * 1000 == DEFAULT_STALL_MS == 1000
+    assert Watchdog(None, 20).period_s * 1000 == 5
 
 
 def test_the_watchdog_ends_with_its_reactor_and_begins_again(make_reactor):
@@ -173,7 +212,7 @@ def test_a_watchdog_under_load_harms_nobody(make_group):
             eventually(lambda thread=thread: thread.is_exited)
 
 
-@pytest.mark.parametrize("stall_ms", [0, -1, float("nan")])
+@pytest.mark.parametrize("stall_ms", [0, -1, float("nan"), -math.inf, 1e12])
 def test_a_bad_limit_is_refused(live_lib, stall_ms):
     with pytest.raises(ValueError, match="stall_ms"):
         Reactor(stall_ms=stall_ms, lib=live_lib)

@@ -22,7 +22,7 @@ check ruff check .
 check ruff format --check .
 
 shopt -s globstar nullglob
-cython=(spdkthread/*.p[yx][xd] tests/**/*.p[yx][xd] examples/**/*.p[yx][xd] benchmarks/**/*.p[yx][xd] verify/*.p[yx][xd])
+cython=(spdkthread/**/*.p[yx][xd] tests/**/*.p[yx][xd] examples/**/*.p[yx][xd] benchmarks/**/*.p[yx][xd] verify/*.p[yx][xd])
 if ((${#cython[@]})); then
     check cython-lint "${cython[@]}"
     check double-quote-cython-strings "${cython[@]}"

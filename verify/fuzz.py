@@ -728,8 +728,8 @@ def run_program(seed):
     for reactor in world.things["reactors"]:
         try:
             reactor.stop(timeout_s=2)
-        except (world.s.SpdkThreadError, AttributeError, TypeError):
-            pass
+        except (world.s.SpdkThreadError, AttributeError, TypeError, KeyboardInterrupt):
+            pass  # a KeyboardInterrupt of a coroutine's leaves a stop that polls by hand
     world.things.clear()
     del world
     gc.collect()

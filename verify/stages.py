@@ -22,7 +22,14 @@ MODELS = [
     "tests/long/test_channel_model.py",
 ]
 # Under a sanitizer everything is slow: in the short form only what races, or frees, most.
-SHORT_SUITE = ["tests/test_ring.py", "tests/test_wake.py", "tests/test_messages.py", "tests/test_found.py"]
+SHORT_SUITE = [
+    "tests/test_ring.py",
+    "tests/test_wake.py",
+    "tests/test_messages.py",
+    "tests/test_found.py",
+    "tests/test_iobuf.py",
+    "tests/test_spinlock.py",
+]
 # Compiles, installs or measures the library itself, or wants more memory than a sanitizer leaves.
 NOT_UNDER_SANITIZERS = ["test_packaging.py", "test_docs.py", "test_typing.py"]
 # The first compares with what find and sha256sum print, and the last ends a shell: such programs crash now and then when

@@ -1,13 +1,13 @@
 """Simulated time and deterministic polling, for tests of programs that use spdkthread.
 
 The fixtures `manual_clock`, `thread_lib`, `reactor` and `reactor_group` come with the package as a pytest plugin:
-see `spdkthread.testing.pytest_plugin`.
+see ``spdkthread.testing.pytest_plugin``.
 """
 
 import gc
 from collections.abc import Callable, Iterable
 
-from spdkthread import alloc, call_later, io_device, poller, thread, wake
+from spdkthread import alloc, call_later, io_device, iobuf, poller, thread, wake
 from spdkthread.clock import ManualClock, ticks
 from spdkthread.errors import NotIdleError
 from spdkthread.lib import ThreadLib
@@ -123,8 +123,8 @@ def run_for(clock: ManualClock, threads: "Iterable | ThreadLib", *, us: float, m
 
 
 def leak_counters() -> dict[str, int]:
-    """What exists at present: threads, pollers, timers, channels, devices, native blocks, and messages accepted but
-    not run.
+    """What exists at present: threads, pollers, timers, channels, devices, buffers that were got and not put, native
+    blocks, and messages accepted but not run.
 
     Call it after ``gc.collect()``; a test that ends with the numbers it began with has leaked nothing.
     """
@@ -134,6 +134,7 @@ def leak_counters() -> dict[str, int]:
         "timers": call_later.live_timers(),
         "channels": io_device.live_channels(),
         "devices": io_device.live_devices(),
+        "buffers": iobuf.live_buffers(),
         "native_blocks": alloc.live_blocks() - wake.gate_count() - wake.map_count(),
         "messages": sum(one.pending_msgs for one in gc.get_objects() if isinstance(one, thread.SpdkThread)),
     }

@@ -16,6 +16,9 @@ from spdkthread import (
     DeviceError,
     FdError,
     FdHandler,
+    IoBuf,
+    IoBufChannel,
+    IoBufPool,
     IoChannel,
     IoChannelIter,
     IoDevice,
@@ -40,6 +43,8 @@ from spdkthread import (
     ShutdownReport,
     SpdkThread,
     SpdkThreadError,
+    SpinLock,
+    SpinLockError,
     ThreadExitedError,
     ThreadLib,
     ThreadStats,
@@ -70,6 +75,7 @@ ERRORS: tuple[type[SpdkThreadError], ...] = (
     ReactorError,
     RingFullError,
     RingFullTimeoutError,
+    SpinLockError,
     ThreadExitedError,
     WrongThreadError,
 )
@@ -225,6 +231,46 @@ def devices(thread: SpdkThread) -> None:
     IoDevice(create_channel=lambda channel: 1, destroy_channel=lambda channel: None, ctx_dtype=None, lib=None)
 
 
+def buffers(thread: SpdkThread) -> None:
+    pool = IoBufPool(small_count=2, small_size=4096, large_count=1, large_size=8192, name="io", lib=thread.lib)
+    print(pool.small_count, pool.small_size, pool.large_count, pool.large_size)
+
+    def later(buf: IoBuf) -> None:
+        buf.put()
+
+    def use() -> None:
+        channel = pool.channel("net", small_cache=1, large_cache=0)
+        assert_type(channel, IoBufChannel)
+        buf = channel.get(100, later)
+        assert buf is not None
+        with buf as same:
+            assert len(same) == 100
+            print(same.address, same.channel, channel.pool, channel.module, channel.thread, channel.held)
+            print(channel.waiting, channel.abort(later))
+        channel.close()
+
+    thread.call(use).result()
+    assert_type(pool.stats().result(), dict[str, dict[str, Any]])
+    assert_type(pool.close(), concurrent.futures.Future[None])
+
+
+def spin_locks(thread: SpdkThread) -> None:
+    lock = SpinLock("table")
+
+    def use() -> None:
+        with lock:
+            print(lock.name, lock.owner, lock.held())
+        lock.lock()
+        lock.unlock()
+
+    thread.call(use).result()
+    try:
+        lock.lock()
+    except SpinLockError as error:
+        print(error.lock, error.owner, error.reason, error.number)
+    lock.destroy()
+
+
 def look_at(thread: SpdkThread) -> None:
     state: Literal["running", "exiting", "exited"] = thread.state
     print(thread.name, thread.id, thread.lib, state, thread.is_running, thread.is_exited, thread.is_idle)
@@ -296,7 +342,7 @@ def reactors() -> None:
     assert thread.call(get_reactor).result() is reactor
     with Reactor(pin=False) as target:
         reactor.move_thread(other, target).result()
-        for use in (messages, native, pollers, devices, look_at):
+        for use in (messages, native, pollers, devices, buffers, spin_locks, look_at):
             use(thread)
         results(thread, other)
         target.move_thread(other, reactor).result()

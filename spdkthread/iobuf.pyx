@@ -1,0 +1,1206 @@
+"""IoBufPool, IoBufChannel, IoBuf: buffers for I/O. See ``iobuf.pxd`` for the algorithm."""
+
+import warnings
+
+cimport cython
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.object cimport PyCallable_Check, PyObject
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+
+from spdkthread.alloc cimport core_calloc, core_free, core_map, core_unmap
+from spdkthread.atomics cimport (
+    st_add_relaxed,
+    st_atomic_u32,
+    st_atomic_u64,
+    st_load32_relaxed,
+    st_load_relaxed,
+    st_store32_relaxed,
+    st_store_relaxed,
+    st_sub_relaxed,
+)
+from spdkthread.forks cimport ReentrantLock, spin_lock, spin_unlock
+from spdkthread.future cimport FUTURE_RUNNING, FutureCore, new_future
+from spdkthread.ring cimport (
+    MSG_NATIVE,
+    MSG_PYTHON,
+    RING_FULL,
+    RING_GATED,
+    RING_OK,
+    ring_claim,
+    ring_publish,
+    ring_slot,
+    ring_slot_at,
+    ring_spill_message,
+)
+from spdkthread.sealed cimport seal
+from spdkthread.thread_core cimport (
+    ATTENTION_SPILLED,
+    attention_set,
+    current_thread,
+    thread_s,
+    thread_wake,
+)
+
+from spdkthread.checks import check_integer
+from spdkthread.errors import DeviceError
+from spdkthread.exit_blockers import register_blocker
+
+__all__ = ["IoBuf", "IoBufChannel", "IoBufPool"]
+
+cdef extern from *:
+    void Py_DECREF_raw "Py_DECREF"(PyObject *)
+
+cdef enum:
+    MAX_COUNT = 1 << 30
+
+SIZES = ("small", "large")
+
+cdef st_atomic_u32 pools_lock
+cdef iobuf_pool_s *pools = NULL
+
+
+def live_buffers() -> int:
+    """Buffers that are got and not put, of all pools. **Thread safety:** any OS thread."""
+    cdef uint64_t held = 0
+    cdef iobuf_pool_s *pool
+    cdef int which
+    cdef uint32_t index
+    spin_lock(&pools_lock)
+    pool = pools
+    while pool != NULL:
+        for which in range(2):
+            for index in range(pool.classes[which].count):
+                held += st_load32_relaxed(&pool.classes[which].holder[index]) != 0
+        pool = pool.next
+    spin_unlock(&pools_lock)
+    return held
+
+
+# The pool, under its lock.
+
+cdef int send_message(thread_s *thread, const ring_slot *message) noexcept nogil:
+    """A message of the library's own: where the ring has no room, it waits beside it."""
+    cdef uint64_t position
+    cdef ring_slot *slot
+    cdef int verdict = ring_claim(thread.ring, 1, RING_GATED, &position)
+    if verdict == RING_OK:
+        slot = ring_slot_at(thread.ring, position)
+        slot.kind = message.kind
+        slot.nargs = message.nargs
+        slot.fn = message.fn
+        slot.args[0] = message.args[0]
+        slot.args[1] = message.args[1]
+        ring_publish(slot, position)
+    elif verdict == RING_FULL:
+        verdict = ring_spill_message(thread.ring, message)
+        if verdict == RING_OK:
+            attention_set(thread, ATTENTION_SPILLED)
+    if verdict == RING_OK:
+        thread_wake(thread)
+    return verdict
+
+
+cdef void entry_arrived(void *ctx) noexcept nogil:
+    """On the thread of a native entry."""
+    cdef iobuf_entry *entry = <iobuf_entry *>ctx
+    cdef void *buffer = entry.buffer
+    entry.buffer = NULL
+    entry.fn(entry.ctx, buffer)
+
+
+cdef int send_buffer(iobuf_entry *entry, void *buffer) noexcept nogil:
+    """The entry's memory, and the IoBuf, belong to the message after this."""
+    cdef ring_slot message
+    cdef thread_s *thread = entry.channel.thread
+    message.args[1] = NULL
+    entry.buffer = buffer
+    if entry.py_fn == NULL:
+        message.kind = MSG_NATIVE
+        message.nargs = 1
+        message.fn = <void *>entry_arrived
+        message.args[0] = entry
+    else:
+        # The two references move into the slot.
+        message.kind = MSG_PYTHON
+        message.nargs = 1
+        message.fn = entry.py_fn
+        message.args[0] = entry.ctx
+    return send_message(thread, &message)
+
+
+cdef inline void unqueue(iobuf_class *kind, iobuf_entry *entry) noexcept nogil:
+    if entry.prev == NULL:
+        kind.first = entry.next
+    else:
+        entry.prev.next = entry.next
+    if entry.next == NULL:
+        kind.last = entry.prev
+    else:
+        entry.next.prev = entry.prev
+    entry.next = entry.prev = NULL
+
+
+cdef inline void wait_less(iobuf_pool_s *pool, int which, iobuf_channel_s *channel) noexcept nogil:
+    st_store32_relaxed(&channel.caches[which].waiting, st_load32_relaxed(&channel.caches[which].waiting) - 1)
+    st_store32_relaxed(&pool.waiting[which], st_load32_relaxed(&pool.waiting[which]) - 1)
+
+
+cdef void serve(iobuf_pool_s *pool, int which) noexcept nogil:
+    """Give free buffers to the entries that wait, the oldest first."""
+    cdef iobuf_class *kind = &pool.classes[which]
+    cdef iobuf_entry *entry
+    cdef iobuf_channel_s *channel
+    cdef iobuf_cache *cache
+    cdef uint32_t index
+    cdef int64_t held
+    while kind.first != NULL and kind.free_count:
+        entry = kind.first
+        channel = entry.channel
+        cache = &channel.caches[which]
+        index = kind.free_first
+        unqueue(kind, entry)
+        entry.waiting = False
+        st_store32_relaxed(&kind.holder[index], channel.serial)
+        # All of the channel's books before the message: the channel, and the entry, may be gone after it.
+        wait_less(pool, which, channel)
+        st_add_relaxed(&cache.beside, 1)
+        held = iobuf_held(cache)
+        if held > <int64_t>st_load_relaxed(&cache.high_beside):
+            st_store_relaxed(&cache.high_beside, <uint64_t>held)
+        kind.free_first = kind.next[index]
+        kind.free_count -= 1
+        if send_buffer(entry, kind.memory + index * kind.size) != RING_OK:
+            # No memory for the message: back to the head, for the next buffer that comes.
+            kind.free_first = index
+            kind.free_count += 1
+            st_store32_relaxed(&kind.holder[index], 0)
+            st_sub_relaxed(&cache.beside, 1)
+            st_store32_relaxed(&cache.waiting, st_load32_relaxed(&cache.waiting) + 1)
+            st_store32_relaxed(&pool.waiting[which], st_load32_relaxed(&pool.waiting[which]) + 1)
+            entry.waiting = True
+            entry.buffer = NULL
+            entry.next = kind.first
+            if kind.first == NULL:
+                kind.last = entry
+            else:
+                kind.first.prev = entry
+            kind.first = entry
+            return
+
+
+cdef void give_back(iobuf_channel_s *channel, int which, uint32_t count) noexcept nogil:
+    """`count` buffers of the cache, or all, to the pool. On the channel's thread, under the lock."""
+    cdef iobuf_class *kind = &channel.pool.classes[which]
+    cdef iobuf_cache *cache = &channel.caches[which]
+    cdef uint32_t index
+    while count and cache.count:
+        index = cache.first
+        cache.first = kind.next[index]
+        cache.count -= 1
+        kind.next[index] = kind.free_first
+        kind.free_first = index
+        kind.free_count += 1
+        count -= 1
+
+
+cdef uint32_t fetch(iobuf_channel_s *channel, int which, uint32_t count) noexcept nogil:
+    """Up to `count` buffers of the pool to the cache; how many. On the channel's thread, under the lock."""
+    cdef iobuf_class *kind = &channel.pool.classes[which]
+    cdef iobuf_cache *cache = &channel.caches[which]
+    cdef uint32_t index, taken = 0
+    while taken < count and kind.free_count:
+        index = kind.free_first
+        kind.free_first = kind.next[index]
+        kind.free_count -= 1
+        kind.next[index] = cache.first if cache.count else <uint32_t>IOBUF_NONE
+        cache.first = index
+        cache.count += 1
+        taken += 1
+    return taken
+
+
+cdef inline bint take_or_fetch(iobuf_channel_s *channel, int which) noexcept nogil:
+    """Have the cache hold one buffer at least."""
+    cdef iobuf_cache *cache = &channel.caches[which]
+    if cache.count:
+        cache.hits += 1
+        return True
+    if fetch(channel, which, cache.batch) == 0:
+        return False
+    cache.batches += 1
+    return True
+
+
+cdef void asked_for_caches(void *ctx) noexcept nogil:
+    """On each thread that has channels, once an entry waits."""
+    cdef iobuf_thread_s *home = <iobuf_thread_s *>ctx
+    cdef iobuf_pool_s *pool = home.pool
+    cdef iobuf_channel_s *channel
+    cdef int which
+    cdef bint gone
+    spin_lock(&pool.lock)
+    home.asked = False
+    gone = home.gone
+    if not gone:
+        for which in range(2):
+            if pool.classes[which].first == NULL:
+                continue
+            channel = home.channels
+            while channel != NULL:
+                give_back(channel, which, IOBUF_NONE)
+                channel = channel.next
+            serve(pool, which)
+    spin_unlock(&pool.lock)
+    if gone:
+        core_free(home)
+
+
+cdef void ask_for_caches(iobuf_pool_s *pool) noexcept nogil:
+    cdef iobuf_thread_s *home = pool.threads
+    cdef ring_slot message
+    message.kind = MSG_NATIVE
+    message.nargs = 1
+    message.fn = <void *>asked_for_caches
+    message.args[1] = NULL
+    pool.unasked = False
+    while home != NULL:
+        if not home.asked:
+            message.args[0] = home
+            home.asked = True
+            if send_message(home.thread, &message) != RING_OK:
+                home.asked = False
+                pool.unasked = True
+        home = home.next
+
+
+cdef int iobuf_get_slow(iobuf_channel_s *channel, int which, iobuf_entry *entry, void **buffer) noexcept nogil:
+    """Past the cache."""
+    cdef iobuf_pool_s *pool = channel.pool
+    cdef iobuf_class *kind = &pool.classes[which]
+    cdef iobuf_cache *cache = &channel.caches[which]
+    cdef uint32_t index
+    cdef int verdict = IOBUF_OK
+    spin_lock(&pool.lock)
+    if st_load32_relaxed(&pool.waiting[which]) & IOBUF_CLOSED_BIT:
+        verdict = IOBUF_POOL_CLOSED
+    elif kind.first == NULL and take_or_fetch(channel, which):
+        index = cache.first
+        cache.first = kind.next[index]
+        cache.count -= 1
+        st_store32_relaxed(&kind.holder[index], channel.serial)
+        iobuf_note_get(cache)
+        buffer[0] = kind.memory + index * kind.size
+    elif entry == NULL:
+        verdict = IOBUF_EMPTY
+    elif entry.waiting or entry.buffer != NULL:
+        verdict = IOBUF_BUSY
+    else:
+        verdict = IOBUF_WAITING
+        entry.channel = channel
+        entry.which = which
+        entry.waiting = True
+        entry.next = NULL
+        entry.prev = kind.last
+        if kind.last == NULL:
+            kind.first = entry
+        else:
+            kind.last.next = entry
+        kind.last = entry
+        cache.retries += 1
+        st_store32_relaxed(&cache.waiting, st_load32_relaxed(&cache.waiting) + 1)
+        st_store32_relaxed(&pool.waiting[which], st_load32_relaxed(&pool.waiting[which]) + 1)
+        if kind.first == entry or pool.unasked:
+            ask_for_caches(pool)
+        serve(pool, which)
+    spin_unlock(&pool.lock)
+    return verdict
+
+
+cdef int iobuf_put(iobuf_channel_s *channel, void *buffer) noexcept nogil:
+    """Give back what this channel has got. From its own thread into its cache, from any other one into the pool."""
+    cdef iobuf_pool_s *pool = channel.pool
+    cdef int which = <char *>buffer >= pool.classes[1].memory
+    cdef iobuf_class *kind = &pool.classes[which]
+    cdef iobuf_cache *cache = &channel.caches[which]
+    cdef size_t offset = <char *>buffer - kind.memory
+    cdef size_t place = offset // kind.size
+    cdef uint32_t index
+    cdef bint here = current_thread() == channel.thread
+    cdef int verdict = IOBUF_OK
+    if place >= kind.count or offset != place * kind.size or channel.serial == 0:
+        return IOBUF_NOT_HELD
+    index = <uint32_t>place
+    if st_load32_relaxed(&kind.holder[index]) != channel.serial:
+        return IOBUF_NOT_HELD
+    if here and cache.size and st_load32_relaxed(&pool.waiting[which]) == 0:
+        st_store32_relaxed(&kind.holder[index], 0)
+        st_store_relaxed(&cache.puts, st_load_relaxed(&cache.puts) + 1)
+        kind.next[index] = cache.first
+        cache.first = index
+        cache.count += 1
+        if cache.count < cache.size + cache.batch:
+            return IOBUF_OK
+        spin_lock(&pool.lock)
+        give_back(channel, which, cache.batch)
+    else:
+        spin_lock(&pool.lock)
+        if st_load32_relaxed(&kind.holder[index]) != channel.serial:
+            spin_unlock(&pool.lock)
+            return IOBUF_NOT_HELD
+        st_store32_relaxed(&kind.holder[index], 0)
+        if here:
+            st_store_relaxed(&cache.puts, st_load_relaxed(&cache.puts) + 1)
+        else:
+            st_sub_relaxed(&cache.beside, 1)
+        kind.next[index] = kind.free_first
+        kind.free_first = index
+        kind.free_count += 1
+    serve(pool, which)
+    spin_unlock(&pool.lock)
+    return verdict
+
+
+cdef bint iobuf_abort(iobuf_entry *entry) noexcept nogil:
+    """Have an entry wait no more. False: it did not wait, or its buffer is on its way."""
+    cdef iobuf_channel_s *channel = entry.channel
+    cdef bint waited
+    if channel == NULL:
+        return False
+    spin_lock(&channel.pool.lock)
+    waited = entry.waiting
+    if waited:
+        unqueue(&channel.pool.classes[entry.which], entry)
+        entry.waiting = False
+        wait_less(channel.pool, entry.which, channel)
+    spin_unlock(&channel.pool.lock)
+    return waited
+
+
+cdef uint64_t held_by(iobuf_channel_s *channel) noexcept nogil:
+    """Buffers that are got and not put."""
+    cdef uint64_t held = 0
+    cdef int which
+    for which in range(2):
+        held += iobuf_held(&channel.caches[which])
+    return held
+
+
+cdef uint32_t waiting_of(iobuf_channel_s *channel) noexcept nogil:
+    return st_load32_relaxed(&channel.caches[0].waiting) + st_load32_relaxed(&channel.caches[1].waiting)
+
+
+cdef dict new_counts():
+    return {"cache": 0, "main": 0, "retry": 0, "high_water": 0, "waiting": 0, "held": 0, "cache_size": 0}
+
+
+cdef int add_counts(dict modules, IoBufChannel channel) except -1:
+    """To what `IoBufPool.stats` says of its module. On the channel's thread."""
+    cdef iobuf_cache *cache
+    cdef int which
+    module = modules.get(channel.module)
+    if module is None:
+        module = modules[channel.module] = {size: new_counts() for size in SIZES}
+    for which in range(2):
+        cache = &channel.c.caches[which]
+        counts = module[SIZES[which]]
+        counts["cache"] += cache.hits
+        counts["main"] += cache.batches
+        counts["retry"] += cache.retries
+        counts["high_water"] += max(st_load_relaxed(&cache.high_water), st_load_relaxed(&cache.high_beside))
+        counts["waiting"] += st_load32_relaxed(&cache.waiting)
+        counts["held"] += iobuf_held(cache)
+        if channel._open:
+            counts["cache_size"] += cache.size
+    return 0
+
+
+cdef class Gathering:
+    """A call of `IoBufPool.stats` under way. Each channel is counted once: by its visit, or when it is closed before."""
+
+    cdef dict modules
+    cdef set seen               # serials
+    cdef ReentrantLock guard
+
+    def visit(self, iterator):
+        with self.guard:
+            for channel in tuple((<ThreadHome>iterator.channel.ctx).channels):
+                self.add(channel)
+
+    cdef int add(self, IoBufChannel channel) except -1:
+        if channel.c.serial not in self.seen:
+            self.seen.add(channel.c.serial)
+            add_counts(self.modules, channel)
+        return 0
+
+
+cdef dict sums(dict by_module):
+    """With the sums of the two sizes beside them."""
+    return {
+        module: {**{what: counts["small"][what] + counts["large"][what] for what in counts["small"]}, **counts}
+        for module, counts in by_module.items()
+    }
+
+
+cdef object buffers_in_words(uint64_t count):
+    return f"{count} buffer{'s' * (count != 1)}"
+
+
+cdef class IoBufPool(IoDevice):
+    """IoBufPool(*, small_count=8192, small_size=8192, large_count=1024, large_size=135168, name=None, lib=None)\n--\n\n\
+    Buffers for I/O of two sizes, allocated once and shared by the threads of a library. It is a device, registered.
+
+    Parameters
+    ----------
+    small_count, large_count : int, default 8192 and 1024
+        Buffers of each size.
+    small_size, large_size : int, default 8192 and 135168
+        Bytes; rounded up to a multiple of 4096, which is also how the buffers are aligned: fit for O_DIRECT.
+    name : str, optional
+        By default the class name and a number.
+    lib : ThreadLib, optional
+        By default the process-wide one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a bad argument.
+    MemoryError
+        When there is no room in the address space. The memory itself is taken page by page, when it is first touched.
+
+    Notes
+    -----
+    The pool never grows. Its memory is given back when the pool and every IoBuf of it are gone, so a buffer that
+    outlives `close` stays valid.
+
+    **Thread safety:** as each member says. Answers to ``spdk_iobuf_initialize``.
+    """
+
+    def __cinit__(self):
+        self._modules = {}
+        self._retired = {}
+        self._guard = ReentrantLock()
+        self._gathering = []
+
+    def __init__(
+        self, *, small_count=8192, small_size=8192, large_count=1024, large_size=135168, name=None, lib=None
+    ):
+        cdef int which
+        cdef uint32_t index
+        cdef iobuf_class *kind
+        cdef char *memory
+        counts, sizes = [], []
+        for what, value, counts_or_sizes in (
+            ("small_count", small_count, counts), ("large_count", large_count, counts),
+            ("small_size", small_size, sizes), ("large_size", large_size, sizes),
+        ):
+            value = check_integer(what, value)
+            if not 1 <= value <= MAX_COUNT:
+                raise ValueError(f"{what} must be between 1 and {MAX_COUNT}, got {value}")
+            counts_or_sizes.append(value)
+        sizes = [-(-size // IOBUF_ALIGNMENT) * IOBUF_ALIGNMENT for size in sizes]
+        if sizes[0] > sizes[1]:
+            raise ValueError(f"large_size must not be less than small_size, got {large_size} and {small_size}")
+        IoDevice.__init__(self, name, lib=lib)
+        self.mapped = sum([count * size for count, size in zip(counts, sizes, strict=True)])
+        memory = <char *>core_map(self.mapped)
+        if memory == NULL:
+            raise MemoryError(f"no memory for {self.mapped} bytes of buffers of {self.name!r}")
+        for which in range(2):
+            kind = &self.pool.classes[which]
+            kind.memory = memory
+            kind.size = sizes[which]
+            kind.next = <uint32_t *>core_calloc(counts[which], sizeof(uint32_t))
+            kind.holder = <st_atomic_u32 *>core_calloc(counts[which], sizeof(st_atomic_u32))
+            if kind.next == NULL or kind.holder == NULL:
+                raise MemoryError(f"no memory for the lists of {self.name!r}")
+            kind.count = kind.free_count = counts[which]
+            for index in range(kind.count - 1):
+                kind.next[index] = index + 1
+            kind.next[kind.count - 1] = IOBUF_NONE
+            memory += kind.count * kind.size
+        spin_lock(&pools_lock)
+        link_pool(&self.pool)
+        spin_unlock(&pools_lock)
+        self.register()
+
+    def __dealloc__(self):
+        cdef int which
+        spin_lock(&pools_lock)
+        unlink_pool(&self.pool)
+        spin_unlock(&pools_lock)
+        core_unmap(self.pool.classes[0].memory, self.mapped)
+        for which in range(2):
+            core_free(self.pool.classes[which].next)
+            core_free(self.pool.classes[which].holder)
+
+    def create_channel(self, channel):
+        """What a thread has of the pool. Only the library calls it."""
+        cdef IoChannel one = channel
+        cdef ThreadHome home = ThreadHome.__new__(ThreadHome)
+        home.c = <iobuf_thread_s *>core_calloc(1, sizeof(iobuf_thread_s))
+        if home.c == NULL:
+            raise MemoryError(f"no memory for a channel of {self.name!r}")
+        home.channels = {}
+        home.pool = self
+        home.c.pool = &self.pool
+        home.c.thread = &one.thread.c
+        spin_lock(&self.pool.lock)
+        home.c.next = self.pool.threads
+        if home.c.next != NULL:
+            home.c.next.prev = home.c
+        self.pool.threads = home.c
+        spin_unlock(&self.pool.lock)
+        return home
+
+    def destroy_channel(self, channel):
+        """The end of `create_channel`."""
+        leave_pool(<ThreadHome>channel.ctx)
+
+    def channel(self, module, *, small_cache=128, large_cache=16):
+        """A channel of the current thread, for one module: its caches and its statistics.
+
+        Parameters
+        ----------
+        module : str
+            What uses the buffers, for the statistics and errors. A module may have several channels, on one thread too.
+        small_cache, large_cache : int, default 128 and 16
+            Buffers that the channel keeps for its thread; 0: none. Filled at once when the pool has that many. Of a
+            pool that has fewer buffers altogether, at most an eighth of them.
+
+        Returns
+        -------
+        IoBufChannel
+            `IoBufChannel.close`, or leaving its ``with`` block, ends it, and so does `close` of the pool; until then
+            its thread does not exit.
+
+        Raises
+        ------
+        NoThreadError
+            When there is no current SpdkThread.
+        DeviceError
+            When the pool is closed, or belongs to another library.
+        TypeError, ValueError
+            For a bad argument.
+
+        Notes
+        -----
+        **Thread safety:** on any SpdkThread of its library, for that thread. Answers to ``spdk_iobuf_channel_init``.
+        """
+        cdef IoBufChannel channel
+        cdef ThreadHome home
+        cdef int which
+        cdef iobuf_cache *cache
+        if not isinstance(module, str):
+            raise TypeError(f"module must be a str, got {type(module).__name__}")
+        sizes = []
+        for what, value in (("small_cache", small_cache), ("large_cache", large_cache)):
+            value = check_integer(what, value)
+            if not 0 <= value <= MAX_COUNT:
+                raise ValueError(f"{what} must be between 0 and {MAX_COUNT}, got {value}")
+            sizes.append(value)
+        channel = IoBufChannel.__new__(IoBufChannel)
+        channel.pool = self
+        channel.module = str(module)
+        channel._channel = self.get()
+        home = channel._channel.ctx
+        channel.thread = channel._channel.thread
+        channel._home = home.c
+        channel.c.pool = &self.pool
+        channel.c.thread = &channel.thread.c
+        for which in range(2):
+            cache = &channel.c.caches[which]
+            cache.first = IOBUF_NONE
+            cache.size = sizes[which]
+            if cache.size > self.pool.classes[which].count:
+                cache.size = self.pool.classes[which].count // 8
+            cache.batch = max(<uint32_t>1, min(cache.size, <uint32_t>IOBUF_BATCH))
+        spin_lock(&self.pool.lock)
+        self.pool.serials += 1
+        channel.c.serial = self.pool.serials
+        channel.c.next = home.c.channels
+        if channel.c.next != NULL:
+            channel.c.next.prev = &channel.c
+        home.c.channels = &channel.c
+        for which in range(2):
+            cache = &channel.c.caches[which]
+            # What other entries wait for is not for a cache.
+            if st_load32_relaxed(&self.pool.waiting[which]) == 0 and self.pool.classes[which].free_count >= cache.size:
+                fetch(&channel.c, which, cache.size)
+        spin_unlock(&self.pool.lock)
+        channel._open = True
+        with self._guard:
+            self._modules[channel.c.serial] = channel.module
+        home.channels[channel] = None
+        return channel
+
+    def stats(self):
+        """What each module has done, gathered from its channels by messages.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Resolves to a dict: module -> counts, each the sum over both sizes and all channels of the module, those
+            that are closed included::
+
+                cache       gets that a cache served
+                main        gets that took a buffer, or a batch, from the pool
+                retry       gets that had to wait
+                high_water  buffers that were held at once: the sum of the channels' own maxima
+                waiting     gets that wait now
+                held        buffers held now
+                cache_size  of the channels that are open
+                small       the same counts of the small buffers
+                large       and of the large ones
+
+        Raises
+        ------
+        DeviceError
+            When the pool is closed.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread, as `for_each_channel` without a completion. Answers to
+        ``spdk_iobuf_get_stats``.
+        """
+        cdef FutureCore future
+        cdef Gathering gathering = Gathering.__new__(Gathering)
+        gathering.seen = set()
+        gathering.guard = self._guard
+        with self._guard:
+            gathering.modules = {
+                module: {size: dict(counts[size]) for size in SIZES} for module, counts in self._retired.items()
+            }
+            self._gathering.append(gathering)
+        try:
+            visited = self.for_each_channel(gathering.visit)
+        except BaseException:
+            with self._guard:
+                self._gathering.remove(gathering)
+            raise
+        future = new_future((<FutureCore>visited).producer)
+        st_store32_relaxed(&future.state, FUTURE_RUNNING)
+
+        def gathered(visited):
+            with self._guard:
+                self._gathering.remove(gathering)
+            error = visited.exception()
+            if error is None:
+                future.set_result(sums(gathering.modules))
+            else:
+                future.set_exception(error)
+
+        visited.add_done_callback(gathered)
+        return future
+
+    def close(self):
+        """End the pool: close every channel, each on its thread, and unregister the device.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Resolves to None when every thread has closed its channels. A second call returns one that is resolved.
+
+        Raises
+        ------
+        DeviceError
+            While buffers are held or gets wait; it names the modules, and how many each has. The pool goes on then.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread. Answers to ``spdk_iobuf_finish``.
+        """
+        cdef int which
+        cdef FutureCore future
+        with self._guard:
+            if self._closed:
+                future = new_future(None)
+                future.set_result(None)
+                return future
+            spin_lock(&self.pool.lock)
+            for which in range(2):
+                st_store32_relaxed(
+                    &self.pool.waiting[which], st_load32_relaxed(&self.pool.waiting[which]) | <uint32_t>IOBUF_CLOSED_BIT
+                )
+            spin_unlock(&self.pool.lock)
+            still = self._holders()
+            if still:
+                spin_lock(&self.pool.lock)
+                for which in range(2):
+                    st_store32_relaxed(
+                        &self.pool.waiting[which],
+                        st_load32_relaxed(&self.pool.waiting[which]) & ~<uint32_t>IOBUF_CLOSED_BIT,
+                    )
+                spin_unlock(&self.pool.lock)
+                raise DeviceError(f"close of pool {self.name!r}: {'; '.join(still)}. Put them first")
+            self._closed = True
+        self.for_each_channel(close_channels)
+        return self.unregister()
+
+    cdef object _holders(self):
+        """Who holds buffers, or waits for one, in words. Under the guard."""
+        cdef int which
+        cdef uint32_t index, serial
+        holds, waits = {}, {}
+        for which in range(2):
+            for index in range(self.pool.classes[which].count):
+                serial = st_load32_relaxed(&self.pool.classes[which].holder[index])
+                if serial:
+                    module = self._modules.get(serial, "?")
+                    held = holds.setdefault(module, [0, 0])
+                    held[which] += 1
+        for which in range(2):
+            for number in waiting_serials(&self.pool, which):
+                module = self._modules.get(number, "?")
+                waits[module] = waits.get(module, 0) + 1
+        return [
+            f"module {module!r} still holds {buffers_in_words(held[0] + held[1])} ({held[0]} small, {held[1]} large)"
+            for module, held in holds.items()
+        ] + [f"{count} get{'s' * (count != 1)} of module {module!r} wait" for module, count in waits.items()]
+
+    @property
+    def small_size(self) -> int:
+        """Bytes of a small buffer."""
+        return self.pool.classes[0].size
+
+    @property
+    def large_size(self) -> int:
+        """Bytes of a large buffer."""
+        return self.pool.classes[1].size
+
+    @property
+    def small_count(self) -> int:
+        """Small buffers, free or not."""
+        return self.pool.classes[0].count
+
+    @property
+    def large_count(self) -> int:
+        """Large buffers, free or not."""
+        return self.pool.classes[1].count
+
+
+cdef list waiting_serials(iobuf_pool_s *pool, int which):
+    """The channel of each entry that waits. The number of entries is bounded first: no Python object under the lock."""
+    cdef uint32_t place, room = 0, count = 0
+    cdef uint32_t *found
+    cdef iobuf_entry *entry
+    spin_lock(&pool.lock)
+    entry = pool.classes[which].first
+    while entry != NULL:
+        room += 1
+        entry = entry.next
+    spin_unlock(&pool.lock)
+    if room == 0:
+        return []
+    found = <uint32_t *>core_calloc(room, sizeof(uint32_t))
+    if found == NULL:
+        raise MemoryError("no memory for the list of what waits")
+    spin_lock(&pool.lock)
+    entry = pool.classes[which].first
+    while entry != NULL and count < room:
+        found[count] = entry.channel.serial
+        count += 1
+        entry = entry.next
+    spin_unlock(&pool.lock)
+    serials = [found[place] for place in range(count)]
+    core_free(found)
+    return serials
+
+
+cdef void link_pool(iobuf_pool_s *pool) noexcept nogil:
+    global pools
+    pool.next = pools
+    if pools != NULL:
+        pools.prev = pool
+    pools = pool
+
+
+cdef void unlink_pool(iobuf_pool_s *pool) noexcept nogil:
+    global pools
+    if pool.prev == NULL and pools != pool:
+        return                                      # its __init__ failed
+    if pool.prev == NULL:
+        pools = pool.next
+    else:
+        pool.prev.next = pool.next
+    if pool.next != NULL:
+        pool.next.prev = pool.prev
+
+
+@cython.no_gc_clear
+cdef class ThreadHome:
+    """What one thread has of a pool: the context of its channel to the device."""
+
+    cdef iobuf_thread_s *c
+    cdef IoBufPool pool
+    cdef dict channels          # IoBufChannel -> None
+
+    def __del__(self):
+        """Of a thread that was dropped before it had exited: its memory goes with it."""
+        if self.c != NULL:
+            leave_pool(self)
+
+
+cdef void leave_pool(ThreadHome home) noexcept:
+    """Not found any more; what its channels have in their caches is free."""
+    cdef iobuf_thread_s *c = home.c
+    cdef iobuf_pool_s *pool = &home.pool.pool
+    cdef iobuf_channel_s *channel
+    cdef bint asked
+    cdef int which
+    home.c = NULL
+    spin_lock(&pool.lock)
+    if c.prev == NULL:
+        pool.threads = c.next
+    else:
+        c.prev.next = c.next
+    if c.next != NULL:
+        c.next.prev = c.prev
+    for which in range(2):
+        channel = c.channels
+        while channel != NULL:
+            give_back(channel, which, IOBUF_NONE)
+            channel.caches[which].size = 0
+            channel = channel.next
+        serve(pool, which)
+    asked = c.asked
+    c.gone = True
+    spin_unlock(&pool.lock)
+    if not asked:
+        core_free(c)
+
+
+def close_channels(iterator):
+    cdef IoBufChannel channel
+    for channel in tuple((<ThreadHome>iterator.channel.ctx).channels):
+        channel._end()
+
+
+def channels_in_words(thread):
+    """The open channels of a thread that hold something."""
+    words = []
+    for channel in thread._channels.copy():
+        if isinstance(channel.device, IoBufPool) and channel.ctx is not None:
+            for one in tuple((<ThreadHome>channel.ctx).channels):
+                words.append(str(one))
+    return words
+
+
+register_blocker("buffer channel", channels_in_words)
+
+
+@cython.no_gc_clear
+cdef class IoBufChannel:
+    """IoBufChannel()\n--\n\n\
+    What one thread has of a pool for one module. Made by `IoBufPool.channel`.
+
+    Attributes
+    ----------
+    pool : IoBufPool
+    module : str
+    thread : SpdkThread
+
+    Notes
+    -----
+    **Thread safety:** on its own thread only; the attributes may be read anywhere. Answers to
+    ``struct spdk_iobuf_channel``.
+    """
+
+    def __init__(self):
+        raise TypeError("an IoBufChannel comes from IoBufPool.channel")
+
+    def __str__(self):
+        if not self._open:
+            return f"the closed channel of module {self.module!r} to pool {self.pool.name!r}"
+        waits = waiting_of(&self.c)
+        words = f"holds {buffers_in_words(held_by(&self.c))}" + (f", {waits} waiting" if waits else "")
+        return f"the channel of module {self.module!r} to pool {self.pool.name!r} ({words})"
+
+    def __repr__(self):
+        return f"<IoBufChannel: {self} on {self.thread.name!r}>"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, exc_type, exc_value, traceback):
+        self.close()
+
+    def get(self, nbytes, cb=None):
+        """A buffer, at once or later.
+
+        Parameters
+        ----------
+        nbytes : int
+            Bytes, at least 1: up to the pool's `small_size` a small buffer, up to `large_size` a large one.
+        cb : callable, optional
+            When none is left, ``cb(buf)`` will run by a message on this thread. It is not called when a buffer is
+            returned.
+
+        Returns
+        -------
+        IoBuf or None
+            None: `cb` will come. The gets that wait are served in their order, over all threads and modules, and a
+            get that comes while others wait is behind them; caches on other threads are asked back for them.
+
+        Raises
+        ------
+        BufferError
+            Without `cb`: none is left, or others wait. Some may be free in other channels' caches.
+        ValueError
+            When `nbytes` is larger than a large buffer, or less than 1.
+        WrongThreadError
+            On another thread than its own.
+        DeviceError
+            When the channel or its pool is closed.
+        TypeError
+            For a bad argument.
+
+        Notes
+        -----
+        **Thread safety:** its own thread only. Answers to ``spdk_iobuf_get``.
+        """
+        cdef size_t size
+        cdef int verdict
+        cdef IoBuf buf
+        self._require("get")
+        if cb is not None and not PyCallable_Check(cb):
+            raise TypeError(f"cb must be callable or None, got {type(cb).__name__}")
+        nbytes = check_integer("nbytes", nbytes)
+        if not 1 <= nbytes <= self.pool.large_size:
+            raise ValueError(
+                f"nbytes must be between 1 and the {self.pool.large_size} of a large buffer of pool "
+                f"{self.pool.name!r}, got {nbytes}"
+            )
+        size = nbytes
+        buf = IoBuf.__new__(IoBuf)
+        buf.channel = self
+        buf.nbytes = size
+        if cb is None:
+            verdict = iobuf_get(&self.c, size, NULL, &buf.buffer)
+        else:
+            # The references are the message's, whose sender may hold no GIL.
+            Py_INCREF(cb)
+            Py_INCREF(buf)
+            buf.entry.py_fn = <PyObject *>cb
+            buf.entry.ctx = <void *>buf
+            verdict = iobuf_get(&self.c, size, &buf.entry, &buf.buffer)
+            if verdict == IOBUF_WAITING:
+                return None
+            Py_DECREF_raw(<PyObject *>cb)
+            Py_DECREF_raw(<PyObject *>buf)
+        if verdict != IOBUF_OK:
+            self._refuse(verdict, size)
+        return buf
+
+    cdef object _refuse(self, int verdict, size_t nbytes):
+        pool = self.pool
+        if verdict == IOBUF_POOL_CLOSED:
+            raise DeviceError(f"get: pool {pool.name!r} is closed")
+        size = SIZES[nbytes > pool.small_size]
+        raise BufferError(
+            f"pool {pool.name!r} has no {size} buffer for {nbytes} bytes left for module {self.module!r}: pass a cb to "
+            f"wait for one, or give the pool a larger {size}_count"
+        )
+
+    def abort(self, cb) -> bool:
+        """Have the oldest get of this channel that waits with `cb` wait no more. False: none does.
+
+        Notes
+        -----
+        **Thread safety:** its own thread only. Answers to ``spdk_iobuf_entry_abort``.
+        """
+        cdef iobuf_entry *entry
+        cdef iobuf_entry *found = NULL
+        cdef int which
+        self._require("abort")
+        spin_lock(&self.c.pool.lock)
+        for which in range(2):
+            entry = self.c.pool.classes[which].first
+            while entry != NULL and found == NULL:
+                if entry.channel == &self.c and entry.py_fn == <PyObject *>cb:
+                    found = entry
+                    unqueue(&self.c.pool.classes[which], entry)
+                    entry.waiting = False
+                    wait_less(self.c.pool, which, &self.c)
+                entry = entry.next
+        spin_unlock(&self.c.pool.lock)
+        if found == NULL:
+            return False
+        drop_entry(found)
+        return True
+
+    def close(self) -> None:
+        """Give the caches back; the channel gives no buffers any more. A second call does nothing.
+
+        Raises
+        ------
+        DeviceError
+            While it holds buffers, or gets of it wait.
+        WrongThreadError
+            On another thread than its own.
+
+        Notes
+        -----
+        **Thread safety:** its own thread only. Answers to ``spdk_iobuf_channel_fini``.
+        """
+        if not self._open:
+            return
+        self._require("close")
+        if held_by(&self.c) or waiting_of(&self.c):
+            raise DeviceError(f"close: {self!r}: put the buffers, and abort the gets, first")
+        self._end()
+
+    def _end(self):
+        cdef int which
+        cdef IoBufPool pool = self.pool
+        cdef IoChannel channel = self._channel
+        self._open = False
+        spin_lock(&pool.pool.lock)
+        for which in range(2):
+            give_back(&self.c, which, IOBUF_NONE)
+            self.c.caches[which].size = 0
+            serve(&pool.pool, which)
+        if self.c.prev == NULL:
+            self._home.channels = self.c.next
+        else:
+            self.c.prev.next = self.c.next
+        if self.c.next != NULL:
+            self.c.next.prev = self.c.prev
+        self.c.next = self.c.prev = NULL
+        spin_unlock(&pool.pool.lock)
+        self._home = NULL
+        with pool._guard:
+            if not held_by(&self.c):
+                pool._modules.pop(self.c.serial, None)
+            add_counts(pool._retired, self)
+            for gathering in pool._gathering:
+                (<Gathering>gathering).add(self)
+        del (<ThreadHome>channel.ctx).channels[self]
+        self._channel = None
+        channel.put()
+
+    def _require(self, what):
+        if current_thread() != self.c.thread:
+            self.thread._require_here(f"{what} of {self!r}")
+        if not self._open:
+            raise DeviceError(f"{what}: {self!r} gives no buffers")
+
+    @property
+    def held(self) -> int:
+        """Buffers that were got and not put. **Thread safety:** anywhere; elsewhere than on its thread a snapshot."""
+        return held_by(&self.c)
+
+    @property
+    def waiting(self) -> int:
+        """Gets that wait for a buffer. **Thread safety:** as `held`."""
+        return waiting_of(&self.c)
+
+
+cdef int drop_entry(iobuf_entry *entry) except -1:
+    """The references of a get of Python code that waits no more."""
+    cdef PyObject *fn = entry.py_fn
+    cdef PyObject *buf = <PyObject *>entry.ctx
+    entry.py_fn = NULL
+    Py_DECREF_raw(fn)
+    Py_DECREF_raw(buf)
+    return 0
+
+
+cdef inline void *buffer_of(IoBuf buf) noexcept:
+    """NULL once it was put. That of a get that waited came with the message."""
+    if buf.buffer == NULL and buf.entry.buffer != NULL:
+        buf.buffer = buf.entry.buffer
+        buf.entry.buffer = NULL
+    return buf.buffer
+
+
+@cython.no_gc_clear
+cdef class IoBuf:
+    """IoBuf()\n--\n\n\
+    A buffer of a pool: writable, aligned to 4096 bytes, as long as asked for. From `IoBufChannel.get`.
+
+    It has the buffer protocol, ``len()``, `put`, and is a context manager that puts it at the end. The contents are
+    those that the last user left.
+
+    Attributes
+    ----------
+    channel : IoBufChannel
+
+    Notes
+    -----
+    Dropped without `put`, it goes back to the pool, with a ResourceWarning.
+
+    **Thread safety:** the memory is the holder's. `put` on any OS thread; on the thread of its channel it is cheaper.
+    """
+
+    def __init__(self):
+        raise TypeError("an IoBuf comes from IoBufChannel.get")
+
+    def __len__(self):
+        return self.nbytes
+
+    def __repr__(self):
+        state = "" if buffer_of(self) != NULL else ", put"
+        return f"<IoBuf of {self.nbytes} bytes, module {self.channel.module!r}, pool {self.channel.pool.name!r}{state}>"
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        if buffer_of(self) == NULL:
+            raise BufferError(f"{self!r} has no memory any more")
+        PyBuffer_FillInfo(view, self, self.buffer, self.nbytes, 0, flags)
+        st_add_relaxed(&self.exports, 1)
+
+    def __releasebuffer__(self, Py_buffer *view):
+        st_sub_relaxed(&self.exports, 1)
+
+    def __enter__(self):
+        if buffer_of(self) == NULL:
+            raise DeviceError(f"{self!r} has been put already")
+        return self
+
+    def __exit__(self, exc_type, exc_value, traceback):
+        if buffer_of(self) != NULL:
+            self.put()
+
+    def put(self) -> None:
+        """Give the buffer back: to the oldest get that waits, otherwise to the channel's cache, or to the pool.
+
+        Raises
+        ------
+        DeviceError
+            When it has been put already.
+        BufferError
+            While a memoryview, an array or a request of it exists: its memory would be another user's.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread. Answers to ``spdk_iobuf_put``.
+        """
+        cdef void *buffer = buffer_of(self)
+        if buffer == NULL:
+            raise DeviceError(f"put: {self!r} has been put already")
+        if st_load_relaxed(&self.exports):
+            raise BufferError(f"put: {self!r} is in use: release its {st_load_relaxed(&self.exports)} views first")
+        self.buffer = NULL
+        if iobuf_put(&self.channel.c, buffer) != IOBUF_OK:
+            raise DeviceError(f"put: {self!r} has been put already")
+
+    @property
+    def address(self) -> int:
+        """Of its first byte; 0 once it has been put."""
+        return <uintptr_t>buffer_of(self)
+
+    def __del__(self):
+        # Here and not in __dealloc__: the channel and the pool are whole, also where all of them are garbage.
+        cdef void *buffer = buffer_of(self)
+        if buffer == NULL:
+            return
+        words = f"{self!r} was dropped without put() and goes back to its pool"
+        self.buffer = NULL
+        iobuf_put(&self.channel.c, buffer)
+        warnings.warn(words, ResourceWarning, stacklevel=1, source=self)
+
+
+seal(Gathering)
+seal(ThreadHome)
+seal(IoBufChannel)
+seal(IoBuf)

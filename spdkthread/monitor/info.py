@@ -1,0 +1,86 @@
+"""``python -m spdkthread info``: what a report of a fault needs."""
+
+import argparse
+import ctypes
+import importlib.util
+import json
+import os
+import platform
+import select
+import sys
+import sysconfig
+from collections.abc import Sequence
+from typing import Any
+
+from spdkthread._version import __version__
+
+__all__ = ["main"]
+
+# In the table of system calls that all architectures of Linux share.
+_IO_URING_SETUP = 425
+
+
+def collect() -> dict[str, Any]:
+    """The facts, by name."""
+    import numpy
+
+    from spdkthread import thread
+    from spdkthread.cores import allowed_cores
+
+    return {
+        "spdkthread": __version__,
+        "build": thread.__file__,
+        "compiler": sysconfig.get_config_var("CC") or platform.python_compiler(),
+        "python": sys.version.replace("\n", " "),
+        "gil": bool(getattr(sys, "_is_gil_enabled", lambda: True)()),
+        "free_threaded_build": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+        "numpy": numpy.__version__,
+        "system": platform.platform(),
+        "cores": sorted(allowed_cores()),
+        "cores_of_the_machine": os.cpu_count(),
+        "switch_interval_s": sys.getswitchinterval(),
+        "io_uring": io_uring_refusal() or "available",
+        "packages": [
+            name
+            for name in ("aio", "sock", "bdev", "rpc", "monitor", "trace", "testing")
+            if importlib.util.find_spec(f"spdkthread.{name}") is not None
+        ],
+        "backends": {
+            "descriptors": "epoll" if hasattr(select, "epoll") else "kqueue",
+            "files": "io_uring" if not io_uring_refusal() else "threads",
+        },
+        "environment": {name: value for name, value in os.environ.items() if name.startswith("SPDKTHREAD_")},
+    }
+
+
+def io_uring_refusal() -> str | None:
+    """Why the kernel gives this process no io_uring; None: it does."""
+    if sys.platform != "linux":
+        return "not on this system"
+    libc = ctypes.CDLL(None, use_errno=True)
+    parameters = ctypes.create_string_buffer(120)
+    fd = libc.syscall(ctypes.c_long(_IO_URING_SETUP), ctypes.c_uint(1), parameters)
+    if fd < 0:
+        return os.strerror(ctypes.get_errno())
+    os.close(fd)
+    return None
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m spdkthread info", description="Print what a report of a fault needs to say."
+    )
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    arguments = parser.parse_args(argv)
+    facts = collect()
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {one}" for key, one in value.items()) or "-"
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value))
+        print(f"{name.replace('_', ' '):<{width}}  {value}")
+    return 0

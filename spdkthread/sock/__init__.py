@@ -1,0 +1,7 @@
+"""Sockets on SpdkThreads. See `SockGroup`, and ``docs/sockets.md``."""
+
+from spdkthread.sock.errors import SockBufferError, SockClosedError, SockLimitError
+from spdkthread.sock.group import SockGroup
+from spdkthread.sock.sock import Listener, Sock, SockChannel
+
+__all__ = ["Listener", "Sock", "SockBufferError", "SockChannel", "SockClosedError", "SockGroup", "SockLimitError"]

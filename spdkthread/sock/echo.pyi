@@ -1,0 +1,5 @@
+from typing import Any
+
+__all__ = ["on_data"]
+
+on_data: Any

@@ -1,0 +1,17 @@
+"""The named errors of sockets. What the kernel says is an `OSError`."""
+
+from spdkthread.errors import SpdkThreadError
+
+__all__ = ["SockBufferError", "SockClosedError", "SockLimitError"]
+
+
+class SockLimitError(SpdkThreadError):
+    """The thread has as many sockets of the group as it may have, or they hold as many bytes; nothing was opened."""
+
+
+class SockBufferError(SpdkThreadError, BufferError):
+    """More bytes would wait to be sent than the socket or its group may hold; none of them was taken."""
+
+
+class SockClosedError(SpdkThreadError, ConnectionError):
+    """The socket is closed, or its write side is, or it is on its way to another thread."""
