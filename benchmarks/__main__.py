@@ -25,8 +25,8 @@ HERE = Path(__file__).parent
 # fmt: off
 ORDER = (
     "native_message", "native_across", "native_senders", "native_pingpong",
-    "python_message", "python_across", "python_senders", "send_many", "python_pingpong", "adaptive_pingpong",
-    "shared_core", "message_latency",
+    "python_message", "python_across", "python_senders", "python_stream", "send_many", "many_threads",
+    "python_pingpong", "adaptive_pingpong", "shared_core", "message_latency",
     "poll_empty", "poller_run", "timers", "call_later", "timer_jitter", "fixed_rate",
     "channel", "for_each_thread", "for_each_channel", "reactor_turn", "wakeup", "idle_cost", "gil_sharing", "gil_hold",
     "future", "acall", "coroutine_switch",

@@ -32,7 +32,7 @@ from spdkthread.sealed cimport seal
 from spdkthread.thread cimport SpdkThread
 from spdkthread.trace_ring cimport trace_name_argument
 from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
-from spdkthread.wake cimport wake_gate
+from spdkthread.wake cimport WAKE_ASLEEP, wake_gate
 
 from spdkthread.error_log import describe
 from spdkthread.errors import AwaitError, ThreadExitedError
@@ -455,7 +455,7 @@ cdef class Port:
             return False
         gate = <wake_gate *>st_loadp_relaxed(&thread.c.wake)
         self.patience = WAKE_TICKS if self.long_way else WATCH_TICKS
-        if gate != NULL and st_load32_relaxed(&gate.sleeping):
+        if gate != NULL and st_load32_relaxed(&gate.sleeping) & WAKE_ASLEEP:
             if self.asked - before > MOMENT_TICKS:
                 return False
             self.patience = WAKE_TICKS

@@ -56,6 +56,7 @@ cdef class Reactor:
     cdef int _make_room(self, count) except -1
     cdef int _make_fd_set(self) except -1
     cdef int _rebuild(self) except -1
+    cdef int _list_threads(self) except -1
     cdef int _caught(self) except -1
     cdef int _check_alive(self) except -1
     cdef bint _claim_loop(self) noexcept

@@ -36,6 +36,7 @@ from spdkthread.atomics cimport (
     st_load_relaxed,
     st_loadp_acquire,
     st_or32_release,
+    st_store32_relaxed,
     st_store32_release,
     st_store_relaxed,
     st_store_release,
@@ -57,6 +58,9 @@ from spdkthread.gil_gate cimport (
 from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_reset
 from spdkthread.reactor_core cimport (
     FLUSH_TURNS,
+    LISTS_READY,
+    LISTS_SOON,
+    LIST_THREADS,
     NEED_IDLE_OBJECT,
     NEED_PYTHON,
     NEED_REQUESTS,
@@ -78,6 +82,10 @@ from spdkthread.reactor_core cimport (
     reactor_collect_fds,
     reactor_detached,
     reactor_finish,
+    reactor_list_again,
+    reactor_list_begin,
+    reactor_list_end,
+    reactor_list_next,
     reactor_measure_cycles,
     reactor_quiet,
     reactor_s,
@@ -94,6 +102,7 @@ from spdkthread.thread_core cimport (
     set_current,
     thread_s,
 )
+from spdkthread.timers cimport timer_queue_free, timer_queue_init
 from spdkthread.trace_ring cimport (
     TRACE_ATTACHED,
     TRACE_MOVE,
@@ -104,7 +113,14 @@ from spdkthread.trace_ring cimport (
     trace_put,
     trace_text,
 )
-from spdkthread.wake cimport wake_gate_give_back, wake_gate_mend, wake_gate_take, wake_notify
+from spdkthread.wake cimport (
+    WAKE_LISTS,
+    wake_gate_give_back,
+    wake_gate_list,
+    wake_gate_mend,
+    wake_gate_take,
+    wake_notify,
+)
 
 from spdkthread import waiting
 from spdkthread.checks import check_number, check_timeout
@@ -257,6 +273,7 @@ cdef class Reactor:
             close(self.r.fd)
         if self._spare_fd >= 0:
             close(self._spare_fd)
+        timer_queue_free(&self.r.alarms)
         core_free(self.r.threads)
         core_free(self._spare)
 
@@ -697,6 +714,7 @@ cdef class Reactor:
         cdef uint32_t count = 0
         cdef SpdkThread thread
         account_idle(&self.r)
+        reactor_list_end(&self.r)
         with self._lock:
             gone = [thread for thread in self._members.values() if thread.is_exited]
             for thread in gone:
@@ -710,6 +728,7 @@ cdef class Reactor:
                 self._spare, self._spare_capacity = NULL, 0
             for thread in self._members.values():
                 self.r.threads[count] = &thread.c
+                st_store32_relaxed(&thread.c.ready_index, count)
                 count += 1
             self.r.count = count
             self.r.cursor = 0
@@ -717,6 +736,31 @@ cdef class Reactor:
             for thread in self._members.values():
                 if thread.c.fd_count:
                     self._watch_fds(thread)
+            if count > LIST_THREADS and not self.r.stopping:
+                self._list_threads()
+        return 0
+
+    cdef int _list_threads(self) except -1:
+        """On the loop, under the lock: have turns look only at threads that may have work, as soon as that is safe."""
+        cdef SpdkThread thread
+        for thread in self._members.values():
+            if thread.c.clock != NULL:
+                return 0        # nothing tells when such a clock is moved
+        try:
+            timer_queue_init(&self.r.alarms)
+            if self.r.gate == NULL:
+                self.r.gate = wake_gate_take()
+                for thread in self._members.values():
+                    st_storep_release(&thread.c.wake, self.r.gate)
+        except (MemoryError, OSError):
+            return 0            # it goes on looking at all of them
+        if not wake_gate_list(self.r.gate, self.r.count):
+            return 0
+        self.r.gate_lists = WAKE_LISTS
+        st_store32_relaxed(&self.r.gate.sleeping, WAKE_LISTS)
+        st_fence_seq_cst()
+        self.r.lists_from = st_ticks() + ADOPTION_TICKS
+        self.r.listing = LISTS_SOON
         return 0
 
     cdef int _make_fd_set(self) except -1:
@@ -843,6 +887,7 @@ cdef class Reactor:
         with self._lock:
             self._set_phase(PHASE_STOPPING)
             members = list(self._members.values())
+        reactor_list_end(&self.r)
         self.r.stopping = True
         self.r.exiting = False
         self.r.stop_turn = self.r.turns
@@ -1083,11 +1128,11 @@ cdef class Reactor:
                 return release_after(r, now)
             if step == STEP_RAISED:
                 reactor_finish(r, thread)
-                r.cursor += 1
+                pass_thread(r)
                 self._caught()
                 return GIL_NO_WORK_LEFT
             reactor_finish(r, thread)
-            r.cursor += 1
+            pass_thread(r)
             if busy_owner(r) == thread:
                 # Long callbacks show in the statistics at once.
                 if thread.rc > 0:
@@ -1100,14 +1145,18 @@ cdef class Reactor:
             if release_after(r, now) == GIL_PAUSE:
                 return GIL_PAUSE
             while True:
-                if r.cursor < r.count:
+                if r.listing == LISTS_READY:
+                    if (r.cursor or reactor_list_begin(r)) and reactor_list_next(r):
+                        break
+                elif r.cursor < r.count:
                     if reactor_begin(r, r.threads[r.cursor]):
                         break
                     r.cursor += 1
                     continue
                 # The turn is over. Whatever is not plain going on is the detached phase's business.
                 if (
-                    r.single_turn or r.stopping or r.count > ATTACHED_SCAN or not r.turn_worked
+                    r.single_turn or r.stopping or not r.turn_worked
+                    or (r.count > ATTACHED_SCAN and r.listing != LISTS_READY)
                     or r.watches_signals or r.fd >= 0 or r.idle.mode == IDLE_OBJECT
                     or st_load32_relaxed(&r.requests)
                 ):
@@ -1164,6 +1213,7 @@ cdef class Reactor:
             with self._lock:
                 if self._phase_now() != PHASE_DEAD:
                     self._report = report
+                    reactor_list_end(&self.r)
                     for thread in list(self._members.values()):
                         self._unwatch_fds(thread)
                         st_storep_release(&thread.c.wake, NULL)
@@ -1405,6 +1455,14 @@ cdef class Reactor:
         if not thread.c.polling and st_loadp_acquire(&self.r.busy_owner) != &thread.c:
             return None
         return st_load_acquire(&self.r.busy_since)
+
+
+cdef inline void pass_thread(reactor_s *r) noexcept nogil:
+    """The poll of the thread at `cursor` is over: on to the next."""
+    if r.listing == LISTS_READY:
+        reactor_list_again(r)
+    else:
+        r.cursor += 1
 
 
 cdef inline int release_after(reactor_s *r, uint64_t now) noexcept nogil:

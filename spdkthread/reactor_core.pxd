@@ -15,6 +15,7 @@ from spdkthread.atomics cimport (
 from spdkthread.clock cimport clock_read, st_cycles
 from spdkthread.idle cimport idle_s
 from spdkthread.thread_core cimport BATCH_SIZE, poll_begin, poll_end, poll_work_ready, thread_s
+from spdkthread.timers cimport timer_queue
 from spdkthread.trace_ring cimport TRACE_GIL_WAIT, st_tracing, trace_put
 from spdkthread.wake cimport wake_gate
 
@@ -34,7 +35,13 @@ cdef enum reactor_reason:
     NEED_SHARED_CORE        # the core is shared with other processes: to be said once
     NEED_NOTHING            # a turn is over and that was all that was asked for
 
+cdef enum reactor_listing:
+    LISTS_NOTHING           # each turn looks at every thread
+    LISTS_SOON              # as yet too: threads have come or gone a moment ago, and their bits may not say it all
+    LISTS_READY             # a turn looks at the threads whose bits are set, see wake.pxd
+
 cdef enum:
+    LIST_THREADS = 64       # with no more threads, looking at each is cheaper
     FLUSH_TURNS = 15        # accounting of a reactor that is always busy is brought up to date every so many turns
 
 
@@ -44,6 +51,8 @@ cdef struct reactor_s:
     uint32_t count
     uint32_t cursor             # the thread whose turn it is
     bint in_poll                # its poll is under way
+    int listing                 # reactor_listing
+    uint32_t gate_lists         # WAKE_LISTS or 0: what stays set in the gate
     bint turn_worked
     bint single_turn            # embedded: come back after each turn
     bint watches_signals        # on the main thread
@@ -57,6 +66,8 @@ cdef struct reactor_s:
     uint64_t signals_due
     uint64_t fd_looked          # account stamp
     uint64_t adopted_until      # sleeps are short up to this tick: see wake.pxd
+    uint64_t lists_from         # tick: the end of LISTS_SOON
+    timer_queue alarms          # with LISTS_READY: when threads have timers that may be due
     int signal_ear              # readable when a signal has come; -1: none
     int64_t turn_rc
 
@@ -91,6 +102,10 @@ cdef struct reactor_s:
 
 
 cdef int reactor_detached(reactor_s *r) noexcept nogil
+cdef bint reactor_list_begin(reactor_s *r) noexcept nogil
+cdef void reactor_list_end(reactor_s *r) noexcept nogil
+cdef bint reactor_list_next(reactor_s *r) noexcept nogil
+cdef void reactor_list_again(reactor_s *r) noexcept nogil
 cdef void reactor_collect_fds(reactor_s *r) noexcept nogil
 cdef bint reactor_quiet(reactor_s *r) noexcept nogil
 cdef bint quiet_thread(thread_s *thread) noexcept nogil

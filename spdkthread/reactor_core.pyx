@@ -34,11 +34,21 @@ from spdkthread.thread_core cimport (
     attention_set,
     poll_detached,
     poll_messages_ready,
+    poll_work_ready,
+    reactor_alarm,
     thread_s,
 )
-from spdkthread.timers cimport TIMER_NEVER, timer_next_deadline
+from spdkthread.timers cimport (
+    TIMER_NEVER,
+    timer_cancel,
+    timer_insert,
+    timer_lowest,
+    timer_next_deadline,
+    timer_node,
+    timer_pop,
+)
 from spdkthread.trace_ring cimport TRACE_PARK, TRACE_WAKE, st_trace_word, st_tracing, trace_enrol, trace_put
-from spdkthread.wake cimport wake_clear
+from spdkthread.wake cimport WAKE_ASLEEP, ready_clear, ready_map, ready_set, wake_clear
 
 # The longest sleep beside a manual clock: nobody tells us when that is moved.
 cdef int64_t SHORT_SLEEP_NS = 1_000_000
@@ -75,11 +85,121 @@ cdef int reactor_measure_cycles(reactor_s *r) except -1:
     return 0
 
 
+# Turns of a reactor with many threads, over those whose bit is set. The order is that of a turn over all: a message to
+# a thread that comes later runs in the same turn, one to a thread that came before in the next.
+
+cdef inline ready_map *ready_of(reactor_s *r) noexcept nogil:
+    return <ready_map *>st_loadp_relaxed(&r.gate.ready)
+
+
+cdef bint reactor_list_begin(reactor_s *r) noexcept nogil:
+    """Begin a turn. False: it is one over all threads."""
+    cdef uint32_t index
+    cdef uint64_t now
+    cdef timer_node *node
+    if r.listing == LISTS_SOON:
+        if st_ticks() < r.lists_from:
+            return False
+        # Whatever came to a thread before its bits could be relied on is found now.
+        for index in range(r.count):
+            ready_set(ready_of(r), index)
+        st_fence_seq_cst()
+        r.listing = LISTS_READY
+    if r.alarms.count:
+        now = st_ticks()
+        while True:
+            node = timer_pop(&r.alarms, now)
+            if node == NULL:
+                break
+            ready_set(ready_of(r), (<reactor_alarm *>node).index)
+    return True
+
+
+cdef bint reactor_list_next(reactor_s *r) noexcept nogil:
+    """Begin the next poll of the turn, that of the thread at `cursor`. False: there is none, the turn is over."""
+    cdef ready_map *ready = ready_of(r)
+    cdef uint64_t word
+    while r.cursor < r.count:
+        word = st_load_relaxed(&ready.bits[r.cursor >> 6]) >> (r.cursor & 63)
+        if word == 0:
+            r.cursor = (r.cursor | 63) + 1
+            continue
+        r.cursor += timer_lowest(word)
+        if r.cursor >= r.count:
+            break
+        ready_clear(ready, r.cursor)
+        if reactor_begin(r, r.threads[r.cursor]):
+            return True
+        reactor_list_again(r)
+    r.cursor = r.count
+    return False
+
+
+cdef void reactor_list_again(reactor_s *r) noexcept nogil:
+    """Pass on from the thread at `cursor`: with work left it stays on the list, and its next timer is known."""
+    cdef thread_s *thread = r.threads[r.cursor]
+    cdef timer_node *alarm = &thread.alarm_of_reactor.node
+    cdef uint64_t deadline
+    if poll_work_ready(thread):
+        ready_set(ready_of(r), r.cursor)
+    if thread.timers.count:
+        deadline = thread.timers.next_check
+        if not alarm.queued or alarm.deadline != deadline:
+            timer_cancel(&r.alarms, alarm)
+            thread.alarm_of_reactor.index = r.cursor
+            timer_insert(&r.alarms, alarm, deadline, deadline)
+    elif r.alarms.count and alarm.queued:
+        timer_cancel(&r.alarms, alarm)
+    r.cursor += 1
+
+
+cdef void reactor_list_end(reactor_s *r) noexcept nogil:
+    """Before the table changes: go back to turns over all threads."""
+    cdef uint32_t index
+    r.listing = LISTS_NOTHING
+    if r.gate_lists:
+        r.gate_lists = 0
+        st_store32_relaxed(&r.gate.sleeping, 0)
+    if r.alarms.count:
+        for index in range(r.count):
+            timer_cancel(&r.alarms, &r.threads[index].alarm_of_reactor.node)
+
+
+cdef bint listed_polls(reactor_s *r) noexcept nogil:
+    """The rest of a turn over the threads that may have work. True: it has come to Python work."""
+    cdef thread_s *thread
+    if r.cursor == 0 and not r.in_poll and not reactor_list_begin(r):
+        return False
+    if r.listing != LISTS_READY:
+        return False
+    while r.in_poll or reactor_list_next(r):
+        thread = r.threads[r.cursor]
+        if poll_detached(thread) == STEP_PYTHON:
+            return True
+        reactor_finish(r, thread)
+        reactor_list_again(r)
+    return False
+
+
+cdef bint any_ready(reactor_s *r) noexcept nogil:
+    cdef ready_map *ready = ready_of(r)
+    cdef uint32_t index
+    for index in range(r.count >> 6):
+        if st_load_relaxed(&ready.bits[index]):
+            return True
+    if not r.count & 63:
+        return False
+    # Bits beyond the last thread are left over from more threads.
+    return st_load_relaxed(&ready.bits[r.count >> 6]) & ((<uint64_t>1 << (r.count & 63)) - 1) != 0
+
+
 cdef int reactor_detached(reactor_s *r) noexcept nogil:
     """Turn after turn, until something needs the GIL."""
     cdef thread_s *thread
     cdef int action
     while True:
+        if r.listing and listed_polls(r):
+            return NEED_PYTHON
         while r.cursor < r.count:
             thread = r.threads[r.cursor]
             if not r.in_poll and not reactor_begin(r, thread):
@@ -119,7 +239,7 @@ cdef int reactor_detached(reactor_s *r) noexcept nogil:
             idle_reset(&r.idle)
             continue
         account_idle(r)
-        action = idle_step(&r.idle, r.count)
+        action = idle_step(&r.idle, 1 if r.listing == LISTS_READY else r.count)
         if action == IDLE_CALL:
             return NEED_IDLE_OBJECT
         if action == IDLE_SHARED_CORE:
@@ -134,9 +254,13 @@ cdef int reactor_detached(reactor_s *r) noexcept nogil:
 cdef void reactor_collect_fds(reactor_s *r) noexcept nogil:
     """Tell the threads whose descriptors are ready."""
     cdef fd_event ready[64]
+    cdef thread_s *thread
     cdef int index
     for index in range(fd_set_wait(r.fd, ready, FD_BATCH)):
-        attention_set(<thread_s *>ready[index].tag, ATTENTION_FDS)
+        thread = <thread_s *>ready[index].tag
+        attention_set(thread, ATTENTION_FDS)
+        if r.listing:
+            ready_set(ready_of(r), st_load32_relaxed(&thread.ready_index))
 
 
 cdef void trim_rings(reactor_s *r) noexcept nogil:
@@ -149,7 +273,7 @@ cdef void trim_rings(reactor_s *r) noexcept nogil:
 
 cdef inline int stay_awake(reactor_s *r) noexcept nogil:
     """Not to sleep after all. Who has seen the flag meanwhile rings, and is heard before the next sleep."""
-    st_store32_relaxed(&r.gate.sleeping, 0)
+    st_store32_relaxed(&r.gate.sleeping, r.gate_lists)
     return 0
 
 
@@ -164,7 +288,7 @@ cdef int traced_sleep(reactor_s *r, int64_t timeout) noexcept nogil:
 
 cdef int park(reactor_s *r, bint nap) noexcept nogil:
     """Sleep until something happens, or take a nap. -1: a signal broke the sleep. The protocol stands in wake.pxd."""
-    cdef uint32_t index
+    cdef uint32_t index, every
     cdef thread_s *thread
     cdef uint64_t deadline
     cdef uint64_t now = 0
@@ -177,9 +301,16 @@ cdef int park(reactor_s *r, bint nap) noexcept nogil:
         r.adopted_until = 0
     # What rang before the flag is up is looked for below.
     wake_clear(r.gate)
-    st_store32_relaxed(&r.gate.sleeping, 1)
+    st_store32_relaxed(&r.gate.sleeping, r.gate_lists | WAKE_ASLEEP)
     st_fence_seq_cst()
-    for index in range(r.count):
+    # A nap may be taken beside active pollers, whose threads are always among the ready ones.
+    every = r.count
+    if r.listing == LISTS_READY and not nap:
+        if any_ready(r):
+            return stay_awake(r)
+        earliest = timer_next_deadline(&r.alarms)
+        every = 0
+    for index in range(every):
         thread = r.threads[index]
         if poll_messages_ready(thread) or (thread.active_first != NULL and not nap):
             return stay_awake(r)
@@ -214,7 +345,7 @@ cdef int park(reactor_s *r, bint nap) noexcept nogil:
         woken = traced_sleep(r, timeout)
     else:
         woken = idle_sleep(r.gate, r.fd, r.signal_ear, timeout)
-    st_store32_relaxed(&r.gate.sleeping, 0)
+    st_store32_relaxed(&r.gate.sleeping, r.gate_lists)
     if woken > 0:
         r.wakes += not nap
         if woken & 8:

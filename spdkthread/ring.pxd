@@ -114,6 +114,7 @@ cdef extern from *:
         /* written when something is in the way */
         st_atomic_u64 refused;
         st_atomic_u32 spill_lock;
+        st_atomic_u32 room_wanted;      /* senders sleep until there is room: see `ring_wait_for_room` */
         ring_spill *spill_first;
         ring_spill *spill_last;
         char pad_cold[ST_LINE - 32];
@@ -170,6 +171,7 @@ cdef extern from *:
         st_atomic_u64 spilled
         st_atomic_u64 refused
         st_atomic_u32 spill_lock
+        st_atomic_u32 room_wanted
         ring_spill *spill_first
         ring_spill *spill_last
 
@@ -185,6 +187,8 @@ cdef uint32_t ring_take_spilled(message_ring *ring, ring_slot *out, uint32_t lim
 cdef void *ring_first_spilled(message_ring *ring) noexcept nogil
 cdef bint ring_close(message_ring *ring) noexcept nogil
 cdef void ring_trim(message_ring *ring) noexcept nogil
+cdef void ring_want_room(message_ring *ring) noexcept nogil
+cdef void ring_wait_for_room(message_ring *ring, int64_t timeout_ns) noexcept nogil
 cdef void ring_shut(message_ring *ring) noexcept nogil
 cdef void ring_gate(message_ring *ring, bint shut) noexcept nogil
 cdef void ring_measure(message_ring *ring, uint32_t taken) noexcept nogil
@@ -236,7 +240,7 @@ cdef inline uint32_t ring_take(message_ring *ring, ring_slot *out, uint32_t limi
         st_store_release(&ring.head, head + taken)               # C
         if taken > ring.high_water:
             ring.high_water = taken
-        # A full batch hints at a backlog. It is measured once per backlog: tail is the senders' line.
+        # A full batch hints at a backlog. It is measured once or twice per backlog: tail is the senders' line.
         if taken == limit and head + taken > ring.tail_snapshot:
             ring_measure(ring, taken)
     return taken

@@ -11,10 +11,14 @@ from spdkthread.atomics cimport (
     st_atomic_u32,
     st_atomic_u64,
     st_cas_acq_rel,
+    st_exchange32,
+    st_fence_seq_cst,
+    st_load32_relaxed,
     st_load_acquire,
     st_load_relaxed,
     st_or_acq_rel,
     st_pause,
+    st_store32_relaxed,
     st_store_release,
     st_sub_relaxed,
 )
@@ -26,6 +30,39 @@ __all__ = ["MessageRing"]
 
 cdef extern from "sched.h":
     int sched_yield() noexcept nogil
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <limits.h>
+    #include <time.h>
+    #ifdef __linux__
+    #include <linux/futex.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    #endif
+
+    /* Sleep while `*word` is `value`, at most for so long. */
+    static void st_word_wait(st_atomic_u32 *word, uint32_t value, int64_t timeout_ns) {
+        struct timespec limit = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+    #ifdef __linux__
+        syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, &limit, NULL, 0);
+    #else
+        (void)word, (void)value;
+        nanosleep(&limit, NULL);
+    #endif
+    }
+    /* Wake what sleeps there. */
+    static void st_word_wake(st_atomic_u32 *word) {
+    #ifdef __linux__
+        syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+    #else
+        (void)word;
+    #endif
+    }
+    """
+    void st_word_wait(st_atomic_u32 *word, uint32_t value, int64_t timeout_ns) noexcept nogil
+    void st_word_wake(st_atomic_u32 *word) noexcept nogil
 
 # So many that header and first slot of every ring are within one page.
 cdef enum:
@@ -263,9 +300,34 @@ cdef void ring_measure(message_ring *ring, uint32_t taken) noexcept nogil:
     cdef uint64_t head = st_load_relaxed(&ring.head)
     # What stood in the ring when this batch was taken: it and the rest.
     cdef uint64_t backlog = tail - head + taken
-    ring.tail_snapshot = tail
     if backlog > ring.high_water:
         ring.high_water = backlog if backlog < ring.capacity else ring.capacity
+    ring.tail_snapshot = tail
+    if backlog >= ring.capacity >> 1:
+        ring_measure_room(ring, tail, head)
+
+
+cdef void ring_measure_room(message_ring *ring, uint64_t tail, uint64_t head) noexcept nogil:
+    """Receiver only: tell senders that wait for room when half of the ring is free."""
+    if tail - head > ring.capacity >> 1:
+        ring.tail_snapshot = tail - (ring.capacity >> 1)        # measured again there
+    elif st_load32_relaxed(&ring.room_wanted) and st_exchange32(&ring.room_wanted, 0):
+        st_word_wake(&ring.room_wanted)
+
+
+cdef void ring_want_room(message_ring *ring) noexcept nogil:
+    """Sender that found the ring full: have the receiver say when half of it is free; to be tried once more then."""
+    st_store32_relaxed(&ring.room_wanted, 1)
+    st_fence_seq_cst()
+
+
+cdef void ring_wait_for_room(message_ring *ring, int64_t timeout_ns) noexcept nogil:
+    """Sleep until the receiver has said so, `timeout_ns` at most.
+
+    The receiver has no fence between what it frees and its look at `room_wanted`, so it may miss a request of just
+    that moment, and it says nothing of room that spilled messages leave. A caller's limit of a millisecond bounds both.
+    """
+    st_word_wait(&ring.room_wanted, 1, timeout_ns)
 
 
 cdef uint64_t ring_high_water(message_ring *ring) noexcept nogil:

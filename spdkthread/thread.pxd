@@ -61,6 +61,7 @@ cdef class SpdkThread:
 
     cdef int _send(self, object fn, object a, object b, object c, object d, tuple more) except -1
     cdef int _try_post_tuple(self, object fn, tuple args, uint64_t passes) except -1
+    cdef bint _post_now(self, object fn, tuple args) except -1
     cdef int _post_tuple(self, object fn, tuple args, uint64_t passes) except -1
     cdef int _send_lib(self, object fn, tuple args, uint64_t passes) except -1
     cdef int _send_one(self, object fn, object a) except -1

@@ -9,6 +9,7 @@ import time
 import weakref
 from operator import attrgetter
 
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyCallable_Check, PyObject
 from cpython.ref cimport Py_INCREF
@@ -98,6 +99,8 @@ from spdkthread.ring cimport (
     ring_spill_message,
     ring_take,
     ring_take_spilled,
+    ring_wait_for_room,
+    ring_want_room,
 )
 from spdkthread.held_locks cimport spinlock_s, spinlock_take_off
 from spdkthread.thread_core cimport (
@@ -193,6 +196,7 @@ cdef extern from *:
     #else
     #define ST_HAS_GIL 1
     #endif
+    #define ST_TUPLE_ITEMS(tuple) (((PyTupleObject *)(tuple))->ob_item)
     """
     uint64_t PyThread_get_thread_ident() nogil
     const bint HAS_GIL "ST_HAS_GIL"
@@ -200,6 +204,7 @@ cdef extern from *:
     void Py_DECREF_raw "Py_DECREF"(PyObject *)
     void Py_INCREF_raw "Py_INCREF"(PyObject *)
     bint PyCallable_CheckRaw "PyCallable_Check"(PyObject *)
+    PyObject *const *tuple_items "ST_TUPLE_ITEMS"(object)
 
 logger = logging.getLogger("spdkthread")
 
@@ -404,17 +409,24 @@ cdef class SpdkThread:
         -----
         **Thread safety:** any OS thread but those of reactors. Other Python threads run meanwhile.
         """
-        cdef double pause_s = 20e-6
+        cdef double pause_s
+        cdef int64_t pause_ns
         cdef uint64_t polls
-        check_timeout(timeout_s)
+        if timeout_s is not None:
+            check_timeout(timeout_s)
         if on_reactor() or self._is_here():
             raise WrongThreadError(f"waiting for room in {self!r} would stop the thread that is to make room")
-        if self.try_send_msg(fn, *args):
+        if self._post_now(fn, args):
             return
         began = time.monotonic()
         polls = self.c.polls
+        # A short ring may be empty before anything is said of its half.
+        pause_s = 1e-3 if self.c.ring.capacity >= 64 else 20e-6
         told = False
-        while not self.try_send_msg(fn, *args):
+        while True:
+            ring_want_room(self.c.ring)
+            if self._post_now(fn, args):
+                return
             waited = time.monotonic() - began
             if timeout_s is not None:
                 if waited >= timeout_s:
@@ -424,7 +436,10 @@ cdef class SpdkThread:
                     )
                 pause_s = min(pause_s, timeout_s - waited)
             told = told or told_of_full_ring(self, polls, waited)
-            time.sleep(pause_s)
+            pause_ns = <int64_t>(pause_s * 1e9)
+            with nogil:
+                ring_wait_for_room(self.c.ring, pause_ns)
+            PyErr_CheckSignals()
             pause_s = min(pause_s * 2, 1e-3)
 
     def send_many(self, fn, args) -> int:
@@ -1075,6 +1090,15 @@ cdef class SpdkThread:
     cdef int _send_one(self, object fn, object a) except -1:
         """`send_msg` of ``fn(a)``: RING_OK or why not."""
         return self._send(fn, a, NOTHING, NOTHING, NOTHING, ())
+
+    cdef bint _post_now(self, object fn, tuple args) except -1:
+        """`try_send_msg` of ``fn(*args)``."""
+        cdef int verdict = post(self, <PyObject *>fn, tuple_items(args), PyTuple_GET_SIZE(args))
+        if verdict == RING_OK:
+            return True
+        if verdict != RING_FULL:
+            self._refuse(verdict)
+        return False
 
     cdef int _post(self, object fn, object a) except -1:
         """`_send_lib` of ``fn(a)`` with `a` in the slot, also while the thread is being stopped."""

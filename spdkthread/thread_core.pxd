@@ -21,6 +21,7 @@ from spdkthread.atomics cimport (
     st_atomic_u32,
     st_atomic_u64,
     st_compiler_barrier,
+    st_fence_seq_cst,
     st_load32_relaxed,
     st_loadp_relaxed,
 )
@@ -41,7 +42,7 @@ from spdkthread.ring cimport (
     ring_slot_at,
 )
 from spdkthread.timers cimport timer_node, timer_queue
-from spdkthread.wake cimport wake_gate, wake_notify
+from spdkthread.wake cimport wake_for, wake_gate
 
 cdef enum:
     BATCH_SIZE = 8          # messages per poll
@@ -73,6 +74,12 @@ cdef enum attention:
     ATTENTION_FDS = 4           # a file descriptor may be ready
 
 
+# In `reactor_s.alarms`: when a timer of one of its threads may be due.
+cdef struct reactor_alarm:
+    timer_node node
+    uint32_t index              # the thread's, in the reactor's table
+
+
 cdef enum fd_native_result:
     FD_NATIVE_WORKED = 1
     FD_NATIVE_CALL = 2          # the FdHandler's Python function is to be called in this poll, too
@@ -95,7 +102,8 @@ cdef struct thread_s:
     st_atomic_u32 attention
     st_atomic_u32 state
     st_atomic_ptr critical          # a Python function, one reference
-    char pad[96]
+    st_atomic_u32 ready_index       # its place among the bits of its reactor's ready_map
+    char pad[92]
 
     # The owner's: touched only where the thread is polled. First what a poll that finds nothing looks at.
     poller_s *active_first
@@ -152,6 +160,7 @@ cdef struct thread_s:
     PyObject *timer_list            # the SpdkThread's list of them, borrowed
 
     uint32_t trace_number           # what stands for it in a trace
+    reactor_alarm alarm_of_reactor
 
     # Accounting.
     uint64_t msgs_run
@@ -209,13 +218,15 @@ cdef void attention_set(thread_s *thread, uint32_t flags) noexcept nogil
 
 
 cdef inline void thread_wake(thread_s *thread) noexcept nogil:
-    """After publishing: wake the reactor if it can sleep and does."""
+    """After publishing: wake the reactor if it can sleep and does, and tell it for which thread if it has many."""
     cdef wake_gate *gate
     # The message is under way before the gate is read: see wake.pxd about a thread that changes its reactor.
     st_compiler_barrier()
     gate = <wake_gate *>st_loadp_relaxed(&thread.wake)
     if gate != NULL:
-        wake_notify(gate)
+        st_fence_seq_cst()
+        if st_load32_relaxed(&gate.sleeping):
+            wake_for(gate, st_load32_relaxed(&thread.ready_index))
 
 
 cdef inline int thread_send_native(thread_s *thread, msg_fn fn, void *ctx, uint64_t passes) noexcept nogil:

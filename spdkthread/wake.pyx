@@ -5,7 +5,18 @@ import os
 from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.alloc cimport core_calloc, core_free
-from spdkthread.atomics cimport st_atomic_u32, st_load32_relaxed, st_store32_relaxed
+from spdkthread.atomics cimport (
+    st_add_relaxed,
+    st_and32_acq_rel,
+    st_atomic_u32,
+    st_atomic_u64,
+    st_fence_seq_cst,
+    st_load32_relaxed,
+    st_load_relaxed,
+    st_loadp_acquire,
+    st_store32_relaxed,
+    st_storep_release,
+)
 from spdkthread.fds cimport fd_above_standard, fd_is_open
 from spdkthread.forks cimport fork_generation, spin_lock, spin_unlock
 
@@ -53,6 +64,7 @@ cdef wake_gate *free_gates = NULL
 cdef wake_gate *made_gates = NULL
 cdef st_atomic_u32 free_gates_lock
 cdef uint64_t gates = 0
+cdef st_atomic_u64 maps
 
 
 cdef int open_bell(wake_gate *gate) noexcept nogil:
@@ -119,6 +131,40 @@ cdef void wake_gate_give_back(wake_gate *gate) noexcept nogil:
     spin_unlock(&free_gates_lock)
 
 
+cdef bint wake_gate_list(wake_gate *gate, uint64_t threads) noexcept nogil:
+    """Have a map for so many threads. A smaller one stays, as senders may still set bits in it. False: no memory."""
+    cdef ready_map *ready = <ready_map *>st_loadp_acquire(&gate.ready)
+    cdef uint64_t words = (threads + 63) // 64
+    cdef ready_map *larger
+    if ready != NULL and ready.words >= words:
+        return True
+    words = max(2 * words, <uint64_t>16)
+    larger = <ready_map *>core_calloc(1, sizeof(ready_map) + words * sizeof(st_atomic_u64))
+    if larger == NULL:
+        return False
+    larger.words = words
+    larger.bits = <st_atomic_u64 *>(<char *>larger + sizeof(ready_map))
+    larger.smaller = ready
+    st_add_relaxed(&maps, 1)
+    st_storep_release(&gate.ready, larger)
+    return True
+
+
+cdef void wake_for(wake_gate *gate, uint32_t index) noexcept nogil:
+    """Sender, after its fence, at a reactor that sleeps or lists: what it has published is for thread `index`."""
+    cdef ready_map *ready
+    if st_load32_relaxed(&gate.sleeping) & WAKE_LISTS:
+        ready = <ready_map *>st_loadp_acquire(&gate.ready)
+        if ready != NULL:
+            ready_set(ready, index)
+            st_fence_seq_cst()
+    if (
+        st_load32_relaxed(&gate.sleeping) & WAKE_ASLEEP
+        and st_and32_acq_rel(&gate.sleeping, ~<uint32_t>WAKE_ASLEEP) & WAKE_ASLEEP
+    ):
+        wake_ring(gate)
+
+
 cdef void wake_ring(wake_gate *gate) noexcept nogil:
     st_bell_ring(<int>st_load32_relaxed(&gate.bell))
 
@@ -147,3 +193,8 @@ os.register_at_fork(after_in_child=close_after_fork)
 def gate_count() -> int:
     """Gates made so far; they are reused, never freed."""
     return gates
+
+
+def map_count() -> int:
+    """Maps of their threads that gates have had so far; they are kept like the gates."""
+    return st_load_relaxed(&maps)

@@ -1,6 +1,7 @@
 """Messages: asynchronous always, in order, eight to a poll, from any OS thread."""
 
 import gc
+import signal
 import threading
 import time
 import weakref
@@ -186,6 +187,54 @@ def test_send_msg_wait_without_a_limit_waits_as_long_as_it_takes(live_lib):
     eventually(everything_ran)
     sender.outcome()
     assert ran == list(range(each))
+
+
+@pytest.mark.parametrize("ring_size", [1, 8, 64, 256])
+def test_senders_that_wait_for_room_keep_their_order(reactor, ring_size):
+    each, ran = 2_000, []
+    thread = reactor.create_thread(ring_size=ring_size)
+
+    def send(sender):
+        for number in range(each):
+            thread.send_msg_wait(ran.append, (sender, number), timeout_s=PATIENCE_S)
+
+    for sender in [OtherThread(send, name) for name in "abc"]:
+        sender.outcome()
+    eventually(lambda: len(ran) == 3 * each)
+    for name in "abc":
+        assert [number for sender, number in ran if sender == name] == list(range(each))
+
+
+def test_a_sender_that_waits_for_room_is_told_when_half_of_the_ring_is_free(live_lib):
+    ran = []
+    thread = live_lib.create_thread(ring_size=64)
+    fill(thread, ran.append, "old")
+    sender = OtherThread(thread.send_msg_wait, ran.append, "waited")
+    for _ in range(4):
+        thread.poll()
+    sender.outcome()
+    drain(thread)
+    assert ran == ["old"] * 64 + ["waited"]
+
+
+def test_a_signal_interrupts_a_wait_for_room(live_lib):
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(*_):
+        raise Interrupted
+
+    thread = live_lib.create_thread(ring_size=64)
+    fill(thread, noop)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(Interrupted):
+            thread.send_msg_wait(noop, timeout_s=PATIENCE_S)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    drain(thread)
 
 
 def test_send_msg_wait_is_refused_on_a_reactors_own_os_thread(reactor):

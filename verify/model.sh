@@ -64,12 +64,14 @@ broken() {
 
 holds wake.pml -DMOVES=0 -DMSGS=2
 holds wake.pml -DMOVES=1 -DSENDERS=1
+holds ready.pml
 holds ring.pml
 holds ring.pml -DCAPACITY=1 -DOUTSIDE_MSGS=1 -DLIBRARY_MSGS=4
 if ((!quick)); then
     holds wake.pml -DMOVES=0 -DMSGS=3
     holds wake.pml -DMOVES=1 -DSENDERS=1 -DMSGS=2
     holds wake.pml -DMOVES=2 -DSENDERS=1
+    holds ready.pml -DMSGS=2
 fi
 
 for what in NO_SENDER_FENCE NO_SLEEPER_FENCE NO_TAKE LATE_CLEAR; do
@@ -77,6 +79,9 @@ for what in NO_SENDER_FENCE NO_SLEEPER_FENCE NO_TAKE LATE_CLEAR; do
 done
 for what in NO_REQUESTS NO_WINDOW LATE_WINDOW; do
     broken wake.pml -DMOVES=1 -DSENDERS=1 "-D$what"
+done
+for what in NO_SENDER_FENCE NO_SLEEPER_FENCE NO_WINDOW LATE_WINDOW NO_SWEEP LATE_TAKE NO_AGAIN NO_LOOK; do
+    broken ready.pml "-D$what"
 done
 for what in CLOSE_BLINDLY SPILL_UNFROZEN SPILL_UNLOOKED LATE_ATTENTION TRIM_UNFLAGGED; do
     broken ring.pml -DCAPACITY=1 -DOUTSIDE_MSGS=1 -DLIBRARY_MSGS=4 "-D$what"

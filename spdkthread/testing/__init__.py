@@ -135,7 +135,7 @@ def leak_counters() -> dict[str, int]:
         "channels": io_device.live_channels(),
         "devices": io_device.live_devices(),
         "buffers": iobuf.live_buffers(),
-        "native_blocks": alloc.live_blocks() - wake.gate_count(),
+        "native_blocks": alloc.live_blocks() - wake.gate_count() - wake.map_count(),
         "messages": sum(one.pending_msgs for one in gc.get_objects() if isinstance(one, thread.SpdkThread)),
     }
 

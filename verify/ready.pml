@@ -1,0 +1,195 @@
+/* The threads that may have work: a model of the bits in wake.pxd and of the turns over them in reactor_core.pyx.
+ *
+ * Two senders and one reactor, which takes a thread in, looks at it in every turn for a while, and then only when its bit
+ * is set. As in wake.pml every OS thread has a store buffer: a plain store reaches memory at any later time; a fence and
+ * a read-modify-write wait until their own buffer is empty. Requests and moves away are wake.pml's business.
+ *
+ * What is proved, in every interleaving:
+ *   nothing lost    when nothing can move any more, every message has run (the process Judge)
+ *   no deadlock     the search has no invalid end state
+ *
+ * Each of these words, as -DNAME, breaks the protocol, and the proof must then fail:
+ *   NO_SENDER_FENCE  NO_SLEEPER_FENCE  NO_WINDOW  LATE_WINDOW  NO_SWEEP  LATE_TAKE  NO_AGAIN  NO_LOOK
+ */
+#ifndef SENDERS
+#define SENDERS 2
+#endif
+#ifndef MSGS
+#define MSGS 1                  /* of each sender */
+#endif
+#define ALL (SENDERS * MSGS)
+
+/* Who has a store buffer. */
+#define REACTOR 2               /* 0, 1: the senders */
+
+/* Words in memory. */
+#define GATE 0                  /* wake_flags */
+#define ASLEEP 1
+#define LISTS 2
+#define WAKE 1                  /* whether the thread points to the gate */
+#define BIT 2                   /* read-modify-writes only */
+#define SLOT(k) (3 + (k))
+#define WORDS (3 + ALL)
+
+byte memory[WORDS];
+chan buffer[3] = [3] of { byte, byte };
+
+#define store(who, word, value) buffer[who]!word, value
+#define fence(who) empty(buffer[who])
+
+bool bell;
+byte tail;
+byte head;
+byte done;
+
+/* reactor_s */
+bool polled;
+byte listing;                   /* 0: nothing, 1: soon, 2: ready */
+byte on_their_way;              /* stores of senders at the adoption that have not arrived; a bit for each */
+
+active proctype Memory() {
+    byte word, value;
+end_memory:
+    do
+    :: atomic { buffer[0]?word, value -> memory[word] = value; on_their_way = on_their_way & 2; word = 0; value = 0 }
+    :: atomic { buffer[1]?word, value -> memory[word] = value; on_their_way = on_their_way & 1; word = 0; value = 0 }
+    :: atomic { buffer[REACTOR]?word, value -> memory[word] = value; word = 0; value = 0 }
+    od
+}
+
+proctype Sender(byte me) {
+    byte sent, slot;
+    bool took;
+    do
+    :: sent < MSGS ->
+        /* Claim: a compare-and-swap. */
+        atomic { fence(me); slot = tail; tail++ }
+        store(me, SLOT(slot), 1);
+        /* thread_wake */
+        if
+        :: memory[WAKE] ->
+#ifndef NO_SENDER_FENCE
+            fence(me);
+#endif
+            /* wake_for */
+            if
+            :: memory[GATE] & LISTS ->
+                if
+                :: !memory[BIT] -> atomic { fence(me); memory[BIT] = 1 }
+                :: else
+                fi;
+                fence(me)
+            :: else
+            fi;
+            if
+            :: memory[GATE] & ASLEEP ->
+                atomic { fence(me); took = memory[GATE] & ASLEEP; memory[GATE] = memory[GATE] & LISTS };
+                if
+                :: atomic { took -> bell = 1; took = 0 }
+                :: else
+                fi
+            :: else
+            fi
+        :: else
+        fi;
+        atomic { sent++; slot = 0 }
+    :: else -> break
+    od;
+    done++
+}
+
+#define published (head < ALL && memory[SLOT(head)])
+
+inline poll() {
+    if :: published -> head++ :: else fi
+}
+
+proctype Reactor() {
+    bool nap;
+    do
+    /* _take_in and _rebuild: the thread comes, and its reactor has many. */
+    :: !polled ->
+        store(REACTOR, WAKE, 1);
+        store(REACTOR, GATE, LISTS);
+        atomic {
+            fence(REACTOR);
+            polled = 1;
+            listing = 1;
+            on_their_way = (len(buffer[0]) > 0) + 2 * (len(buffer[1]) > 0)
+        }
+    /* A turn over all. */
+    :: listing == 1 && published -> head++
+    /* reactor_list_begin */
+#ifdef NO_WINDOW
+    :: listing == 1 ->
+#else
+    :: listing == 1 && !on_their_way ->
+#endif
+#ifndef NO_SWEEP
+        atomic { fence(REACTOR); memory[BIT] = 1 };
+#endif
+        listing = 2
+    /* reactor_list_next, a poll of one message, reactor_list_again */
+    :: listing == 2 && memory[BIT] ->
+#ifdef LATE_TAKE
+        poll();
+        if
+        :: published
+        :: else -> atomic { fence(REACTOR); memory[BIT] = 0 }
+        fi
+#else
+        atomic { fence(REACTOR); memory[BIT] = 0 };
+        poll();
+#ifndef NO_AGAIN
+        if
+        :: published -> atomic { fence(REACTOR); memory[BIT] = 1 }
+        :: else
+        fi
+#endif
+#endif
+    /* park */
+    :: polled ->
+        bell = 0;
+        /* As long as the time after the adoption lasts, sleeps are short: judged before anything is looked at. */
+#ifdef LATE_WINDOW
+        nap = 0;
+#else
+        nap = (listing == 1 && on_their_way);
+#endif
+        store(REACTOR, GATE, LISTS + ASLEEP);
+#ifndef NO_SLEEPER_FENCE
+        fence(REACTOR);
+#endif
+#ifndef NO_LOOK
+        if
+        :: listing == 2 && memory[BIT] -> goto awake
+        :: listing == 1 && published -> goto awake
+        :: else
+        fi;
+#endif
+#ifdef LATE_WINDOW
+        nap = (listing == 1 && on_their_way);
+#endif
+end_asleep:
+        if
+        :: bell
+        :: nap
+        fi;
+awake:
+        store(REACTOR, GATE, LISTS)
+    od
+}
+
+init {
+    atomic {
+        run Reactor();
+        run Sender(0);
+#if SENDERS > 1
+        run Sender(1);
+#endif
+    }
+    /* Judge: when nothing else can move. */
+    timeout;
+    assert(done == SENDERS);
+    assert(head == ALL)
+}
