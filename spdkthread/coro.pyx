@@ -495,7 +495,8 @@ cdef class Coroutine:
                     else:
                         self.throwing = foreign(self, handed_out)
                 except Exception as refused:
-                    self.throwing = refused
+                    # Thrown into an await, a StopIteration would be its result.
+                    self.throwing = error_for_await(refused)
         finally:
             st_reset_generator_hooks(&hooks)
             set_current_coroutine(outer)

@@ -1140,8 +1140,11 @@ def run_on_our_loop(main):
         loop.close()
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no event loop in sight"), AttributeError("nothing of asyncio's")])
-def test_errors_that_are_not_asyncios_stay_what_they_are(thread, error):
+@pytest.mark.parametrize(
+    ("kind", "text"), [(RuntimeError, "no event loop in sight"), (AttributeError, "nothing of asyncio's")]
+)
+def test_errors_that_are_not_asyncios_stay_what_they_are(thread, kind, text):
+    error = kind(text)
     future = thread.spawn(raising(error))
     drain(thread)
     assert future.exception() is error
