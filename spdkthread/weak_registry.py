@@ -22,15 +22,15 @@ class WeakRegistry:
         self._known: dict[int, weakref.ref] = {}
 
     def add(self, one) -> None:
-        self._known[next(self._serials)] = weakref.ref(one)
+        serial = next(self._serials)
+        known = self._known
+        known[serial] = weakref.ref(one, lambda reference: known.pop(serial, None))
 
     def all(self) -> list:
         """Those that exist."""
         found = []
-        for serial, reference in self._known.copy().items():
+        for reference in self._known.copy().values():
             one = reference()
-            if one is None:
-                self._known.pop(serial, None)
-            else:
+            if one is not None:
                 found.append(one)
         return found

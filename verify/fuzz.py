@@ -20,6 +20,7 @@ import json
 import logging
 import math
 import os
+import pkgutil
 import random
 import signal
 import subprocess
@@ -123,7 +124,11 @@ class World:
         from spdkthread.testing import ManualClock
 
         self.s = spdkthread
-        importlib.import_module("spdkthread.aio")
+        # All of them before the first fork: a module that another OS thread is just importing stays locked in the child,
+        # by CPython's own lock of it.
+        for info in pkgutil.iter_modules(spdkthread.__path__, "spdkthread."):
+            if not info.name.endswith("__main__"):
+                importlib.import_module(info.name)
         self.seed = seed
         self.end = time.monotonic() + PROGRAM_S
         self.buffer = bytearray(64)
