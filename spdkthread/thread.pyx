@@ -419,7 +419,7 @@ cdef class SpdkThread:
         if self._post_now(fn, args):
             return
         began = time.monotonic()
-        polls = self.c.polls
+        polls = self.stats.polls
         # A short ring may be empty before anything is said of its half.
         pause_s = 1e-3 if self.c.ring.capacity >= 64 else 20e-6
         told = False
