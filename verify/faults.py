@@ -16,10 +16,11 @@ import random
 import re
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 
-from spdkthread import IoDevice, Reactor, SpdkThreadError, ThreadLib, alloc
+from spdkthread import IoBufPool, IoDevice, Reactor, SpdkThreadError, ThreadLib, alloc
 from spdkthread.aio import EventLoop, sleep_us, switch_to
 from spdkthread.ring import MessageRing
 from spdkthread.testing import ManualClock, leak_counters
@@ -30,11 +31,16 @@ PATIENCE_S = 120
 # Where the native core allocates, and a scenario that goes there. A new place needs a scenario.
 SITES = {
     ("io_device.pyx", "device_add"): "channels",
+    ("iobuf.pyx", "__cinit__"): "buffers",
+    ("iobuf.pyx", "create_channel"): "buffers",
+    ("iobuf.pyx", "waiting_serials"): "buffers",
     ("pointer_map.pyx", "grow"): "channels",
     ("reactor.pyx", "_make_room"): "a reactor",
     ("ring.pyx", "ring_create"): "threads",
     ("ring.pyx", "spill_node"): "for_each_thread with full rings",
+    ("thread_core.pyx", "queue_ready"): "timers of call_later",
     ("timers.pyx", "timer_queue_init"): "timers",
+    ("wake.pyx", "wake_gate_list"): "a crowded reactor",
     ("wake.pyx", "wake_gate_take"): "the first gates",
 }
 
@@ -158,6 +164,45 @@ def timers(world):
             thread.register_poller(noop, 5)
         other = world.thread()
         other.register_poller(noop, 5)
+
+
+def timers_of_call_later(world):
+    thread = world.thread()
+    with thread:
+        timer = thread.call_later(5, noop)
+        thread.call_later(6, noop).cancel()
+    timer.cancel()
+
+
+def buffers(world):
+    thread = world.thread(ring_size=64)
+    pool = IoBufPool(small_count=4, small_size=4096, large_count=2, large_size=8192, lib=world.lib)
+    try:
+        with thread:
+            channel = pool.channel("net", small_cache=0, large_cache=0)
+            held = [channel.get(100) for _ in range(4)]
+            channel.get(100, lambda buffer: buffer.put())  # waits
+            stats = pool.stats()
+        world.futures.append(stats)
+        world.poll(20)
+        with thread:
+            for buffer in held:
+                buffer.put()
+        world.poll(20)
+    finally:
+        held = buffer = None
+        pool.close()
+
+
+def a_crowded_reactor(world):
+    """More threads than are looked at one by one in each turn."""
+    reactor = world.reactor()
+    for _ in range(70):
+        reactor.create_thread(ring_size=8).send_msg(world.ran.append, 1)
+        world.expected += 1
+    end = time.monotonic() + 0.05
+    while time.monotonic() < end:
+        reactor.poll()
 
 
 def native_pollers(world):
@@ -359,6 +404,9 @@ def the_structures_by_themselves(world):
 SCENARIOS = {
     "threads": threads,
     "timers": timers,
+    "timers of call_later": timers_of_call_later,
+    "buffers": buffers,
+    "a crowded reactor": a_crowded_reactor,
     "native pollers": native_pollers,
     "channels": channels,
     "channels of full threads": channels_of_full_threads,
