@@ -78,7 +78,7 @@ def side(receiver, senders: int) -> Side:
 
 def with_ours(core: int, senders: int) -> Side:
     def measure(count: int) -> float:
-        receiver = ours.Receiver()
+        receiver = ours.Receiver(ring_size=65_536)  # holds MOST: that a ring refuses is another question
         receiver.start(core)
         try:
             return side(receiver, senders)(count)
