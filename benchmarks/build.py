@@ -175,7 +175,7 @@ def native_side() -> ModuleType:
         raise Unavailable("Cython is not installed (the bench extra has it)") from None
     package = Path(spdkthread.__file__).parent
     sources = [NATIVE / "native_side.pyx", NATIVE / "setup.py"]
-    mark = fingerprint([*sources, *sorted(package.glob("*.pxd"))], sys.version, Cython.__version__, *compiler())
+    mark = fingerprint([*sources, *sorted(package.rglob("*.pxd"))], sys.version, Cython.__version__, *compiler())
     where = cache_dir() / f"native_side-{mark}"
     target = where / f"native_side{sysconfig.get_config_var('EXT_SUFFIX')}"
     if not target.exists():

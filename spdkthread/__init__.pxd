@@ -35,7 +35,7 @@ from spdkthread.iobuf cimport (
 from spdkthread.lib cimport ThreadLib
 from spdkthread.native cimport msg_fn, poller_fn
 from spdkthread.poller cimport Poller
-from spdkthread.ring cimport RING_FULL, RING_GATED, RING_GATED_OFF, RING_IS_CLOSED, RING_OK, message_ring
+from spdkthread.ring cimport RING_FULL, RING_STOPPING, RING_IS_STOPPING, RING_IS_CLOSED, RING_OK, message_ring
 from spdkthread.spinlock cimport (
     SPIN_BUSY,
     SPIN_OK,
@@ -49,7 +49,7 @@ from spdkthread.spinlock cimport (
     spinlock_unlock,
 )
 from spdkthread.thread cimport SpdkThread, thread_send_python
-from spdkthread.thread_core cimport (
+from spdkthread.thread_poll cimport (
     STEP_DONE,
     STEP_NATIVE,
     STEP_PYTHON,

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
         WrongThreadError,
     )
     from spdkthread.fd_handler import FdHandler
-    from spdkthread.for_each import for_each_thread
     from spdkthread.group import ReactorGroup
     from spdkthread.io_device import IoChannel, IoChannelIter, IoDevice
     from spdkthread.iobuf import IoBuf, IoBufChannel, IoBufPool
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from spdkthread.spinlock import SpinLock
     from spdkthread.stats import ReactorStats, ThreadStats
     from spdkthread.thread import SpdkThread, get_thread
+    from spdkthread.thread_iteration import for_each_thread
 
 __all__ = [
     "TICKS_HZ",
@@ -129,7 +129,7 @@ _HOMES = {
         "WrongThreadError",
     ),
     "fd_handler": ("FdHandler",),
-    "for_each": ("for_each_thread",),
+    "thread_iteration": ("for_each_thread",),
     "group": ("ReactorGroup",),
     "iobuf": ("IoBuf", "IoBufChannel", "IoBufPool"),
     "io_device": ("IoChannel", "IoChannelIter", "IoDevice"),

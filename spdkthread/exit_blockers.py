@@ -20,7 +20,7 @@ def register_blocker(kind: str, in_words: Callable[..., Iterable[str]]) -> None:
 
     Notes
     -----
-    The number that the thread's poll looks at is the kind's own business: see ``thread_quiescent`` in thread_core.pyx.
+    The number that the thread's poll looks at is the kind's own business: see ``thread_may_exit`` in thread_poll.pyx.
 
     **Thread safety:** at import.
     """

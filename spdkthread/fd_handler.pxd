@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from spdkthread.thread_core cimport fd_native_s
+from spdkthread.thread_poll cimport fd_native_s
 
 
 cdef class FdHandler:

@@ -5,8 +5,8 @@ import stat
 
 from libc.stdint cimport uint32_t
 
-from spdkthread.fds cimport FD_READABLE, FD_WRITABLE
-from spdkthread.sealed cimport seal
+from spdkthread.fd_group cimport FD_READABLE, FD_WRITABLE
+from spdkthread.cpython_ext cimport seal
 
 from spdkthread.errors import FdError
 

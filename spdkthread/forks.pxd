@@ -7,9 +7,10 @@ can be held, or belongs to one process, remembers the generation in which it was
 
 spin lock         0: free; a generation: taken in it. One of another generation is taken as if it were free.
 `ReentrantLock`   a new lock at its first use in the child, unless the OS thread that forked holds it itself.
-`wake_gate`       one of another generation is never used again, see wake.pxd.
+`wakeup_state`       one of another generation is never used again, see wakeup.pxd.
 
-Descriptors that live on in the child are closed, or replaced in their places, as soon as it begins: see roster.py.
+Descriptors that live on in the child are closed, or replaced in their places, as soon as it begins: see
+reactor_registry.py.
 """
 
 from libc.stdint cimport uint32_t

@@ -18,7 +18,7 @@ from spdkthread.trace_ring cimport trace_name_argument
 
 from spdkthread.error_log import describe
 from spdkthread.errors import ThreadExitedError, WrongThreadError
-from spdkthread.messages import special_message
+from spdkthread.undelivered import special_message
 
 __all__ = ["FutureCore", "future_class", "make_future", "run_call"]
 
@@ -85,7 +85,7 @@ cdef class FutureCore:
         awaited again, by any, and gives its outcome at once. An outcome that is a StopIteration arrives as the cause of
         a RuntimeError. Under another framework: `AwaitError`.
         """
-        from spdkthread.coro import await_future
+        from spdkthread.aio.coroutine import await_future
 
         return await_future(self)
 

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack
 
 from spdkthread.checks import check_integer, check_number, check_timeout
 from spdkthread.cores import parse_cores
-from spdkthread.ending import Ending
 from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError
 from spdkthread.forks import ReentrantLock
 from spdkthread.future import make_future
-from spdkthread.latch import Latch
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.placement import allowed_reactors, move_inside_mask
 from spdkthread.reactor import Reactor, get_reactor, on_any_reactor
+from spdkthread.reactor_registry import available_cores, refuse_missing
 from spdkthread.report import ShutdownReport
-from spdkthread.roster import available_cores, refuse_missing
 from spdkthread.scheduler import CoreLoad, Scheduler, Snapshot, StaticScheduler, ThreadLoad, make_scheduler
+from spdkthread.signal_safe_event import SignalSafeEvent
+from spdkthread.termination import Termination
 
 if TYPE_CHECKING:
-    from spdkthread.aio import ThreadExecutor
+    from spdkthread.aio.executor import ThreadExecutor
     from spdkthread.reactor import IdleStrategy
     from spdkthread.thread import SpdkThread
 
@@ -114,15 +114,15 @@ class ReactorGroup:
 
     async def __aenter__(self) -> Self:
         """Under asyncio: start, without blocking its loop."""
-        from spdkthread.beside import start_beside
+        from spdkthread.aio.async_context import async_start
 
-        return await start_beside(self)
+        return await async_start(self)
 
     async def __aexit__(self, *exc_info) -> None:
         """Under asyncio: stop, without blocking its loop."""
-        from spdkthread.beside import stop_beside
+        from spdkthread.aio.async_context import async_stop
 
-        await stop_beside(self)
+        await async_stop(self)
 
     def __len__(self) -> int:
         return len(self._reactors)
@@ -163,7 +163,7 @@ class ReactorGroup:
         give_up = None if timeout_s is None else time.monotonic() + timeout_s
         if self._balancer is not None:
             self._balancer.stop()
-        ending = Ending(self)
+        ending = Termination(self)
         for reactor in self:
             reactor._begin_end(ending)
         report = ShutdownReport()
@@ -215,7 +215,7 @@ class ReactorGroup:
 
     def executor(self) -> "ThreadExecutor":
         """A ``concurrent.futures.Executor`` that runs each call on the least loaded of the group's threads."""
-        from spdkthread.aio import ThreadExecutor
+        from spdkthread.aio.executor import ThreadExecutor
 
         return ThreadExecutor(lambda: tuple(thread for reactor in self for thread in reactor.threads))
 
@@ -393,7 +393,7 @@ class _Balancer:
     def __init__(self, group: ReactorGroup):
         self._group = group
         self._over = False
-        self._changed = Latch()
+        self._changed = SignalSafeEvent()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -403,20 +403,20 @@ class _Balancer:
 
     def stop(self) -> None:
         self._over = True
-        self._changed.open()
+        self._changed.set()
         if self._thread is not None and self._thread is not threading.current_thread() and not on_any_reactor():
             self._thread.join()
 
     def look_again(self) -> None:
         """The group has another scheduler."""
-        self._changed.open()
+        self._changed.set()
 
     def _run(self) -> None:
         while True:
             # A subclass may do what the static scheduler does not.
             rests = type(self._group.scheduler) is StaticScheduler
             if self._changed.wait(None if rests else self._group.period_us / 1e6):
-                self._changed.shut()
+                self._changed.clear()
                 if self._over:
                     return
                 continue

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from spdkthread.wake cimport wake_gate
+from spdkthread.wakeup cimport wakeup_state
 
 cdef enum idle_mode:
     IDLE_POLL           # look again at once
@@ -36,7 +36,7 @@ cdef struct idle_s:
 
 cdef int idle_mode_of(object idle) except -1
 cdef int idle_step(idle_s *idle, uint32_t threads) noexcept nogil
-cdef int idle_sleep(wake_gate *gate, int fd, int signal_ear, int64_t timeout_ns) noexcept nogil
+cdef int idle_sleep(wakeup_state *wakeup, int fd, int signal_fd, int64_t timeout_ns) noexcept nogil
 
 
 cdef inline void idle_reset(idle_s *idle) noexcept nogil:

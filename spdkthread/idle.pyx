@@ -27,25 +27,25 @@ cdef extern from *:
     #include <sched.h>
     #include <time.h>
 
-    /* Wait until one of `ears` is readable, at most `timeout_ns` (negative: for ever). Returns their bits: 1: the bell
-       rang, 2: a file descriptor of a thread is ready, 4: a signal has come, 8: other code has closed one of them. 0:
-       the time is over, -1: interrupted. A negative descriptor is passed over. */
-    static int st_sleep(int bell, int fd, int signals, int64_t timeout_ns) {
-        struct pollfd ears[3] = {{bell, POLLIN, 0}, {fd, POLLIN, 0}, {signals, POLLIN, 0}};
+    /* Wait until one of the descriptors is readable, at most `timeout_ns` (negative: for ever). Returns their bits:
+       1: a sender woke the reactor, 2: a file descriptor of a thread is ready, 4: a signal has come,
+       8: other code has closed one of them; 0: the time is over, -1: interrupted. A negative one is passed over. */
+    static int st_sleep(int notify_fd, int fd, int signals, int64_t timeout_ns) {
+        struct pollfd waited[3] = {{notify_fd, POLLIN, 0}, {fd, POLLIN, 0}, {signals, POLLIN, 0}};
         int ready;
     #ifdef __linux__
         struct timespec limit = {timeout_ns / 1000000000, timeout_ns % 1000000000};
-        ready = ppoll(ears, signals < 0 ? fd < 0 ? 1 : 2 : 3, timeout_ns < 0 ? NULL : &limit, NULL);
+        ready = ppoll(waited, signals < 0 ? fd < 0 ? 1 : 2 : 3, timeout_ns < 0 ? NULL : &limit, NULL);
     #else
         int64_t ms = timeout_ns < 0 ? -1 : (timeout_ns + 999999) / 1000000;
-        ready = poll(ears, 3, ms > 1 << 30 ? 1 << 30 : (int)ms);
+        ready = poll(waited, 3, ms > 1 << 30 ? 1 << 30 : (int)ms);
     #endif
         if (ready < 0) return errno == EINTR ? -1 : 0;
-        return (ears[0].revents != 0) | (ears[1].revents != 0) << 1 | (ears[2].revents != 0) << 2
-            | ((ears[0].revents | ears[1].revents | ears[2].revents) & POLLNVAL ? 8 : 0);
+        return (waited[0].revents != 0) | (waited[1].revents != 0) << 1 | (waited[2].revents != 0) << 2
+            | ((waited[0].revents | waited[1].revents | waited[2].revents) & POLLNVAL ? 8 : 0);
     }
     """
-    int st_sleep(int bell, int fd, int signals, int64_t timeout_ns) noexcept nogil
+    int st_sleep(int notify_fd, int fd, int signals, int64_t timeout_ns) noexcept nogil
     int sched_yield() noexcept nogil
 
 
@@ -151,7 +151,7 @@ cdef int step_yielding(idle_s *idle) noexcept nogil:
     return IDLE_GO_ON
 
 
-cdef int idle_sleep(wake_gate *gate, int fd, int signal_ear, int64_t timeout_ns) noexcept nogil:
+cdef int idle_sleep(wakeup_state *wakeup, int fd, int signal_fd, int64_t timeout_ns) noexcept nogil:
     # It may have started something in its last turn.
     affinity_tighten()
-    return st_sleep(gate.ear, fd, signal_ear, timeout_ns)
+    return st_sleep(wakeup.wait_fd, fd, signal_fd, timeout_ns)

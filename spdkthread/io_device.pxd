@@ -12,7 +12,7 @@ that have one. The table belongs to its thread; the array of a device is shared,
 From a native callback, without the GIL::
 
     from spdkthread.io_device cimport IoDevice, channel_s, device_s, thread_channel
-    from spdkthread.thread_core cimport current_thread
+    from spdkthread.thread_poll cimport current_thread
 
     cdef int poll(void *ctx) noexcept nogil:
         cdef channel_s *channel = thread_channel(current_thread(), <device_s *>ctx)
@@ -34,7 +34,7 @@ from spdkthread.atomics cimport st_atomic_u32, st_load32_acquire
 from spdkthread.lib cimport ThreadLib
 from spdkthread.pointer_map cimport map_get
 from spdkthread.thread cimport SpdkThread
-from spdkthread.thread_core cimport current_thread, thread_s
+from spdkthread.thread_poll cimport current_thread, thread_s
 
 cdef enum device_state:
     DEVICE_UNREGISTERED
@@ -112,7 +112,7 @@ cdef class IoDevice:
     cdef readonly object ctx_dtype
     cdef object _create
     cdef object _destroy
-    cdef object _ending         # the Unregistration under way
+    cdef object _termination         # the Unregistration under way
     cdef object __weakref__
 
     cdef IoChannel get(self)

@@ -27,10 +27,10 @@ from spdkthread.clock cimport st_cycles
 from spdkthread.forks cimport spin_lock, spin_unlock
 from spdkthread.lib cimport lib_or_default
 from spdkthread.pointer_map cimport map_get, map_put, map_remove
-from spdkthread.ring cimport RING_GATED
-from spdkthread.sealed cimport seal
+from spdkthread.ring cimport RING_STOPPING
+from spdkthread.cpython_ext cimport seal
 from spdkthread.thread cimport SpdkThread
-from spdkthread.thread_core cimport THREAD_EXITED, current_thread, thread_s
+from spdkthread.thread_poll cimport THREAD_EXITED, current_thread, thread_s
 from spdkthread.trace_ring cimport (
     TRACE_CHANNEL_CREATE,
     TRACE_CHANNEL_DESTROY,
@@ -310,7 +310,7 @@ cdef class IoDevice:
             if st_load32_acquire(&self.c.state) != DEVICE_REGISTERED:
                 self._refuse("unregister")
             # Before the state: whoever ends the last channel finds it.
-            self._ending = ending
+            self._termination = ending
             if origin is not None:
                 origin._await(ending)
             self.lib._remove_device(self)
@@ -321,13 +321,13 @@ cdef class IoDevice:
 
     def _end(self):
         """Nothing is left of it: say so where the unregistration was asked for."""
-        cdef Unregistration ending = self._ending
-        self._ending = None
+        cdef Unregistration ending = self._termination
+        self._termination = None
         st_store32_release(&self.c.state, DEVICE_UNREGISTERED)
         if ending.origin is None:
             ending.complete()
         else:
-            ending.origin._send_lib(ending.complete, (), RING_GATED)
+            ending.origin._send_lib(ending.complete, (), RING_STOPPING)
 
     cdef int _ended(self, uint32_t *what) except -1:
         if device_count_down(&self.c, what):
@@ -784,7 +784,7 @@ cdef class IoChannel:
         """
         self._require("put")
         if self.c.refs == 1:
-            self.thread._send_lib(self._expire, (), RING_GATED)
+            self.thread._send_lib(self._expire, (), RING_STOPPING)
             self.c.expiries += 1
         self.c.refs -= 1
 
@@ -970,7 +970,7 @@ cdef class IoChannelIter:
             thread_id = channel.c.thread_id
             self._target = channel.thread
             try:
-                channel.thread._send_lib(self._visit, (channel.thread,), RING_GATED)
+                channel.thread._send_lib(self._visit, (channel.thread,), RING_STOPPING)
             except ThreadExitedError:
                 continue        # and so its channel is gone
             return 0
@@ -982,7 +982,7 @@ cdef class IoChannelIter:
         if self._origin is None:
             self._complete(status)
         else:
-            self._origin._send_lib(self._complete, (status,), RING_GATED)
+            self._origin._send_lib(self._complete, (status,), RING_STOPPING)
         return 0
 
     def _complete(self, status):

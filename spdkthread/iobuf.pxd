@@ -50,7 +50,7 @@ from spdkthread.atomics cimport (
 from spdkthread.forks cimport ReentrantLock
 from spdkthread.io_device cimport IoChannel, IoDevice
 from spdkthread.thread cimport SpdkThread
-from spdkthread.thread_core cimport thread_s
+from spdkthread.thread_poll cimport thread_s
 
 cdef enum:
     IOBUF_ALIGNMENT = 4096      # what O_DIRECT asks for at most

@@ -24,7 +24,7 @@ from spdkthread.ring cimport (
     MSG_NATIVE,
     MSG_PYTHON,
     RING_FULL,
-    RING_GATED,
+    RING_STOPPING,
     RING_OK,
     ring_claim,
     ring_publish,
@@ -32,8 +32,8 @@ from spdkthread.ring cimport (
     ring_slot_at,
     ring_spill_message,
 )
-from spdkthread.sealed cimport seal
-from spdkthread.thread_core cimport (
+from spdkthread.cpython_ext cimport seal
+from spdkthread.thread_poll cimport (
     ATTENTION_SPILLED,
     attention_set,
     current_thread,
@@ -82,7 +82,7 @@ cdef int send_message(thread_s *thread, const ring_slot *message) noexcept nogil
     """A message of the library's own: where the ring has no room, it waits beside it."""
     cdef uint64_t position
     cdef ring_slot *slot
-    cdef int verdict = ring_claim(thread.ring, 1, RING_GATED, &position)
+    cdef int verdict = ring_claim(thread.ring, 1, RING_STOPPING, &position)
     if verdict == RING_OK:
         slot = ring_slot_at(thread.ring, position)
         slot.kind = message.kind

@@ -116,7 +116,7 @@ cdef class ThreadLib:
 
     def for_each_thread(self, fn, cpl=None):
         """Run ``fn()`` on every thread of this library, one after the other. See `spdkthread.for_each_thread`."""
-        from spdkthread.for_each import for_each_thread
+        from spdkthread.thread_iteration import for_each_thread
 
         return for_each_thread(fn, cpl, lib=self)
 

@@ -16,7 +16,7 @@ from cpython.pycapsule cimport (
 )
 from libc.stdint cimport uintptr_t
 
-from spdkthread.sealed cimport seal
+from spdkthread.cpython_ext cimport seal
 
 __all__ = ["COMPLETION_SIGNATURE", "MESSAGE_SIGNATURE", "POLLER_SIGNATURE", "NativeCall", "add_signature"]
 

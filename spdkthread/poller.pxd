@@ -53,7 +53,7 @@ cdef class Poller:
     cdef object _fn
     cdef NativeCall _native
     cdef poller_request_fn request  # how its thread, on a higher floor, is asked
-    cdef int wanted                 # what a request that waits in the spill list is to do
+    cdef int wanted                 # what a request that waits in the overflow list is to do
     cdef Py_ssize_t place           # 1 + where it stands in the list of its thread; 0: not registered
     cdef object __weakref__
 

@@ -4,7 +4,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from spdkthread.atomics cimport st_add_relaxed, st_atomic_u64, st_load32_relaxed, st_load_relaxed, st_sub_relaxed
-from spdkthread.sealed cimport seal
+from spdkthread.cpython_ext cimport seal
 
 from spdkthread.error_log import describe
 

@@ -4,8 +4,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t
 
 from spdkthread.atomics cimport st_atomic_u32, st_atomic_u64
-from spdkthread.reactor_core cimport reactor_s
-from spdkthread.thread_core cimport thread_s
+from spdkthread.reactor_loop cimport reactor_s
+from spdkthread.thread_poll cimport thread_s
 
 cdef enum reactor_phase:
     PHASE_NEW
@@ -32,8 +32,8 @@ cdef class Reactor:
     cdef dict _members              # id(thread) -> SpdkThread: users' subclasses may say what is equal
     cdef object _calls              # deque of functions for the loop
     cdef object _lock
-    cdef object _ended              # Latch
-    cdef object _ending             # Ending, when it stops together with others
+    cdef object _ended              # SignalSafeEvent
+    cdef object _termination             # Termination, when it stops together with others
     cdef object _departed           # in the child of a fork
     cdef st_atomic_u32 _phase       # reactor_phase
     cdef object _fatal

@@ -7,8 +7,8 @@ The loop has two phases and is lexically flat::
       native work runs here        ---->        the Python work of this turn, in order
       nothing to do: idle strategy <----        and of the next turns, as long as there is some, for a bounded time
 
-An empty turn never takes the GIL. Between reactors of one process the GIL is passed by a flag of our own (`gil_gate`),
-so that it changes hands within a microsecond instead of by CPython's wait of 5 ms.
+An empty turn never takes the GIL. Between reactors of one process the GIL is passed by a flag of our own
+(`gil_handoff`), so that it changes hands within a microsecond instead of by CPython's wait of 5 ms.
 """
 
 import logging
@@ -43,20 +43,20 @@ from spdkthread.atomics cimport (
     st_storep_release,
 )
 from spdkthread.clock cimport account_ticks, clock_read, never_less, st_cycles, st_ticks
-from spdkthread.fds cimport FD_READABLE, fd_is_open, fd_set_add, fd_set_open, fd_set_remove
-from spdkthread.gil_gate cimport (
+from spdkthread.fd_group cimport FD_READABLE, fd_is_open, fd_group_add, fd_group_open, fd_group_remove
+from spdkthread.gil_handoff cimport (
     GIL_HAND_OVER,
     GIL_NO_WORK_LEFT,
     GIL_PAUSE,
-    gil_gate_enter,
-    gil_gate_hand_over,
-    gil_gate_leave,
-    gil_gate_make_way,
-    gil_gate_wait,
+    gil_handoff_acquired,
+    gil_handoff_pass,
+    gil_handoff_released,
+    gil_handoff_yield,
+    gil_handoff_wait,
     gil_wanted,
 )
 from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_reset
-from spdkthread.reactor_core cimport (
+from spdkthread.reactor_loop cimport (
     FLUSH_TURNS,
     LISTS_READY,
     LISTS_SOON,
@@ -77,7 +77,7 @@ from spdkthread.reactor_core cimport (
     account_pause,
     account_start,
     busy_owner,
-    quiet_thread,
+    thread_is_drained,
     reactor_begin,
     reactor_collect_fds,
     reactor_detached,
@@ -87,12 +87,12 @@ from spdkthread.reactor_core cimport (
     reactor_list_end,
     reactor_list_next,
     reactor_measure_cycles,
-    reactor_quiet,
+    reactor_is_drained,
     reactor_s,
 )
-from spdkthread.ring cimport RING_POSITION, ring_gate
+from spdkthread.ring cimport RING_POSITION, ring_set_stopping
 from spdkthread.thread cimport SpdkThread
-from spdkthread.thread_core cimport (
+from spdkthread.thread_poll cimport (
     ATTENTION_FDS,
     STEP_NATIVE,
     STEP_RAISED,
@@ -113,13 +113,13 @@ from spdkthread.trace_ring cimport (
     trace_put,
     trace_text,
 )
-from spdkthread.wake cimport (
-    WAKE_LISTS,
-    wake_gate_give_back,
-    wake_gate_list,
-    wake_gate_mend,
-    wake_gate_take,
-    wake_notify,
+from spdkthread.wakeup cimport (
+    WAKEUP_READY_MAP,
+    wakeup_give_back,
+    wakeup_list,
+    wakeup_repair,
+    wakeup_take,
+    wakeup_notify,
 )
 
 from spdkthread import waiting
@@ -127,11 +127,11 @@ from spdkthread.checks import check_number, check_timeout
 from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError, ThreadExitedError, WrongThreadError
 from spdkthread.forks import ReentrantLock
-from spdkthread.interrupts import SignalWatch
-from spdkthread.latch import Latch
+from spdkthread.signals import SignalWatch
+from spdkthread.signal_safe_event import SignalSafeEvent
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.report import ShutdownReport, what_is_left
-from spdkthread.roster import claim_core, enlist, warn_if_crowded
+from spdkthread.reactor_registry import claim_core, register_reactor, warn_if_crowded
 from spdkthread.stats import ContextSwitches, ReactorStats, read_context_switches
 from spdkthread.thread import _mark_reactor
 from spdkthread.waiting import tell_while_waiting
@@ -182,7 +182,7 @@ PHASES = ("new", "running", "stopping", "stopping", "stopped", "dead")
 
 # On the main thread: how often signals are looked at.
 cdef uint64_t SIGNAL_TICKS = 10_000_000
-# How long after a thread came the sleeps are short: see wake.pxd.
+# How long after a thread came the sleeps are short: see wakeup.pxd.
 cdef uint64_t ADOPTION_TICKS = 1_000_000
 # Beyond this many threads a turn is too long to be looked through attached.
 cdef uint32_t ATTACHED_SCAN = 64
@@ -229,9 +229,9 @@ cdef class Reactor:
         self._members = {}
         self._calls = deque()
         self._lock = ReentrantLock()
-        self._ended = Latch(True)
+        self._ended = SignalSafeEvent(True)
         self._report = ShutdownReport()
-        self.r.signal_ear = -1
+        self.r.signal_fd = -1
 
     def __init__(
         self, core=None, *, name=None, idle="adaptive", spin_us=50, lib=None, pin=True, stall_ms=None
@@ -262,13 +262,13 @@ cdef class Reactor:
         if stall_ms != math.inf:
             self._watchdog = Watchdog(self, stall_ms)
         if self.r.idle.mode == IDLE_ADAPTIVE or self.r.idle.mode == IDLE_YIELD:
-            self.r.gate = wake_gate_take()
+            self.r.wakeup = wakeup_take()
         self.lib = default_lib() if lib is None else lib
-        enlist(self, name)
+        register_reactor(self, name)
 
     def __dealloc__(self):
-        if self.r.gate != NULL:
-            wake_gate_give_back(self.r.gate)
+        if self.r.wakeup != NULL:
+            wakeup_give_back(self.r.wakeup)
         if self.r.fd >= 0:
             close(self.r.fd)
         if self._spare_fd >= 0:
@@ -290,15 +290,15 @@ cdef class Reactor:
 
     def __aenter__(self):
         """Under asyncio: start, without blocking its loop."""
-        from spdkthread.beside import start_beside
+        from spdkthread.aio.async_context import async_start
 
-        return start_beside(self)
+        return async_start(self)
 
     def __aexit__(self, *exc_info):
         """Under asyncio: stop, without blocking its loop."""
-        from spdkthread.beside import stop_beside
+        from spdkthread.aio.async_context import async_stop
 
-        return stop_beside(self)
+        return async_stop(self)
 
     # Lifecycle
 
@@ -318,7 +318,7 @@ cdef class Reactor:
         """
         check_os_threads(self)
         self._begin()
-        begun = Latch()
+        begun = SignalSafeEvent()
         problem = []
         os_thread = threading.Thread(target=self._main, args=(begun, problem), name=self.name, daemon=True)
         with self._lock:
@@ -370,7 +370,7 @@ cdef class Reactor:
                 self._enter_loop()
                 if signals is not None:
                     signals.start()
-                    self.r.signal_ear = signals.ear
+                    self.r.signal_fd = signals.wait_fd
                     self.r.watches_signals = True
                     self._signals = signals
             except BaseException:
@@ -384,7 +384,7 @@ cdef class Reactor:
                 self._leave_loop()
         finally:
             self.r.watches_signals = False
-            self.r.signal_ear = -1
+            self.r.signal_fd = -1
             self._signals = None
             if signals is not None:
                 signals.stop()
@@ -641,7 +641,7 @@ cdef class Reactor:
             if not thread._polled:
                 thread._polled = True
                 thread._first_poll = clock_read(thread.c.clock) if thread.c.clock != NULL else st_cycles()
-            st_storep_release(&thread.c.wake, self.r.gate)
+            st_storep_release(&thread.c.wakeup, self.r.wakeup)
             # Under the lock: a stop that begins right after sees that there is a member to be taken in first.
             self._request(REQUEST_MEMBERS)
 
@@ -720,7 +720,7 @@ cdef class Reactor:
             for thread in gone:
                 self._unwatch_fds(thread)
                 del self._members[id(thread)]
-                st_storep_release(&thread.c.wake, NULL)
+                st_storep_release(&thread.c.wakeup, NULL)
                 thread._give_up(self)
             if self._spare != NULL:
                 core_free(self.r.threads)
@@ -748,16 +748,16 @@ cdef class Reactor:
                 return 0        # nothing tells when such a clock is moved
         try:
             timer_queue_init(&self.r.alarms)
-            if self.r.gate == NULL:
-                self.r.gate = wake_gate_take()
+            if self.r.wakeup == NULL:
+                self.r.wakeup = wakeup_take()
                 for thread in self._members.values():
-                    st_storep_release(&thread.c.wake, self.r.gate)
+                    st_storep_release(&thread.c.wakeup, self.r.wakeup)
         except (MemoryError, OSError):
             return 0            # it goes on looking at all of them
-        if not wake_gate_list(self.r.gate, self.r.count):
+        if not wakeup_list(self.r.wakeup, self.r.count):
             return 0
-        self.r.gate_lists = WAKE_LISTS
-        st_store32_relaxed(&self.r.gate.sleeping, WAKE_LISTS)
+        self.r.wakeup_ready_map = WAKEUP_READY_MAP
+        st_store32_relaxed(&self.r.wakeup.sleeping, WAKEUP_READY_MAP)
         st_fence_seq_cst()
         self.r.lists_from = st_ticks() + ADOPTION_TICKS
         self.r.listing = LISTS_SOON
@@ -766,7 +766,7 @@ cdef class Reactor:
     cdef int _make_fd_set(self) except -1:
         """Under the lock: a set of file descriptors."""
         if self._spare_fd < 0:
-            self._spare_fd = fd_set_open()
+            self._spare_fd = fd_group_open()
             if self._spare_fd < 0:
                 raise ReactorError(f"no file descriptor for the fd set of {self!r}")
         return 0
@@ -777,14 +777,14 @@ cdef class Reactor:
             with self._lock:
                 self._make_fd_set()
                 self.r.fd, self._spare_fd = self._spare_fd, -1
-        fd_set_add(self.r.fd, thread.c.fd_set, FD_READABLE, <uint64_t>&thread.c)     # EEXIST is fine
+        fd_group_add(self.r.fd, thread.c.fd_set, FD_READABLE, <uint64_t>&thread.c)     # EEXIST is fine
 
     def _unwatch_fds(self, SpdkThread thread):
         """On the loop: it has none any more, or leaves."""
         cdef SpdkThread other
         if self.r.fd < 0 or thread.c.fd_set < 0:
             return
-        fd_set_remove(self.r.fd, thread.c.fd_set, FD_READABLE)
+        fd_group_remove(self.r.fd, thread.c.fd_set, FD_READABLE)
         with self._lock:
             for other in self._members.values():
                 if other is not thread and other.c.fd_count:
@@ -800,8 +800,8 @@ cdef class Reactor:
         """On the loop: other code has closed descriptors of ours, and sleeping on those is not sleeping."""
         cdef SpdkThread thread
         lost = []
-        if self.r.gate != NULL and wake_gate_mend(self.r.gate):
-            lost.append("its wake-up bell")
+        if self.r.wakeup != NULL and wakeup_repair(self.r.wakeup):
+            lost.append("its wake-up descriptor")
         if self.r.fd >= 0 and not fd_is_open(self.r.fd):
             lost.append("its fd set")
             self.r.fd = -1
@@ -812,9 +812,9 @@ cdef class Reactor:
                     lost.append(f"the fd set of {thread.name!r}")
                 if thread.c.fd_count:
                     self._watch_fds(thread)
-        if self.r.signal_ear >= 0 and not fd_is_open(self.r.signal_ear):
+        if self.r.signal_fd >= 0 and not fd_is_open(self.r.signal_fd):
             lost.append("what tells it of signals, which now come late")
-            self.r.signal_ear = -1
+            self.r.signal_fd = -1
         if lost:
             logger.error(
                 "%r: other code has closed descriptors that it had not opened, perhaps by os.closerange: %s. "
@@ -825,8 +825,8 @@ cdef class Reactor:
 
     def _request(self, flags):
         st_or32_release(&self.r.requests, flags)
-        if self.r.gate != NULL:
-            wake_notify(self.r.gate)
+        if self.r.wakeup != NULL:
+            wakeup_notify(self.r.wakeup)
 
     def _call_on_loop(self, fn):
         """Have ``fn()`` run on the loop, between turns, with no current SpdkThread."""
@@ -892,7 +892,7 @@ cdef class Reactor:
         self.r.exiting = False
         self.r.stop_turn = self.r.turns
         for thread in members:
-            ring_gate(thread.c.ring, True)
+            ring_set_stopping(thread.c.ring, True)
 
     def _begin_exit(self):
         """Everything that was accepted has run: exit the threads."""
@@ -914,24 +914,24 @@ cdef class Reactor:
         # Two whole turns in each stage, so that every thread has had its poll.
         if self.r.in_poll or st_load32_relaxed(&self.r.requests) or self.r.turns < self.r.stop_turn + 2:
             return False
-        if not reactor_quiet(&self.r):
+        if not reactor_is_drained(&self.r):
             return False
         if self.r.exiting:
             return True
         with self._lock:
-            ending = self._ending
+            ending = self._termination
         if ending is None or ending.may_exit():
             self._begin_exit()
         return False
 
     def _begin_end(self, ending):
-        """Stop together with others; see `Ending`."""
+        """Stop together with others; see `Termination`."""
         with self._lock:
-            self._ending = ending
+            self._termination = ending
             if self._looping:
                 self._request(REQUEST_STOP)
 
-    def _quiet_mark(self):
+    def _drained_mark(self):
         """None while anything is left to run, else what was ever sent to each of its threads."""
         cdef SpdkThread thread
         cdef list mark = []
@@ -944,7 +944,7 @@ cdef class Reactor:
                 # In this order: a poll that begins in between has taken a message, which shows in the tail.
                 sent = st_load_acquire(&thread.c.ring.tail) & RING_POSITION
                 st_fence_seq_cst()
-                if not quiet_thread(&thread.c):
+                if not thread_is_drained(&thread.c):
                     return None
                 st_fence_seq_cst()
                 if thread.c.polling or sent != st_load_acquire(&thread.c.ring.tail) & RING_POSITION:
@@ -965,8 +965,8 @@ cdef class Reactor:
             self._phase_before = self._phase_now()
             self._looping = True
             self._set_phase(PHASE_RUNNING)
-            self._ended.shut()
-            self._ending = None
+            self._ended.clear()
+            self._termination = None
             # A stop that came too late for the run before is not meant for this one.
             st_and32_acq_rel(&self.r.requests, ~<uint32_t>(REQUEST_STOP | REQUEST_ABORT))
         try:
@@ -988,7 +988,7 @@ cdef class Reactor:
             self._set_phase(self._phase_before)
             self._looping = False
         st_store_relaxed(&self._tid, 0)
-        self._ended.open()
+        self._ended.set()
         self._give_loop_back()
 
     def _main(self, begun, problem):
@@ -1002,7 +1002,7 @@ cdef class Reactor:
                 problem.append(error)
                 return
             finally:
-                begun.open()
+                begun.set()
             try:
                 self._loop()
             finally:
@@ -1044,19 +1044,19 @@ cdef class Reactor:
         while True:
             with nogil:
                 if release == GIL_HAND_OVER:
-                    gil_gate_hand_over(self.r.stretch_began)
+                    gil_handoff_pass(self.r.stretch_began)
                 else:
-                    gil_gate_leave()
+                    gil_handoff_released()
                 if release != GIL_NO_WORK_LEFT:
                     self.r.attach_started = st_cycles()
-                    gil_gate_make_way(release)
+                    gil_handoff_yield(release)
                     account_pause(&self.r)
                 reason = reactor_detached(&self.r)
                 if reason == NEED_REQUESTS and self.r.stopping and not self.r.turn_worked:
                     st_nap()
                 self.r.attach_started = st_cycles()
-                handed = gil_gate_wait()
-            gil_gate_enter()
+                handed = gil_handoff_wait()
+            gil_handoff_acquired()
             account_attach(&self.r, handed)
             if st_tracing():
                 attached = st_cycles()
@@ -1194,7 +1194,7 @@ cdef class Reactor:
         looped = self._looping
         report = ShutdownReport()
         if looped:
-            gil_gate_leave()
+            gil_handoff_released()
         try:
             if self._phase_now() == PHASE_DEAD:
                 return
@@ -1216,8 +1216,8 @@ cdef class Reactor:
                     reactor_list_end(&self.r)
                     for thread in list(self._members.values()):
                         self._unwatch_fds(thread)
-                        st_storep_release(&thread.c.wake, NULL)
-                        ring_gate(thread.c.ring, False)
+                        st_storep_release(&thread.c.wakeup, NULL)
+                        ring_set_stopping(thread.c.ring, False)
                         # The last: from here on another reactor may have it.
                         thread._give_up(self)
                     self._members.clear()
@@ -1227,7 +1227,7 @@ cdef class Reactor:
                 self.r.stopping = False
                 self.r.in_poll = False
                 self._looping = False
-                self._ending = None
+                self._termination = None
                 st_and32_acq_rel(&self.r.requests, ~<uint32_t>(REQUEST_STOP | REQUEST_ABORT))
             st_store_relaxed(&self._tid, 0)
             self.r.stopped = st_cycles()
@@ -1235,7 +1235,7 @@ cdef class Reactor:
                 if self._watchdog is not None:
                     self._watchdog.stop()
                 self._give_loop_back()
-            self._ended.open()
+            self._ended.set()
 
     def _is_own_os_thread(self):
         with self._lock:
@@ -1291,7 +1291,7 @@ cdef class Reactor:
     def _tell_stop(self, waited_s):
         """A stop takes long: log what it waits for."""
         with self._lock:
-            ending = self._ending
+            ending = self._termination
         together = (self,) if ending is None else ending.reactors
         waits = [words for one in together for words in one._keeps_stop_waiting()]
         logger.warning(
@@ -1306,7 +1306,7 @@ cdef class Reactor:
         running = self._running_now()
         waits = [f"{running} on reactor {self.name!r}, which runs now"] if running else []
         with self._lock:
-            members = [thread for thread in self._members.values() if not quiet_thread(&thread.c)]
+            members = [thread for thread in self._members.values() if not thread_is_drained(&thread.c)]
         for thread in members:
             blockers = thread.exit_blockers
             if blockers:
@@ -1366,13 +1366,13 @@ cdef class Reactor:
     def _die(self):
         """In the child of a fork: the OS thread is not there any more, or this is its copy inside a callback."""
         cdef SpdkThread thread
-        self._ended = Latch(True)
+        self._ended = SignalSafeEvent(True)
         self._set_phase(PHASE_DEAD)
         for fd in (self.r.fd, self._spare_fd):
             if fd >= 0:
                 close(fd)
         self.r.fd = self._spare_fd = -1
-        self.r.signal_ear = -1
+        self.r.signal_fd = -1
         if self._signals is not None:
             self._signals.die()
         for thread in list(self._members.values()):

@@ -18,7 +18,7 @@ them at no cost:
 CLOSED  the thread has exited: nothing is accepted any more. Set by the receiver with the compare-and-swap that also
         proves the ring empty, so a message is either taken or refused, never lost in between.
 GATED   the reactor is stopping: nothing from outside, the library's own threads may still send.
-SPILLED the library's own messages did not fit and wait in the spill list. Until the receiver has taken them all,
+SPILLED the library's own messages did not fit and wait in the overflow list. Until the receiver has taken them all,
         every other send is refused as full: that keeps the order of each sender.
 TRIMMING the receiver, idle, gives the memory of an empty ring back to the kernel. Set by a compare-and-swap that also
         proves that no claim is under way, and cleared some microseconds later; a sender that sees it waits for that.
@@ -53,7 +53,7 @@ cdef extern from *:
     enum {
         RING_OK = 0,
         RING_FULL = 1,
-        RING_GATED_OFF = 2,
+        RING_IS_STOPPING = 2,
         RING_IS_CLOSED = 3,
         RING_NO_MEMORY = 4
     };
@@ -65,7 +65,7 @@ cdef extern from *:
     };
 
     #define RING_CLOSED   ((uint64_t)1 << 63)
-    #define RING_GATED    ((uint64_t)1 << 62)
+    #define RING_STOPPING    ((uint64_t)1 << 62)
     #define RING_SPILLED  ((uint64_t)1 << 61)
     #define RING_TRIMMING ((uint64_t)1 << 60)
     #define RING_POSITION (RING_TRIMMING - 1)
@@ -109,7 +109,7 @@ cdef extern from *:
         ring_slot *slots;
         void *mapped;
         size_t mapped_bytes;
-        st_atomic_u64 spilled;          /* messages in the spill list */
+        st_atomic_u64 overflow;          /* messages in the overflow list */
         char pad_constant[ST_LINE - 48];
         /* written when something is in the way */
         st_atomic_u64 refused;
@@ -139,9 +139,9 @@ cdef extern from *:
     }
     #endif
     """
-    const int RING_OK, RING_FULL, RING_GATED_OFF, RING_IS_CLOSED, RING_NO_MEMORY
+    const int RING_OK, RING_FULL, RING_IS_STOPPING, RING_IS_CLOSED, RING_NO_MEMORY
     const int MSG_PYTHON, MSG_PYTHON_TUPLE, MSG_NATIVE
-    const uint64_t RING_CLOSED, RING_GATED, RING_SPILLED, RING_TRIMMING, RING_POSITION
+    const uint64_t RING_CLOSED, RING_STOPPING, RING_SPILLED, RING_TRIMMING, RING_POSITION
 
     ctypedef struct ring_slot:
         st_atomic_u64 stamp
@@ -168,7 +168,7 @@ cdef extern from *:
         ring_slot *slots
         void *mapped
         size_t mapped_bytes
-        st_atomic_u64 spilled
+        st_atomic_u64 overflow
         st_atomic_u64 refused
         st_atomic_u32 spill_lock
         st_atomic_u32 room_wanted
@@ -190,7 +190,7 @@ cdef void ring_trim(message_ring *ring) noexcept nogil
 cdef void ring_want_room(message_ring *ring) noexcept nogil
 cdef void ring_wait_for_room(message_ring *ring, int64_t timeout_ns) noexcept nogil
 cdef void ring_shut(message_ring *ring) noexcept nogil
-cdef void ring_gate(message_ring *ring, bint shut) noexcept nogil
+cdef void ring_set_stopping(message_ring *ring, bint shut) noexcept nogil
 cdef void ring_measure(message_ring *ring, uint32_t taken) noexcept nogil
 cdef uint64_t ring_high_water(message_ring *ring) noexcept nogil
 cdef uint64_t ring_capacity_for(object ring_size) except 0
@@ -247,11 +247,11 @@ cdef inline uint32_t ring_take(message_ring *ring, ring_slot *out, uint32_t limi
 
 
 cdef inline uint64_t ring_pending(message_ring *ring) noexcept nogil:
-    """Messages waiting, spilled ones included. Exact only while nothing moves."""
+    """Messages waiting, overflow ones included. Exact only while nothing moves."""
     cdef uint64_t head = st_load_acquire(&ring.head)
     cdef uint64_t tail = st_load_relaxed(&ring.tail) & RING_POSITION
     cdef int64_t in_slots = <int64_t>(tail - head)
-    return (<uint64_t>in_slots if in_slots > 0 else 0) + st_load_relaxed(&ring.spilled)
+    return (<uint64_t>in_slots if in_slots > 0 else 0) + st_load_relaxed(&ring.overflow)
 
 
 cdef class MessageRing:

@@ -144,8 +144,8 @@ cdef int ring_claim_slow(message_ring *ring, uint64_t *tail, uint64_t count, uin
         flags = tail[0] & ~RING_POSITION
         if flags & RING_CLOSED:
             return RING_IS_CLOSED
-        if flags & RING_GATED & ~passes:
-            return RING_GATED_OFF
+        if flags & RING_STOPPING & ~passes:
+            return RING_IS_STOPPING
         if flags & RING_SPILLED:
             return RING_FULL
         if flags & RING_TRIMMING:
@@ -226,18 +226,18 @@ cdef int ring_spill_message(message_ring *ring, const ring_slot *message) noexce
         ring.spill_last.next = node
     ring.spill_last = node
     st_or_acq_rel(&ring.tail, RING_SPILLED)
-    st_add_relaxed(&ring.spilled, 1)
+    st_add_relaxed(&ring.overflow, 1)
     spin_unlock(&ring.spill_lock)
     return RING_OK
 
 
 cdef uint32_t ring_take_spilled(message_ring *ring, ring_slot *out, uint32_t limit) noexcept nogil:
-    """Receiver only: take spilled messages, once every slot claimed before them has been taken."""
+    """Receiver only: take overflow messages, once every slot claimed before them has been taken."""
     cdef uint32_t taken = 0
     cdef ring_spill *node
     spin_lock(&ring.spill_lock)
     # Under the lock a list that is not empty means SPILLED, and SPILLED means that `tail` stands still. Looked at
-    # before, a sender could still fill the ring and then spill, and its spilled message would overtake the others.
+    # before, a sender could still fill the ring and then overflow, and its overflow message would overtake the others.
     if (st_load_acquire(&ring.tail) & RING_POSITION) != st_load_relaxed(&ring.head):
         spin_unlock(&ring.spill_lock)
         return 0
@@ -247,7 +247,7 @@ cdef uint32_t ring_take_spilled(message_ring *ring, ring_slot *out, uint32_t lim
         ring_copy_message(&out[taken], &node.slot)
         spill_free(node)
         taken += 1
-    st_sub_relaxed(&ring.spilled, taken)
+    st_sub_relaxed(&ring.overflow, taken)
     if ring.spill_first == NULL:
         ring.spill_last = NULL
         st_and_acq_rel(&ring.tail, ~RING_SPILLED)
@@ -258,7 +258,7 @@ cdef uint32_t ring_take_spilled(message_ring *ring, ring_slot *out, uint32_t lim
 cdef void *ring_first_spilled(message_ring *ring) noexcept nogil:
     """Receiver only: the function of the message that `ring_take_spilled` would take first, NULL for none."""
     cdef void *fn = NULL
-    if st_load_relaxed(&ring.spilled) == 0:
+    if st_load_relaxed(&ring.overflow) == 0:
         return NULL
     spin_lock(&ring.spill_lock)
     if ring.spill_first != NULL and (st_load_acquire(&ring.tail) & RING_POSITION) == st_load_relaxed(&ring.head):
@@ -286,12 +286,12 @@ cdef void ring_shut(message_ring *ring) noexcept nogil:
     st_or_acq_rel(&ring.tail, RING_CLOSED)
 
 
-cdef void ring_gate(message_ring *ring, bint shut) noexcept nogil:
+cdef void ring_set_stopping(message_ring *ring, bint shut) noexcept nogil:
     """Refuse, or take again, messages from outside."""
     if shut:
-        st_or_acq_rel(&ring.tail, RING_GATED)
+        st_or_acq_rel(&ring.tail, RING_STOPPING)
     else:
-        st_and_acq_rel(&ring.tail, ~RING_GATED)
+        st_and_acq_rel(&ring.tail, ~RING_STOPPING)
 
 
 cdef void ring_measure(message_ring *ring, uint32_t taken) noexcept nogil:
@@ -325,7 +325,8 @@ cdef void ring_wait_for_room(message_ring *ring, int64_t timeout_ns) noexcept no
     """Sleep until the receiver has said so, `timeout_ns` at most.
 
     The receiver has no fence between what it frees and its look at `room_wanted`, so it may miss a request of just
-    that moment, and it says nothing of room that spilled messages leave. A caller's limit of a millisecond bounds both.
+    that moment, and it says nothing of room that messages of the overflow list leave. A caller's limit of a millisecond
+    bounds both.
     """
     st_word_wait(&ring.room_wanted, 1, timeout_ns)
 

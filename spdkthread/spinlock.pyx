@@ -22,7 +22,7 @@ from spdkthread.atomics cimport (
 from spdkthread.forks cimport fork_generation
 from spdkthread.held_locks cimport SPINLOCK_DEAD, SPINLOCK_LIVE, SPINLOCK_NAME_SIZE, spinlock_take_off
 from spdkthread.thread cimport SpdkThread
-from spdkthread.thread_core cimport current_thread, thread_s
+from spdkthread.thread_poll cimport current_thread, thread_s
 
 from spdkthread.errors import SpinLockError
 

@@ -21,7 +21,7 @@ from spdkthread.call_later cimport Timer
 from spdkthread.fd_handler cimport FdHandler
 from spdkthread.lib cimport ThreadLib
 from spdkthread.poller cimport Poller
-from spdkthread.thread_core cimport thread_s
+from spdkthread.thread_poll cimport thread_s
 
 
 cdef class SpdkThread:
@@ -38,7 +38,7 @@ cdef class SpdkThread:
     cdef public dict _fd_handlers   # fd -> FdHandler
     cdef uint32_t _fd_registrations     # ever made, see FdHandler.tag
     cdef object _fd_running         # the FdHandler that runs, for the watchdog
-    cdef public object _coroutines  # CoroutineHome, once one was spawned here
+    cdef public object _coroutines  # ThreadCoroutines, once one was spawned here
     cdef object _owner              # the Reactor or EventLoop that it belongs to; None: its user
     cdef object _reactor            # its owner, when that is a Reactor
     cdef readonly object _weak      # a weak reference to itself, for futures
@@ -87,7 +87,7 @@ cdef class SpdkThread:
     cdef int _refuse_driver(self, uint64_t driver) except -1
     cdef void _release_driver(self) noexcept
     cdef Poller _new_poller(self, object period_us, object name, bint fixed_rate)
-    cdef Poller _enlist(self, Poller poller)
+    cdef Poller _register(self, Poller poller)
     cdef int _fd_unlink_native(self, FdHandler handler) except -1
     cdef int _run_fd(self, FdHandler handler) except -1
     cdef int _poll(self, uint32_t limit, uint64_t now, bint now_given) noexcept

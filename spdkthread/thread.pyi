@@ -4,12 +4,12 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar, TypeVarTuple
 
 from spdkthread.aio import ThreadExecutor
+from spdkthread.aio.loop_future import LoopFuture
 from spdkthread.call_later import Timer
 from spdkthread.fd_handler import FdHandler
 from spdkthread.future import SpdkFuture
 from spdkthread.io_device import IoChannel, IoDevice
 from spdkthread.lib import ThreadLib
-from spdkthread.loop_future import LoopFuture
 from spdkthread.poller import Poller
 from spdkthread.stats import ThreadStats
 

@@ -47,21 +47,21 @@ from spdkthread.clock cimport (
     st_cycles,
 )
 from spdkthread.fd_handler cimport FdHandler
-from spdkthread.fds cimport (
+from spdkthread.fd_group cimport (
     FD_BATCH,
     fd_event,
     fd_is_open,
-    fd_set_add,
-    fd_set_change,
-    fd_set_open,
+    fd_group_add,
+    fd_group_change,
+    fd_group_open,
     fd_set_part,
-    fd_set_remove,
+    fd_group_remove,
     fd_set_replace,
-    fd_set_wait,
+    fd_group_wait,
 )
 from spdkthread.future cimport FutureCore, new_future
 from spdkthread.lib cimport lib_or_default
-from spdkthread.messages cimport drop_message, message_name, visit_message, visit_waiting, waiting_names
+from spdkthread.undelivered cimport drop_message, message_name, visit_message, visit_waiting, waiting_names
 from spdkthread.native cimport NativeCall, native_message, native_poller, poller_fn
 from spdkthread.pointer_map cimport map_free
 from spdkthread.poller cimport (
@@ -81,8 +81,8 @@ from spdkthread.ring cimport (
     MSG_PYTHON,
     MSG_PYTHON_TUPLE,
     RING_FULL,
-    RING_GATED,
-    RING_GATED_OFF,
+    RING_STOPPING,
+    RING_IS_STOPPING,
     RING_IS_CLOSED,
     RING_OK,
     ring_capacity_for,
@@ -103,7 +103,7 @@ from spdkthread.ring cimport (
     ring_want_room,
 )
 from spdkthread.held_locks cimport spinlock_s, spinlock_take_off
-from spdkthread.thread_core cimport (
+from spdkthread.thread_poll cimport (
     ATTENTION_CRITICAL,
     ATTENTION_SPILLED,
     BATCH_SIZE,
@@ -164,7 +164,7 @@ from spdkthread.trace_ring cimport (
     trace_number,
     trace_put,
 )
-from spdkthread.traverse cimport st_call_base_traverse, st_replace_traverse, st_visitproc
+from spdkthread.cpython_ext cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 
 from spdkthread.checks import check_integer, check_timeout
 from spdkthread.cores import parse_cores
@@ -476,7 +476,7 @@ cdef class SpdkThread:
             return self._send_items(fn, tuple(args))
         taken = 0
         items = iter(args)
-        while ring_pending(self.c.ring) < self.c.ring.capacity and not st_load_relaxed(&self.c.ring.spilled):
+        while ring_pending(self.c.ring) < self.c.ring.capacity and not st_load_relaxed(&self.c.ring.overflow):
             try:
                 item = next(items)
             except StopIteration:
@@ -511,8 +511,8 @@ cdef class SpdkThread:
         self._check_ready()
         if not PyCallable_Check(fn):
             raise TypeError(f"a critical message to {self!r} must be callable, got {type(fn).__name__}")
-        if st_load_relaxed(&self.c.ring.tail) & RING_GATED and not self._passes():
-            self._refuse(RING_GATED_OFF)
+        if st_load_relaxed(&self.c.ring.tail) & RING_STOPPING and not self._passes():
+            self._refuse(RING_IS_STOPPING)
         Py_INCREF(fn)
         if not st_casp_acq_rel(&self.c.critical, NULL, <void *>fn):
             Py_DECREF_raw(<PyObject *>fn)
@@ -658,7 +658,7 @@ cdef class SpdkThread:
 
     def executor(self):
         """A ``concurrent.futures.Executor`` whose calls run on this thread, one after the other."""
-        from spdkthread.aio import ThreadExecutor
+        from spdkthread.aio.executor import ThreadExecutor
 
         return ThreadExecutor((self,))
 
@@ -704,7 +704,7 @@ cdef class SpdkThread:
         cdef Poller poller = self._new_poller(period_us, name, fixed_rate)
         poller._fn = fn
         poller.c.py_fn = <PyObject *>fn
-        return self._enlist(poller)
+        return self._register(poller)
 
     def register_native_poller(self, fn, ctx=None, period_us=0, *, name=None, fixed_rate=False) -> Poller:
         """As `register_poller`, with a native function ``int (*)(void *)`` that runs without the GIL.
@@ -725,7 +725,7 @@ cdef class SpdkThread:
         poller._native = call
         poller.c.native_fn = <poller_fn>call.fn
         poller.c.native_ctx = call.ctx
-        return self._enlist(poller)
+        return self._register(poller)
 
     # call_later stands at the end of this file, under "Fast methods".
 
@@ -817,7 +817,7 @@ cdef class SpdkThread:
             self._exit_here()
         elif st_load32_acquire(&self.c.state) == THREAD_RUNNING and not self._exit_asked:
             try:
-                self._send_lib(self._exit_here, (), RING_GATED)
+                self._send_lib(self._exit_here, (), RING_STOPPING)
                 self._exit_asked = True
             except ThreadExitedError:
                 pass
@@ -1056,7 +1056,7 @@ cdef class SpdkThread:
 
     cdef uint64_t _passes(self) noexcept:
         """The flags of the ring that do not stop the caller: on an SpdkThread it is not outside."""
-        return RING_GATED if current_thread() != NULL else 0
+        return RING_STOPPING if current_thread() != NULL else 0
 
     cdef int _post_tuple(self, object fn, tuple args, uint64_t passes) except -1:
         """Put a call with its arguments in a tuple into the ring; RING_OK or why not. Full counts as a refusal."""
@@ -1102,11 +1102,11 @@ cdef class SpdkThread:
 
     cdef int _post(self, object fn, object a) except -1:
         """`_send_lib` of ``fn(a)`` with `a` in the slot, also while the thread is being stopped."""
-        return send_or_spill(self, fn, a, MSG_PYTHON, RING_GATED)
+        return send_or_spill(self, fn, a, MSG_PYTHON, RING_STOPPING)
 
     def _send_library_msg(self, fn, *args) -> None:
         """`_send_lib` for the floors above, also while the thread is being stopped."""
-        self._send_lib(fn, args, RING_GATED)
+        self._send_lib(fn, args, RING_STOPPING)
 
     cdef object _refuse(self, int verdict):
         """Raise what a refused send means."""
@@ -1119,7 +1119,7 @@ cdef class SpdkThread:
             raise ThreadExitedError(
                 f"{whereabouts(self)}, takes no messages any more: send before exit(), or to another"
             )
-        if verdict == RING_GATED_OFF:
+        if verdict == RING_IS_STOPPING:
             raise ThreadExitedError(
                 f"{whereabouts(self)}, is being stopped with its reactor and takes nothing from outside: send before "
                 "stop()"
@@ -1180,7 +1180,7 @@ cdef class SpdkThread:
             raise ValueError(f"fixed_rate needs a period: an active poller of {self!r} has no deadlines")
         return new_poller(self, name, period, fixed_rate, poller_request)
 
-    cdef Poller _enlist(self, Poller poller):
+    cdef Poller _register(self, Poller poller):
         if self._is_here():
             self._add(poller)
         else:
@@ -1220,7 +1220,7 @@ cdef class SpdkThread:
             self._act(what, poller)
         elif st_load32_relaxed(&poller.c.state) != POLLER_UNREGISTERED:
             try:
-                if self._try_post_tuple(self._poller_act, (what, poller), RING_GATED) != RING_OK:
+                if self._try_post_tuple(self._poller_act, (what, poller), RING_STOPPING) != RING_OK:
                     self._request_beside(what, poller)
             except ThreadExitedError:
                 pass        # it has no pollers any more
@@ -1240,7 +1240,7 @@ cdef class SpdkThread:
                 if poller.wanted != POLLER_UNREGISTER:
                     poller.wanted = what
                 return 0
-            self._send_lib(do_wanted, args, RING_GATED)
+            self._send_lib(do_wanted, args, RING_STOPPING)
             poller.wanted = what
         return 0
 
@@ -1378,13 +1378,13 @@ cdef class SpdkThread:
         try:
             self._fd_check(handler)
             if self.c.fd_set < 0:
-                self.c.fd_set = fd_set_open()
+                self.c.fd_set = fd_group_open()
                 if self.c.fd_set < 0:
                     raise FdError(f"{handler!r} cannot be registered: no file descriptor for the thread's fd set")
                 self.c.fd_set_serial += 1
             self._fd_registrations += 1
             handler.tag = <uint64_t>self._fd_registrations << 32 | <uint32_t>handler.fd
-            failed = fd_set_add(self.c.fd_set, handler.fd, handler.mask, handler.tag)
+            failed = fd_group_add(self.c.fd_set, handler.fd, handler.mask, handler.tag)
             if failed:
                 raise FdError(
                     f"fd {handler.fd} cannot be waited for on {self!r} by {handler.name!r}: {os.strerror(failed)}"
@@ -1393,7 +1393,7 @@ cdef class SpdkThread:
                 try:
                     self._placed_on()._watch_fds(self)
                 except BaseException:
-                    fd_set_remove(self.c.fd_set, handler.fd, handler.mask)
+                    fd_group_remove(self.c.fd_set, handler.fd, handler.mask)
                     raise
         except BaseException:
             handler._over = True
@@ -1413,7 +1413,7 @@ cdef class SpdkThread:
             return
         why = f"{handler!r} cannot be registered: fd {handler.fd} has a handler on {self!r} already, {other!r}"
         # The kernel knows a registration by its file, not by the number alone.
-        if fd_set_change(self.c.fd_set, other.fd, other.mask, other.mask, other.tag):
+        if fd_group_change(self.c.fd_set, other.fd, other.mask, other.mask, other.tag):
             why += "; that was for a file that was closed since, and the number is another's: unregister it first"
         raise FdError(why)
 
@@ -1422,7 +1422,7 @@ cdef class SpdkThread:
         self._require_here(f"modify of {handler!r}")
         if not handler.registered:
             raise FdError(f"{handler!r} is not registered")
-        failed = fd_set_change(self.c.fd_set, handler.fd, handler.mask, mask, handler.tag)
+        failed = fd_group_change(self.c.fd_set, handler.fd, handler.mask, mask, handler.tag)
         if failed:
             raise FdError(f"{handler!r} cannot be modified: {os.strerror(failed)}")
         handler.mask = mask
@@ -1432,7 +1432,7 @@ cdef class SpdkThread:
             self._fd_remove(handler)
         elif not handler._over:
             try:
-                self._send_lib(self._fd_remove, (handler,), RING_GATED)
+                self._send_lib(self._fd_remove, (handler,), RING_STOPPING)
             except ThreadExitedError:
                 pass        # it has no handlers any more
 
@@ -1445,7 +1445,7 @@ cdef class SpdkThread:
             self._fd_unlink_native(handler)
         del self._fd_handlers[handler.fd]
         self.c.fd_count -= 1
-        if fd_set_remove(self.c.fd_set, handler.fd, handler.mask):
+        if fd_group_remove(self.c.fd_set, handler.fd, handler.mask):
             self._renew_fd_set()
         if self.c.fd_count == 0 and self._reactor is not None:
             self._placed_on()._unwatch_fds(self)
@@ -1468,14 +1468,14 @@ cdef class SpdkThread:
         """
         cdef FdHandler handler
         cdef int failed
-        cdef int fresh = fd_set_open()
+        cdef int fresh = fd_group_open()
         if fresh < 0:
             logger.error("%r goes on hearing of a descriptor that was closed: none is left for another fd set", self)
             return
         for handler in list(self._fd_handlers.values()):
             # The number of another closed one may be some other file's by now: that has not been asked for.
-            if not fd_set_change(self.c.fd_set, handler.fd, handler.mask, handler.mask, handler.tag):
-                fd_set_add(fresh, handler.fd, handler.mask, handler.tag)
+            if not fd_group_change(self.c.fd_set, handler.fd, handler.mask, handler.mask, handler.tag):
+                fd_group_add(fresh, handler.fd, handler.mask, handler.tag)
         if self._reactor is not None:
             self._placed_on()._unwatch_fds(self)
         failed = fd_set_replace(self.c.fd_set, fresh)
@@ -1490,10 +1490,10 @@ cdef class SpdkThread:
         cdef FdHandler handler
         if self.c.fd_set < 0 or fd_is_open(self.c.fd_set):
             return False
-        self.c.fd_set = fd_set_open()
+        self.c.fd_set = fd_group_open()
         self.c.fd_set_serial += 1
         for handler in list(self._fd_handlers.values()):
-            fd_set_add(self.c.fd_set, handler.fd, handler.mask, handler.tag)    # fails for those closed with it
+            fd_group_add(self.c.fd_set, handler.fd, handler.mask, handler.tag)    # fails for those closed with it
         return True
 
     def _run_fds(self):
@@ -1511,7 +1511,7 @@ cdef class SpdkThread:
                     ran += 1
             if self.c.fd_count == self.c.fd_native_count:
                 return ran
-        count = fd_set_wait(self.c.fd_set, ready, FD_BATCH)
+        count = fd_group_wait(self.c.fd_set, ready, FD_BATCH)
         for index in range(count):
             tag = ready[index].tag
             handler = self._fd_handlers.get(<int>(tag & 0xFFFFFFFF))
@@ -1684,7 +1684,7 @@ cdef class SpdkThread:
         self.c.fd_count = 0
         self.c.fd_natives = NULL
         self.c.fd_native_count = 0
-        st_storep_release(&self.c.wake, NULL)
+        st_storep_release(&self.c.wakeup, NULL)
         st_storep_release(&self.c.critical, CLOSED_SLOT)
         ring_shut(self.c.ring)
         st_store32_release(&self.c.state, THREAD_EXITED)
@@ -1704,7 +1704,7 @@ cdef class SpdkThread:
             return
         self.c.fd_set_serial += 1
         for handler in list(self._fd_handlers.values()):
-            fd_set_add(self.c.fd_set, handler.fd, handler.mask, handler.tag)
+            fd_group_add(self.c.fd_set, handler.fd, handler.mask, handler.tag)
 
     def _abandon(self):
         """Drop what will never run, and say so. Returns the descriptions of the messages."""
@@ -2073,7 +2073,7 @@ cdef bint timer_cancel_request(Timer timer) except -1:
         thread._drop_timer(timer)
     else:
         try:
-            send_or_spill(thread, drop_timer, timer, MSG_PYTHON, RING_GATED)
+            send_or_spill(thread, drop_timer, timer, MSG_PYTHON, RING_STOPPING)
         except ThreadExitedError:
             pass        # it has no timers any more
     return True
@@ -2136,8 +2136,8 @@ cdef inline int post(SpdkThread self, PyObject *fn, PyObject *const *args, Py_ss
         self._check_ready()
     verdict = ring_claim(thread.ring, 1, 0, &position)
     if verdict != RING_OK:
-        if verdict == RING_GATED_OFF and current_thread() != NULL:
-            verdict = ring_claim(thread.ring, 1, RING_GATED, &position)
+        if verdict == RING_IS_STOPPING and current_thread() != NULL:
+            verdict = ring_claim(thread.ring, 1, RING_STOPPING, &position)
         if verdict != RING_OK:
             if verdict == RING_FULL:
                 st_add_relaxed(&thread.ring.refused, 1)
@@ -2169,7 +2169,7 @@ cdef inline int send_or_spill(SpdkThread thread, object fn, object a, uint32_t k
     """Send what has one word of arguments; where the ring has no room, it waits beside it."""
     cdef uint64_t position
     cdef ring_slot *slot
-    cdef ring_slot spilled
+    cdef ring_slot overflow
     cdef int verdict = ring_claim(thread.c.ring, 1, passes, &position)
     if verdict == RING_OK:
         slot = ring_slot_at(thread.c.ring, position)
@@ -2179,9 +2179,9 @@ cdef inline int send_or_spill(SpdkThread thread, object fn, object a, uint32_t k
         if st_tracing():
             trace_send(&thread.c, position)
     elif verdict == RING_FULL:
-        fill(&spilled, kind, 1, <PyObject *>fn)
-        put_argument(&spilled, 0, a)
-        verdict = ring_spill_message(thread.c.ring, &spilled)
+        fill(&overflow, kind, 1, <PyObject *>fn)
+        put_argument(&overflow, 0, a)
+        verdict = ring_spill_message(thread.c.ring, &overflow)
         if verdict != RING_OK:
             Py_DECREF_raw(<PyObject *>fn)
             Py_DECREF_raw(<PyObject *>a)
@@ -2358,8 +2358,8 @@ cdef object spawn = None
 
 cdef int load_upper_floor() except -1:
     global acall, spawn
-    from spdkthread.acall import acall as found_acall
-    from spdkthread.coro import spawn as found_spawn
+    from spdkthread.aio.acall import acall as found_acall
+    from spdkthread.aio.coroutine import spawn as found_spawn
 
     acall = found_acall
     spawn = found_spawn

@@ -5,7 +5,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from spdkthread.alloc cimport core_calloc, core_free
-from spdkthread.sealed cimport seal
+from spdkthread.cpython_ext cimport seal
 
 __all__ = ["TimerHandle", "TimerQueue"]
 

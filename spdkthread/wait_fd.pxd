@@ -3,12 +3,12 @@
 from libc.stdint cimport uint32_t
 
 from spdkthread.thread cimport SpdkThread
-from spdkthread.wake cimport wake_gate
+from spdkthread.wakeup cimport wakeup_state
 
 
 cdef class WaitFd:
     cdef readonly SpdkThread thread
-    cdef wake_gate *gate
+    cdef wakeup_state *wakeup
     cdef int epoll                  # what the outside loop waits on: the three below
     cdef int alarm                  # readable from the earliest deadline on
     cdef int fd_set                 # the thread's, as last seen

@@ -7,11 +7,11 @@ from libc.stdint cimport uint64_t
 
 from spdkthread.atomics cimport st_fence_seq_cst, st_loadp_relaxed, st_store32_relaxed, st_storep_release
 from spdkthread.clock cimport st_ticks
-from spdkthread.fds cimport FD_READABLE, fd_set_add, fd_set_open
+from spdkthread.fd_group cimport FD_READABLE, fd_group_add, fd_group_open
 from spdkthread.thread cimport SpdkThread
-from spdkthread.thread_core cimport poll_work_ready, thread_s
+from spdkthread.thread_poll cimport poll_work_ready, thread_s
 from spdkthread.timers cimport TIMER_NEVER, timer_next_deadline
-from spdkthread.wake cimport wake_clear, wake_gate_give_back, wake_gate_take
+from spdkthread.wakeup cimport wakeup_clear, wakeup_give_back, wakeup_take
 
 from spdkthread.errors import FdError, ThreadExitedError, WrongThreadError
 
@@ -38,7 +38,7 @@ cdef extern from *:
     int close(int fd) nogil
 
 
-# The thread is needed to the end: it points to the gate.
+# The thread is needed to the end: it points to the wakeup.
 @cython.no_gc_clear
 cdef class WaitFd:
     """A descriptor that is readable while a thread that is driven by hand has something to do.
@@ -85,9 +85,9 @@ cdef class WaitFd:
         self._check()
         if thread.c.clock != NULL:
             raise ValueError(f"{thread!r} is on a manual clock: no descriptor becomes readable when that is moved")
-        if st_loadp_relaxed(&thread.c.wake) != NULL:
+        if st_loadp_relaxed(&thread.c.wakeup) != NULL:
             raise WrongThreadError(f"{thread!r} has another WaitFd: close() that one first")
-        self.epoll = fd_set_open()
+        self.epoll = fd_group_open()
         self.alarm = st_alarm_open()
         if self.epoll < 0 or self.alarm < 0:
             self._release()
@@ -96,17 +96,17 @@ cdef class WaitFd:
                 + ("the process has too many open" if sys.platform == "linux" else "only Linux has what it takes")
             )
         try:
-            self.gate = wake_gate_take()
+            self.wakeup = wakeup_take()
         except BaseException:
             self._release()
             raise
         if (
-            fd_set_add(self.epoll, self.gate.ear, FD_READABLE, 0) < 0
-            or fd_set_add(self.epoll, self.alarm, FD_READABLE, 0) < 0
+            fd_group_add(self.epoll, self.wakeup.wait_fd, FD_READABLE, 0) < 0
+            or fd_group_add(self.epoll, self.alarm, FD_READABLE, 0) < 0
         ):
             self._release()
             raise FdError(f"no memory in the kernel to wait for {thread!r}")
-        st_storep_release(&thread.c.wake, self.gate)
+        st_storep_release(&thread.c.wakeup, self.wakeup)
 
     def __dealloc__(self):
         self._release()
@@ -128,11 +128,11 @@ cdef class WaitFd:
         return 0
 
     cdef void _release(self) noexcept:
-        if self.gate != NULL:
-            if self.thread is not None and st_loadp_relaxed(&self.thread.c.wake) == self.gate:
-                st_storep_release(&self.thread.c.wake, NULL)
-            wake_gate_give_back(self.gate)
-            self.gate = NULL
+        if self.wakeup != NULL:
+            if self.thread is not None and st_loadp_relaxed(&self.thread.c.wakeup) == self.wakeup:
+                st_storep_release(&self.thread.c.wakeup, NULL)
+            wakeup_give_back(self.wakeup)
+            self.wakeup = NULL
         if self.epoll >= 0:
             close(self.epoll)
         if self.alarm >= 0:
@@ -170,16 +170,16 @@ cdef class WaitFd:
         cdef uint64_t deadline = TIMER_NEVER
         self.fileno()
         self._check()
-        if st_loadp_relaxed(&thread.wake) != self.gate:
+        if st_loadp_relaxed(&thread.wakeup) != self.wakeup:
             # It has been on a reactor meanwhile.
-            st_storep_release(&thread.wake, self.gate)
+            st_storep_release(&thread.wakeup, self.wakeup)
         if thread.fd_count and (self.fd_set != thread.fd_set or self.fd_set_serial != thread.fd_set_serial):
             # A set that was there and is closed has left by itself.
-            fd_set_add(self.epoll, thread.fd_set, FD_READABLE, 0)
+            fd_group_add(self.epoll, thread.fd_set, FD_READABLE, 0)
             self.fd_set, self.fd_set_serial = thread.fd_set, thread.fd_set_serial
-        # The protocol stands in wake.pxd.
-        wake_clear(self.gate)
-        st_store32_relaxed(&self.gate.sleeping, 1)
+        # The protocol stands in wakeup.pxd.
+        wakeup_clear(self.wakeup)
+        st_store32_relaxed(&self.wakeup.sleeping, 1)
         st_fence_seq_cst()
         if not poll_work_ready(thread):
             if thread.timers.count:
@@ -190,7 +190,7 @@ cdef class WaitFd:
             if deadline > st_ticks():
                 st_alarm_set(self.alarm, deadline)
                 return True
-        st_store32_relaxed(&self.gate.sleeping, 0)
+        st_store32_relaxed(&self.wakeup.sleeping, 0)
         return False
 
     def close(self) -> None:

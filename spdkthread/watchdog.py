@@ -8,7 +8,7 @@ import time
 import traceback
 
 from spdkthread.forks import ReentrantLock
-from spdkthread.latch import Latch
+from spdkthread.signal_safe_event import SignalSafeEvent
 
 __all__ = ["DEFAULT_STALL_MS", "Watchdog"]
 
@@ -76,21 +76,21 @@ class Watcher:
     def __init__(self) -> None:
         self._lock = ReentrantLock()
         self._watchdogs: dict[int, Watchdog] = {}
-        self._changed = Latch()
+        self._changed = SignalSafeEvent()
         self._thread: threading.Thread | None = None
 
     def add(self, one: Watchdog) -> None:
         with self._lock:
             self._watchdogs[id(one)] = one
             if self._thread is None:
-                self._changed = Latch()
+                self._changed = SignalSafeEvent()
                 self._thread = threading.Thread(
                     target=self._run, args=(self._changed,), name="spdk_watchdog", daemon=True
                 )
                 self._thread.start()
             else:
                 # It may have to look more often.
-                self._changed.open()
+                self._changed.set()
 
     def remove(self, one: Watchdog) -> None:
         with self._lock:
@@ -98,16 +98,16 @@ class Watcher:
             if self._watchdogs or self._thread is None:
                 return
             thread, self._thread = self._thread, None
-            self._changed.open()
+            self._changed.set()
         if thread is not threading.current_thread():
             thread.join()
 
-    def _run(self, changed: Latch) -> None:
+    def _run(self, changed: SignalSafeEvent) -> None:
         while True:
             with self._lock:
                 if self._changed is not changed or self._thread is not threading.current_thread():
                     return
-                changed.shut()
+                changed.clear()
                 period_s = min(one.period_s for one in self._watchdogs.values())
             changed.wait(period_s)
             with self._lock:

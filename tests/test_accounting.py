@@ -194,7 +194,7 @@ def test_the_static_scheduler_looks_at_nothing_between_its_selections(make_group
     eventually(lambda: looks.count(False) > 3)
     group.scheduler = "static"
     assert looks.count(True) == 2
-    eventually(lambda: not group._balancer._changed.is_open())
+    eventually(lambda: not group._balancer._changed.is_set())
     quiet = len(looks)
     began = time.monotonic()
     eventually(lambda: time.monotonic() > began + 0.05)

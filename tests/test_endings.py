@@ -18,7 +18,7 @@ from spdkthread import (
     get_reactor,
     get_thread,
 )
-from spdkthread.latch import Latch
+from spdkthread.signal_safe_event import SignalSafeEvent
 
 
 class Held:
@@ -496,25 +496,25 @@ def test_a_reactor_is_initialised_once(make_reactor):
         make_reactor().__init__()
 
 
-# The latch that the waiting is made of
+# The event that the waiting is made of
 
 
 def test_a_latch_lets_everybody_go_on():
-    latch = Latch()
-    waiting = [OtherThread(latch.wait) for _ in range(5)]
-    assert not latch.wait(timeout_s=0.01)
-    latch.open()
+    event = SignalSafeEvent()
+    waiting = [OtherThread(event.wait) for _ in range(5)]
+    assert not event.wait(timeout_s=0.01)
+    event.set()
     assert all(one.outcome() for one in waiting)
-    assert latch.is_open()
-    assert latch.wait(timeout_s=0)
-    latch.shut()
-    assert not latch.wait(timeout_s=0)
-    assert elsewhere(latch.wait, 0) is False
+    assert event.is_set()
+    assert event.wait(timeout_s=0)
+    event.clear()
+    assert not event.wait(timeout_s=0)
+    assert elsewhere(event.wait, 0) is False
 
 
 def test_a_latch_that_opens_while_somebody_comes_is_never_missed():
     for _ in range(300):
-        latch = Latch()
-        waiting = [OtherThread(latch.wait, PATIENCE_S) for _ in range(2)]
-        latch.open()
+        event = SignalSafeEvent()
+        waiting = [OtherThread(event.wait, PATIENCE_S) for _ in range(2)]
+        event.set()
         assert all(one.outcome() for one in waiting)

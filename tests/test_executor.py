@@ -12,6 +12,7 @@ import pytest
 from support import PATIENCE_S, OtherThread, drain, eventually, finish, run_python
 
 from spdkthread import ReactorGroup, SpdkThread, ThreadExitedError, ThreadLib, WrongThreadError, aio, get_thread
+from spdkthread.aio import executor as executor_module
 
 
 def add(a, b=0, *, c=0):
@@ -337,7 +338,7 @@ def test_an_interrupt_while_a_call_is_placed_leaves_nothing_behind(net, monkeypa
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(aio._Place, "take_in", interrupted)
+    monkeypatch.setattr(executor_module._Place, "take_in", interrupted)
     with pytest.raises(KeyboardInterrupt):
         executor.submit(int)
     executor.shutdown()

@@ -288,11 +288,11 @@ def test_a_closed_descriptor_whose_file_lives_on_does_not_haunt_the_thread(threa
     calls = []
     ear, mouth = os.pipe()
     duplicate = os.dup(ear)
-    other_ear, other_mouth = os.pipe()
+    other_wait_fd, other_mouth = os.pipe()
     os.write(mouth, b"x")
     with thread:
         handler = thread.register_fd(ear, lambda: calls.append("closed"))
-        other = thread.register_fd(other_ear, lambda: calls.append(os.read(other_ear, 1)))
+        other = thread.register_fd(other_wait_fd, lambda: calls.append(os.read(other_wait_fd, 1)))
         os.close(ear)
         handler.unregister()
         assert thread.poll() == 0
@@ -301,7 +301,7 @@ def test_a_closed_descriptor_whose_file_lives_on_does_not_haunt_the_thread(threa
         assert thread.poll() == 1
         assert calls == [b"y"], "the others are still waited for"
         other.unregister()
-    for fd in (mouth, duplicate, other_ear, other_mouth):
+    for fd in (mouth, duplicate, other_wait_fd, other_mouth):
         os.close(fd)
 
 
@@ -568,7 +568,7 @@ def test_a_daemon_that_has_closed_0_1_and_2():
 import os, sys
 os.closerange(0, 3)
 import spdkthread
-from spdkthread.interrupts import SignalWatch
+from spdkthread.signals import SignalWatch
 ends = [os.pipe() for _ in range(2)]            # the first has 0 and 1
 assert ends[0] == (0, 1)
 got = []
@@ -594,7 +594,7 @@ def test_the_librarys_own_descriptors_are_not_0_1_or_2():
 import fcntl, os
 os.closerange(0, 3)
 import spdkthread
-from spdkthread.interrupts import SignalWatch
+from spdkthread.signals import SignalWatch
 ear, mouth = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in os.pipe()]
 os.closerange(0, 3)
 thread = spdkthread.Reactor().start().create_thread()
@@ -642,7 +642,7 @@ for number in range(3, 256):
             pass
 while not said:
     time.sleep(0.001)
-assert "engine" in said[0] and "other code has closed" in said[0] and "bell" in said[0] and "net" in said[0], said
+assert "engine" in said[0] and "other code has closed" in said[0] and "wake-up descriptor" in said[0] and "net" in said[0], said
 for number in range(20):
     assert thread.call(abs, -number).result(60) == number
 os.write(mouth, b"x")

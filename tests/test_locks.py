@@ -133,14 +133,14 @@ def ask_beside():
 
 def make_reactor():
     spdkthread.Reactor(lib=lib)
-    spdkthread.roster.all_reactors()
+    spdkthread.reactor_registry.all_reactors()
 """
 
 USES = ["fail", "make_thread", "look", "use_device", "ask_beside", "make_reactor", "spdkthread.default_lib"]
 
 
 def program(source):
-    done = run_python(PRELUDE + "\nimport spdkthread.roster\n" + textwrap.dedent(source))
+    done = run_python(PRELUDE + "\nimport spdkthread.reactor_registry\n" + textwrap.dedent(source))
     assert (done.returncode, done.stderr) == (0, "")
 
 

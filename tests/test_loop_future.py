@@ -7,7 +7,7 @@ import gc
 import pytest
 from support import PATIENCE_S, drain
 
-from spdkthread.loop_future import LoopFuture
+from spdkthread.aio.loop_future import LoopFuture
 
 VARIABLE = contextvars.ContextVar("variable", default="unset")
 

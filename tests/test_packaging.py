@@ -123,7 +123,7 @@ def test_the_version_is_the_one_of_the_package():
 
 
 def test_every_module_ships_its_declarations():
-    sources = sorted(PACKAGE.glob("*.pyx"))
+    sources = sorted([*PACKAGE.glob("*.pyx"), *(PACKAGE / "aio").glob("*.pyx")])
     assert sources
     assert [source.name for source in sources if not source.with_suffix(".pxd").exists()] == []
 
@@ -134,7 +134,7 @@ def test_the_package_can_be_cimported():
 
 def test_the_package_is_typed():
     assert (PACKAGE / "py.typed").exists()
-    public = ["clock", "for_each", "lib", "poller", "reactor", "ring", "thread", "timers"]
+    public = ["clock", "lib", "poller", "reactor", "ring", "thread", "thread_iteration", "timers"]
     assert [name for name in public if not (PACKAGE / f"{name}.pyi").exists()] == []
 
 

@@ -10,7 +10,7 @@ import uninitialised
 from support import drain, finish
 
 from spdkthread import IoDevice, Poller, Reactor, SpdkThread, SpdkThreadError, ThreadLib, aio
-from spdkthread.loop_future import LoopFuture
+from spdkthread.aio.loop_future import LoopFuture
 
 CLASSES = uninitialised.classes()
 PATIENCE_S = 600.0

@@ -20,6 +20,7 @@ from spdkthread import (
     aio,
     waiting,
 )
+from spdkthread.future import make_future
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ def test_a_thread_that_is_polled_by_hand_now_and_then_counts_as_served(thread, c
             thread.poll()
             gone.wait(0.001)
 
-    blocked = aio.make_future(thread, running=True)
+    blocked = make_future(thread, running=True)
     poller = OtherThread(poll_on)
     with pytest.raises(TimeoutError):
         blocked.result(0.8)
@@ -235,23 +236,23 @@ def test_two_reactors_that_wait_for_each_other_are_both_named(make_reactor, capl
     first, second = one.create_thread("first"), two.create_thread("second")
     both = threading.Barrier(2)
 
-    def wait_for(other):
+    def wait_for(other, limit_s):
         both.wait(PATIENCE_S)
         try:
-            return other.call(int).result(1.5)
+            return other.call(int).result(limit_s)
         except TimeoutError as error:
             return str(error)
 
-    futures = [first.call(wait_for, second), second.call(wait_for, first)]
-    # The one whose time is over first lets the other have its answer.
-    texts = [text for future in futures if (text := future.result(PATIENCE_S)) != 0]
+    # The first gives up while the other one waits; then it runs what the other one waits for.
+    gives_up, goes_on = first.call(wait_for, second, 1.5), second.call(wait_for, first, PATIENCE_S)
+    text = gives_up.result(PATIENCE_S)
+    assert goes_on.result(PATIENCE_S) == 0
     logged = said(caplog, "has waited")
-    assert texts
     assert len(logged) >= 2
-    for text in [*logged, texts[0]]:
+    for each in [*logged, text]:
         for name in ("'one'", "'two'", "'first'", "'second'"):
-            assert name in text
-    assert "itself waits for" in texts[0]
+            assert name in each
+    assert "itself waits for" in text
 
 
 def test_waiting_for_room_says_for_whom_it_waits(lib, caplog, soon):
@@ -329,7 +330,7 @@ def test_what_is_dropped_with_its_library_settles_its_future(way, origin, caplog
 
 
 def test_a_future_that_its_exited_thread_did_not_settle_fails(thread, soon):
-    future = aio.make_future(thread, running=True)
+    future = make_future(thread, running=True)
     finish(thread)
     with pytest.raises(ThreadExitedError, match="nothing left"):
         future.result(PATIENCE_S)

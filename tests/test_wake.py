@@ -342,11 +342,11 @@ def test_an_idle_object_may_stop_its_reactor_and_send_to_its_threads(make_reacto
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 def test_an_idle_object_may_end_the_program(make_reactor, kind):
-    class Ending(Idle):
+    class Termination(Idle):
         def idle(self, work_count):
             raise kind
 
-    reactor = make_reactor(idle=Ending())
+    reactor = make_reactor(idle=Termination())
     thread = reactor.create_thread()
     with pytest.raises(kind):
         reactor.run()

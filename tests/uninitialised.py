@@ -38,7 +38,7 @@ PATIENCE_S = 30
 
 def modules():
     yield spdkthread
-    for info in pkgutil.iter_modules(spdkthread.__path__, "spdkthread."):
+    for info in pkgutil.walk_packages(spdkthread.__path__, "spdkthread."):
         yield importlib.import_module(info.name)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 HOT = {"atomics", "clock", "idle", "io_device", "native", "pointer_map", "poller", "reactor", "ring", "thread"}
-HOT |= {"thread_core", "timers", "wake", "reactor_core", "gil_gate"}
+HOT |= {"thread_poll", "timers", "wakeup", "reactor_loop", "gil_handoff"}
 HINT = re.compile(r"^performance hint: (?P<file>[^:]+):(?P<place>\d+:\d+): ", re.MULTILINE)
 
 
@@ -34,7 +34,7 @@ def translate(source: Path, flags: list[str], into: str) -> tuple[Path, subproce
 
 
 def main() -> int:
-    sources = sorted((ROOT / "spdkthread").glob("*.pyx"))
+    sources = sorted((ROOT / "spdkthread").rglob("*.pyx"))
     # A hint in an inline function of a .pxd is reported by each module that cimports it: one is enough.
     hot, cold, failed = {}, {}, False
     with tempfile.TemporaryDirectory() as into, ThreadPoolExecutor(os.cpu_count()) as pool:

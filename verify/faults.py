@@ -38,10 +38,10 @@ SITES = {
     ("reactor.pyx", "_make_room"): "a reactor",
     ("ring.pyx", "ring_create"): "threads",
     ("ring.pyx", "spill_node"): "for_each_thread with full rings",
-    ("thread_core.pyx", "queue_ready"): "timers of call_later",
+    ("thread_poll.pyx", "queue_ready"): "timers of call_later",
     ("timers.pyx", "timer_queue_init"): "timers",
-    ("wake.pyx", "wake_gate_list"): "a crowded reactor",
-    ("wake.pyx", "wake_gate_take"): "the first gates",
+    ("wakeup.pyx", "wakeup_list"): "a crowded reactor",
+    ("wakeup.pyx", "wakeup_take"): "the first gates",
 }
 
 
@@ -431,7 +431,7 @@ SCENARIOS = {
 def check_sites():
     """Every place in the sources that allocates has a scenario."""
     found = set()
-    for source in (Path(__file__).parent.parent / "spdkthread").glob("*.p[yx][xd]"):
+    for source in (Path(__file__).parent.parent / "spdkthread").rglob("*.p[yx][xd]"):
         function = ""
         for line in source.read_text().splitlines():
             if start := re.match(r"\s*(?:def|cdef|cpdef)\b.*?(\w+)\(.*:$", line):

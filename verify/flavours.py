@@ -92,14 +92,16 @@ def _build(name: str, python: str, label: str) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     if name == "broken":
         # The library is the one of the flavour "thread".
-        for module in (ROOT / f"thread-{label}" / "spdkthread").glob("*.so"):
-            (target / "spdkthread").mkdir(exist_ok=True)
-            shutil.copy2(module, target / "spdkthread")
+        built = ROOT / f"thread-{label}"
+        for module in (built / "spdkthread").rglob("*.so"):
+            copy = target / module.relative_to(built)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(module, copy)
     for entry in COPIED if name != "plain" else ():
         if (TREE / entry).exists():
             _mirror(TREE / entry, target / entry)
     if name == "coverage":
-        for generated in (target / "spdkthread").glob("*.c"):
+        for generated in (target / "spdkthread").rglob("*.c"):
             generated.unlink()
     script = ROOT / f"setup_{name}-{label}.py"
     script.write_text(textwrap.dedent(SETUP_NATIVE))

@@ -62,23 +62,23 @@ broken() {
     fi
 }
 
-holds wake.pml -DMOVES=0 -DMSGS=2
-holds wake.pml -DMOVES=1 -DSENDERS=1
+holds wakeup.pml -DMOVES=0 -DMSGS=2
+holds wakeup.pml -DMOVES=1 -DSENDERS=1
 holds ready.pml
 holds ring.pml
 holds ring.pml -DCAPACITY=1 -DOUTSIDE_MSGS=1 -DLIBRARY_MSGS=4
 if ((!quick)); then
-    holds wake.pml -DMOVES=0 -DMSGS=3
-    holds wake.pml -DMOVES=1 -DSENDERS=1 -DMSGS=2
-    holds wake.pml -DMOVES=2 -DSENDERS=1
+    holds wakeup.pml -DMOVES=0 -DMSGS=3
+    holds wakeup.pml -DMOVES=1 -DSENDERS=1 -DMSGS=2
+    holds wakeup.pml -DMOVES=2 -DSENDERS=1
     holds ready.pml -DMSGS=2
 fi
 
 for what in NO_SENDER_FENCE NO_SLEEPER_FENCE NO_TAKE LATE_CLEAR; do
-    broken wake.pml -DMOVES=0 -DMSGS=2 "-D$what"
+    broken wakeup.pml -DMOVES=0 -DMSGS=2 "-D$what"
 done
 for what in NO_REQUESTS NO_WINDOW LATE_WINDOW; do
-    broken wake.pml -DMOVES=1 -DSENDERS=1 "-D$what"
+    broken wakeup.pml -DMOVES=1 -DSENDERS=1 "-D$what"
 done
 for what in NO_SENDER_FENCE NO_SLEEPER_FENCE NO_WINDOW LATE_WINDOW NO_SWEEP LATE_TAKE NO_AGAIN NO_LOOK; do
     broken ready.pml "-D$what"

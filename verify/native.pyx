@@ -17,7 +17,7 @@ from spdkthread.ring cimport (
     ring_slot_at,
     ring_take,
 )
-from spdkthread.thread_core cimport thread_s
+from spdkthread.thread_poll cimport thread_s
 
 
 cdef extern from "<sched.h>" nogil:

@@ -1,8 +1,8 @@
-/* The threads that may have work: a model of the bits in wake.pxd and of the turns over them in reactor_core.pyx.
+/* The threads that may have work: a model of the bits in wakeup.pxd and of the turns over them in reactor_loop.pyx.
  *
  * Two senders and one reactor, which takes a thread in, looks at it in every turn for a while, and then only when its bit
- * is set. As in wake.pml every OS thread has a store buffer: a plain store reaches memory at any later time; a fence and
- * a read-modify-write wait until their own buffer is empty. Requests and moves away are wake.pml's business.
+ * is set. As in wakeup.pml every OS thread has a store buffer: a plain store reaches memory at any later time; a fence and
+ * a read-modify-write wait until their own buffer is empty. Requests and moves away are wakeup.pml's business.
  *
  * What is proved, in every interleaving:
  *   nothing lost    when nothing can move any more, every message has run (the process Judge)
@@ -23,7 +23,7 @@
 #define REACTOR 2               /* 0, 1: the senders */
 
 /* Words in memory. */
-#define GATE 0                  /* wake_flags */
+#define GATE 0                  /* wakeup_flags */
 #define ASLEEP 1
 #define LISTS 2
 #define WAKE 1                  /* whether the thread points to the gate */
@@ -71,7 +71,7 @@ proctype Sender(byte me) {
 #ifndef NO_SENDER_FENCE
             fence(me);
 #endif
-            /* wake_for */
+            /* wakeup_thread */
             if
             :: memory[GATE] & LISTS ->
                 if

@@ -90,7 +90,7 @@ def protocol_model(run: Run) -> dict:
     try:
         return figures_of(done.stdout)
     except Failed:
-        return {"checked": "wake.pml"}
+        return {"checked": "wakeup.pml"}
 
 
 def state_machines(run: Run) -> dict:

@@ -12,7 +12,7 @@ from spdkthread.clock cimport st_ticks
 from spdkthread.poller cimport Poller
 from spdkthread.ring cimport RING_OK
 from spdkthread.thread cimport SpdkThread, thread_send_python
-from spdkthread.thread_core cimport (
+from spdkthread.thread_poll cimport (
     current_deadline,
     STEP_DONE,
     poll_attached,

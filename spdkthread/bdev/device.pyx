@@ -17,9 +17,9 @@ from spdkthread.forks cimport fork_generation
 from spdkthread.io_device cimport CHANNEL_READY, IoChannel, IoDevice, allow_channel, channel_s
 from spdkthread.native cimport NativeCall, native_completion
 from spdkthread.poller cimport Poller, poller_s
-from spdkthread.sealed cimport seal
+from spdkthread.cpython_ext cimport seal
 from spdkthread.thread cimport SpdkThread
-from spdkthread.thread_core cimport active_pause, active_resume, current_thread, thread_s
+from spdkthread.thread_poll cimport active_pause, active_resume, current_thread, thread_s
 
 from spdkthread.bdev.errors import AlignmentError, BackendError, QueueFullError
 from spdkthread.error_log import describe
@@ -208,7 +208,7 @@ cdef int poll_queue(void *ctx) noexcept nogil:
                 let_go(c)
             if not bq_has_done(&c.q):
                 active_pause(c.thread, c.poller)
-    elif count == 0 and st_loadp_relaxed(&c.thread.wake) != NULL:
+    elif count == 0 and st_loadp_relaxed(&c.thread.wakeup) != NULL:
         # Its thread's driver can sleep: an active poller would keep it awake.
         now = st_ticks()
         if c.idle_since == 0:

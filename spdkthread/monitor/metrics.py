@@ -16,7 +16,7 @@ from spdkthread.checks import check_integer
 from spdkthread.clock import TICKS_HZ
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.reactor import Reactor
-from spdkthread.roster import all_reactors
+from spdkthread.reactor_registry import all_reactors
 
 __all__ = ["Family", "Metrics", "MetricsServer", "text_of"]
 

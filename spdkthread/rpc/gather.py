@@ -14,7 +14,7 @@ from spdkthread.clock import ticks
 from spdkthread.errors import SpdkThreadError
 from spdkthread.lib import ThreadLib
 from spdkthread.reactor import Reactor
-from spdkthread.roster import all_reactors
+from spdkthread.reactor_registry import all_reactors
 from spdkthread.stats import ReactorStats, ThreadStats
 from spdkthread.thread import SpdkThread
 

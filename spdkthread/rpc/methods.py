@@ -17,7 +17,7 @@ from spdkthread._version import __version__
 from spdkthread.clock import TICKS_HZ
 from spdkthread.cores import parse_cores
 from spdkthread.group import ReactorGroup
-from spdkthread.roster import available_cores
+from spdkthread.reactor_registry import available_cores
 from spdkthread.rpc.decode import Param, boolean, rpc_method, string, unsigned
 from spdkthread.rpc.errors import INTERNAL_ERROR, WRONG_STATE, RpcError, invalid_params
 from spdkthread.rpc.gather import Gather, PollerView, ReactorView, ThreadView

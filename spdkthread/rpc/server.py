@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 from spdkthread.error_log import describe
 from spdkthread.errors import SpdkThreadError
 from spdkthread.lib import ThreadLib, default_lib
-from spdkthread.roster import available_cores
+from spdkthread.reactor_registry import available_cores
 from spdkthread.rpc.errors import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -425,7 +425,7 @@ class _Connection:
         self._loop = loop
         self._requests = Splitter()
         self._unanswered = 0
-        self._ending = False  # nothing more is read: close when all is sent
+        self._termination = False  # nothing more is read: close when all is sent
         self._closed = False
         self._interest = selectors.EVENT_READ
         loop._selector.register(accepted, self._interest, self._ready)
@@ -447,20 +447,20 @@ class _Connection:
             return
         if not data:
             # It may only have ended its own direction: what it has asked is answered.
-            self._ending = True
+            self._termination = True
             return
         self._requests.feed(data)
         self._serve()
 
     def _serve(self) -> None:
         """Start every request that is whole, as long as the client takes its answers."""
-        while not self._closed and not self._ending and not self._held_back():
+        while not self._closed and not self._termination and not self._held_back():
             try:
                 text = self._requests.next()
                 request = None if text is None else parse(text)
             except MalformedError:
                 self._put(_error(None, PARSE_ERROR, "Parse error"))
-                self._ending = True
+                self._termination = True
                 return
             if text is None:
                 if len(self._requests) > MAX_REQUEST_BYTES:
@@ -538,11 +538,11 @@ class _Connection:
         """What the kernel is to tell of next."""
         if self._closed:
             return
-        if self._ending and not self.unsent and not self._unanswered:
+        if self._termination and not self.unsent and not self._unanswered:
             self.close()
             return
         interest = selectors.EVENT_WRITE if self.unsent else 0
-        if not self._ending and not self._held_back():
+        if not self._termination and not self._held_back():
             interest |= selectors.EVENT_READ
         if interest == self._interest:
             return

@@ -31,7 +31,7 @@ From another Cython module::
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from spdkthread.fds cimport fd_event
+from spdkthread.fd_group cimport fd_event
 
 cdef extern from *:
     """

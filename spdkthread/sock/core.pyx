@@ -15,16 +15,16 @@ from libc.string cimport memcpy, memmove
 from posix.unistd cimport close
 
 from spdkthread.alloc cimport core_calloc, core_free
-from spdkthread.fds cimport (
+from spdkthread.fd_group cimport (
     FD_READABLE,
     FD_WRITABLE,
     fd_above_standard,
-    fd_set_add,
-    fd_set_change,
-    fd_set_remove,
-    fd_set_wait,
+    fd_group_add,
+    fd_group_change,
+    fd_group_remove,
+    fd_group_wait,
 )
-from spdkthread.thread_core cimport ATTENTION_FDS, FD_NATIVE_CALL, FD_NATIVE_WORKED, attention_set, thread_s
+from spdkthread.thread_poll cimport ATTENTION_FDS, FD_NATIVE_CALL, FD_NATIVE_WORKED, attention_set, thread_s
 
 cdef extern from *:
     """
@@ -162,15 +162,15 @@ cdef void sock_update(sock_s *sock) noexcept nogil:
         return
     if not wanted:
         # A set reports hang-ups that were not asked for, again and again: out of it.
-        fd_set_remove(sock.group.fd, sock.fd, sock.interest)
+        fd_group_remove(sock.group.fd, sock.fd, sock.interest)
         sock.listed = False
         sock.interest = 0
         return
     cdef int failed
     if sock.listed:
-        failed = fd_set_change(sock.group.fd, sock.fd, sock.interest, wanted, <uint64_t>sock)
+        failed = fd_group_change(sock.group.fd, sock.fd, sock.interest, wanted, <uint64_t>sock)
     else:
-        failed = fd_set_add(sock.group.fd, sock.fd, wanted, <uint64_t>sock)
+        failed = fd_group_add(sock.group.fd, sock.fd, wanted, <uint64_t>sock)
     if failed:
         sock_abort(sock, failed)
         return
@@ -209,7 +209,7 @@ cdef void sock_detach(sock_s *sock) noexcept nogil:
     if group == NULL:
         return
     if sock.listed:
-        fd_set_remove(group.fd, sock.fd, sock.interest)
+        fd_group_remove(group.fd, sock.fd, sock.interest)
         sock.listed = False
         sock.interest = 0
     for index in range(group.ready_next, group.ready_count):
@@ -251,7 +251,7 @@ cdef void finish(sock_s *sock, int error, bint reset) noexcept nogil:
     drop_output(sock)
     if group != NULL:
         if sock.listed:
-            fd_set_remove(group.fd, sock.fd, sock.interest)
+            fd_group_remove(group.fd, sock.fd, sock.interest)
             sock.listed = False
             sock.interest = 0
         for index in range(group.ready_next, group.ready_count):
@@ -499,7 +499,7 @@ cdef void attend(sock_group_s *group, sock_s *sock, uint32_t events) noexcept no
         error = st_pending_error(sock.fd)
         if error:
             sock.error = error
-            fd_set_remove(group.fd, sock.fd, sock.interest)
+            fd_group_remove(group.fd, sock.fd, sock.interest)
             sock.listed = False
             sock.interest = 0
         sock_tell(sock, SOCK_TELL_CONNECTED)
@@ -535,7 +535,7 @@ cdef int group_poll(void *ctx) noexcept nogil:
         flags = FD_NATIVE_WORKED
         flush_all(group)
     group.ready_next = 0
-    group.ready_count = fd_set_wait(group.fd, group.ready, SOCK_BATCH)
+    group.ready_count = fd_group_wait(group.fd, group.ready, SOCK_BATCH)
     if group.ready_count > 0:
         flags = FD_NATIVE_WORKED
     while group.ready_next < group.ready_count:

@@ -17,7 +17,7 @@ from libc.string cimport memmove
 from posix.unistd cimport close
 
 from spdkthread.alloc cimport core_calloc, core_free
-from spdkthread.fds cimport fd_above_standard, fd_set_open
+from spdkthread.fd_group cimport fd_above_standard, fd_group_open
 from spdkthread.native cimport NativeCall, native_call
 from spdkthread.sock.core cimport (
     SOCK_BATCH,
@@ -49,13 +49,13 @@ from spdkthread.sock.core cimport (
     sock_update,
 )
 from spdkthread.thread cimport SpdkThread
-from spdkthread.thread_core cimport current_thread
+from spdkthread.thread_poll cimport current_thread
 
 from spdkthread.errors import ThreadExitedError, WrongThreadError
 from spdkthread.exit_blockers import register_blocker
 from spdkthread.fd_handler import make_handler
 from spdkthread.native import add_signature
-from spdkthread.roster import mark_dead
+from spdkthread.reactor_registry import mark_dead
 from spdkthread.sock.errors import SockBufferError, SockClosedError, SockLimitError
 
 __all__ = ["Listener", "Sock", "SockChannel"]
@@ -130,7 +130,7 @@ cdef class SockChannel:
         self.c.max_buffered = device.max_buffered_bytes
         self.c.read_size = device.read_bytes
         self._new_buffer()
-        self.c.fd = fd_set_open()
+        self.c.fd = fd_group_open()
         if self.c.fd < 0:
             raise OSError(errno.EMFILE, f"no file descriptor for the sockets of {self.thread!r}")
         self._watch()
@@ -234,7 +234,7 @@ cdef class SockChannel:
                 self.channel.put()
             Py_DECREF(one)
         if alive:
-            self.c.fd = fd_set_open()
+            self.c.fd = fd_group_open()
             self._watch()
 
     # One turn, with the GIL.

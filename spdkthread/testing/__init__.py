@@ -7,7 +7,7 @@ see ``spdkthread.testing.pytest_plugin``.
 import gc
 from collections.abc import Callable, Iterable
 
-from spdkthread import alloc, call_later, io_device, iobuf, poller, thread, wake
+from spdkthread import alloc, call_later, io_device, iobuf, poller, thread, wakeup
 from spdkthread.clock import ManualClock, ticks
 from spdkthread.errors import NotIdleError
 from spdkthread.lib import ThreadLib
@@ -135,7 +135,7 @@ def leak_counters() -> dict[str, int]:
         "channels": io_device.live_channels(),
         "devices": io_device.live_devices(),
         "buffers": iobuf.live_buffers(),
-        "native_blocks": alloc.live_blocks() - wake.gate_count() - wake.map_count(),
+        "native_blocks": alloc.live_blocks() - wakeup.wakeup_count() - wakeup.map_count(),
         "messages": sum(one.pending_msgs for one in gc.get_objects() if isinstance(one, thread.SpdkThread)),
     }
 

@@ -12,7 +12,7 @@ from spdkthread.io_device cimport (
     device_s,
     thread_channel,
 )
-from spdkthread.thread_core cimport current_thread
+from spdkthread.thread_poll cimport current_thread
 
 
 cdef struct counters:

@@ -1,0 +1,205 @@
+"""An asyncio event loop on an SpdkThread."""
+
+import asyncio
+import selectors
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from spdkthread.aio.loop_core import LoopCore
+from spdkthread.call_later import Timer
+from spdkthread.errors import NestedLoopError
+from spdkthread.thread import SpdkThread
+
+__all__ = ["EventLoop", "new_event_loop", "run"]
+
+_T = TypeVar("_T")
+
+
+class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
+    """asyncio's selector loop, driven by an SpdkThread.
+
+    Transports, subprocesses, signals, executors, debug mode and everything else are the standard library's own. The
+    thread's message ring stands in for the self-pipe, its timer queue for the heap, and a reactor's idle strategy for
+    the selector's wait. Messages and pollers of the thread, and coroutines spawned on it, run between the callbacks;
+    in a callback it is the current SpdkThread.
+
+    Parameters
+    ----------
+    thread : SpdkThread, optional
+        One that no reactor polls. By default the loop makes its own, which exits when the loop is closed.
+    selector : selectors.BaseSelector, optional
+        By default the best one of the system.
+    idle : {"adaptive", "poll", "yield"}, default "adaptive"
+        As for a `Reactor`.
+    spin_us : float, default 50
+        How long ``"adaptive"`` looks for work before it sleeps.
+
+    Raises
+    ------
+    WrongThreadError
+        When a reactor polls `thread`, another loop has it, or it is being driven.
+    ThreadExitedError
+        When `thread` has exited.
+    FdError
+        When there is no file descriptor left.
+    TypeError, ValueError
+        For a bad argument.
+
+    Notes
+    -----
+    **Thread safety:** as asyncio's loops: `call_soon_threadsafe` from any OS thread, everything else on the OS thread
+    that runs the loop. `call_later` and `call_at` from another OS thread, and `cancel` of what they return, do no harm:
+    they take effect in the loop's next turn.
+
+    Every source of work has its turn, whatever the others do: see "What waits for what" in ``docs/asyncio.md``.
+
+    Examples
+    --------
+    >>> asyncio.run(main(), loop_factory=EventLoop)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        thread: SpdkThread | None = None,
+        *,
+        selector: selectors.BaseSelector | None = None,
+        idle: str = "adaptive",
+        spin_us: float = 50,
+    ) -> None:
+        if thread is not None and not isinstance(thread, SpdkThread):
+            raise TypeError(f"thread must be an SpdkThread or None, got {type(thread).__name__}")
+        if selector is None:
+            selector = selectors.DefaultSelector()
+        owned = thread is None
+        driven = thread
+        try:
+            if driven is None:
+                driven = SpdkThread("asyncio")
+            self._set_up(driven, owned, selector, idle, spin_us)
+        except BaseException:
+            selector.close()
+            if owned and driven is not None:
+                with driven:
+                    driven.exit()
+                    driven.poll()
+            raise
+        super().__init__(selector)
+
+    @property
+    def _nest_patched(self) -> bool:
+        # What nest_asyncio looks for first. It would put its own turn and its own run_forever into this class, which
+        # know nothing of the thread, its messages and its timers: a loop patched so would sleep through all of them.
+        raise NestedLoopError(
+            f"nest_asyncio cannot patch {self!r}: it replaces the turn of the loop, and with it the messages, pollers"
+            " and timers of its SpdkThread. Await what is to run instead of calling run_until_complete in a callback,"
+            " or use asyncio.SelectorEventLoop where a nested run cannot be helped"
+        )
+
+    def run_forever(self) -> None:
+        """Run until `stop`.
+
+        Raises
+        ------
+        RuntimeError
+            When it is closed, it or another loop runs here already.
+        LoopThreadError
+            When its SpdkThread is driven by another OS thread, or this is a callback of it.
+        LoopExitedError
+            When its SpdkThread has exited.
+        """
+        self._check_closed()  # type: ignore[attr-defined]
+        self._check_running()  # type: ignore[attr-defined]
+        self._enter()
+        try:
+            super().run_forever()
+        finally:
+            self._leave()
+
+    def call_later_native(self, delay: float, fn: Any, ctx: Any = None) -> Timer:
+        """As `call_later`, with a native function ``void (*)(void *)`` that runs without the GIL.
+
+        Parameters
+        ----------
+        delay : float
+            Seconds, as everywhere in asyncio.
+        fn, ctx
+            As for `SpdkThread.send_native`.
+
+        Returns
+        -------
+        Timer
+            That of `SpdkThread.call_later_native`, on the loop's thread.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread, unlike `call_later`.
+        """
+        self._check_closed()  # type: ignore[attr-defined]
+        return self.thread.call_later_native(delay * 1e6, fn, ctx)
+
+    def close(self) -> None:
+        """Close the loop, and have its own thread exit."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        try:
+            super().close()
+        finally:
+            self._tear_down()
+
+    # A pipe is needed only for signals: the interpreter writes their numbers into it.
+
+    def _make_self_pipe(self) -> None:
+        self._ssock = self._csock = None
+        self._internal_fds += 1  # the wake-up notify_fd
+
+    def _close_self_pipe(self) -> None:
+        if self._csock is not None:
+            super()._close_self_pipe()  # type: ignore[misc]
+        self._internal_fds -= 1
+
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:  # type: ignore[override]
+        """As ``asyncio.loop.add_signal_handler``."""
+        if self._csock is None and not self.is_closed():
+            super()._make_self_pipe()  # type: ignore[misc]
+        super().add_signal_handler(sig, callback, *args)
+
+
+def new_event_loop() -> EventLoop:
+    """An `EventLoop` with an SpdkThread of its own, for whatever takes a loop factory.
+
+    Notes
+    -----
+    **Thread safety:** any OS thread. Answers to ``asyncio.new_event_loop``.
+    """
+    return EventLoop()
+
+
+def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
+    """Run a coroutine on a fresh `EventLoop` and close the loop.
+
+    Parameters
+    ----------
+    main : coroutine
+    debug : bool, optional
+        asyncio's debug mode. None: as the environment says.
+
+    Returns
+    -------
+    object
+        What the coroutine returns.
+
+    Raises
+    ------
+    RuntimeError
+        When a loop is running on this OS thread.
+    ValueError
+        When `main` is not a coroutine.
+
+    Notes
+    -----
+    **Thread safety:** any OS thread without a running loop. Answers to ``asyncio.run``.
+    """
+    with asyncio.Runner(debug=debug, loop_factory=EventLoop) as runner:
+        return runner.run(main)

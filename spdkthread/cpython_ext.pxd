@@ -1,0 +1,45 @@
+"""What Cython does not write for an extension type: a sealed constructor, and references in C memory for the collector.
+
+A class whose objects only the library makes is sealed: ``X.__new__(X)`` from Python is refused, too, as such an object
+would have NULL and None where its methods expect more. Inside the class's own module ``X.__new__(X)`` goes past it.
+
+Cython writes a class's ``tp_traverse`` from its attributes. A module that has references elsewhere, in the slots of a
+ring say, puts a function of its own in its place, which calls what was there first. One class a module.
+"""
+
+from cpython.object cimport PyObject
+
+
+cdef extern from *:
+    """
+    #ifndef SPDKTHREAD_CPYTHON_EXT
+    #define SPDKTHREAD_CPYTHON_EXT
+    static PyObject *st_refuse_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+        (void)args;
+        (void)kwargs;
+        PyErr_Format(PyExc_TypeError, "cannot create %.200s objects: only spdkthread itself makes them", type->tp_name);
+        return NULL;
+    }
+    static inline void st_seal(PyObject *type) {
+        ((PyTypeObject *)type)->tp_new = st_refuse_new;
+        ((PyTypeObject *)type)->tp_vectorcall = NULL;       /* another way to the constructor, past tp_new */
+        PyType_Modified((PyTypeObject *)type);
+    }
+
+    typedef int (*st_visitproc)(PyObject *, void *);
+    typedef int (*st_traverseproc)(PyObject *, st_visitproc, void *);
+    static st_traverseproc st_base_traverse = NULL;
+    static inline void st_replace_traverse(PyObject *type, st_traverseproc with) {
+        st_base_traverse = ((PyTypeObject *)type)->tp_traverse;
+        ((PyTypeObject *)type)->tp_traverse = with;
+    }
+    static inline int st_call_base_traverse(PyObject *self, st_visitproc visit, void *arg) {
+        return st_base_traverse(self, visit, arg);
+    }
+    #endif
+    """
+    ctypedef int (*st_visitproc)(PyObject *, void *) noexcept
+    ctypedef int (*st_traverseproc)(PyObject *, st_visitproc, void *) noexcept
+    void seal "st_seal"(object type)
+    void st_replace_traverse(PyObject *type, st_traverseproc replacement)
+    int st_call_base_traverse(PyObject *self, st_visitproc visit, void *arg) noexcept

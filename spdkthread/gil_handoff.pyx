@@ -1,0 +1,57 @@
+"""The gate before the GIL. See ``gil_handoff.pxd``."""
+
+import os
+
+from libc.stdint cimport uint64_t
+
+from spdkthread.atomics cimport (
+    st_load32_acquire,
+    st_load_relaxed,
+    st_pause,
+    st_store32_relaxed,
+    st_store_relaxed,
+)
+from spdkthread.clock cimport st_ticks
+
+cdef extern from *:
+    """
+    #include <sched.h>
+    """
+    int sched_yield() noexcept nogil
+
+
+cdef void gil_handoff_yield(int release) noexcept nogil:
+    """Detached, with more Python work to come: let others have the GIL first."""
+    cdef uint64_t end
+    if not ST_GIL:
+        return
+    end = st_ticks()
+    if release == GIL_HAND_OVER:
+        # The loop that waits takes itself off `gil_wanted` as soon as it sees the GIL free: what says that it has
+        # come is `gil_held`. If it has ceased to look, it queues at the lock and has it soon, too.
+        end += GIL_SPIN_TICKS
+        while not st_load32_acquire(&gil_held) and st_ticks() < end:
+            st_pause()
+        return
+    end += GIL_PAUSE_TICKS
+    st_store_relaxed(&gil_pause_end, end)
+    while st_ticks() < end:
+        sched_yield()
+    st_store_relaxed(&gil_pause_end, 0)
+
+
+cdef void gil_handoff_wait_pause() noexcept nogil:
+    """Detached, after another loop began a pause: stay away until it is over."""
+    cdef uint64_t end = st_load_relaxed(&gil_pause_end)
+    while st_load_relaxed(&gil_pause_end) and st_ticks() < end:
+        sched_yield()
+
+
+def _forget_after_fork():
+    # Whoever held it, or waited, is not in the child.
+    st_store32_relaxed(&gil_held, 0)
+    st_store_relaxed(&gil_wanted, 0)
+    st_store_relaxed(&gil_pause_end, 0)
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,213 @@
+"""What a reactor does without the GIL: its struct, the accounting, and one poll of one thread, begun and ended."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from spdkthread.atomics cimport (
+    st_atomic_ptr,
+    st_atomic_u32,
+    st_atomic_u64,
+    st_load_relaxed,
+    st_loadp_relaxed,
+    st_store_relaxed,
+    st_store_release,
+    st_storep_release,
+)
+from spdkthread.clock cimport clock_read, st_cycles
+from spdkthread.idle cimport idle_s
+from spdkthread.thread_poll cimport BATCH_SIZE, poll_begin, poll_end, poll_work_ready, thread_s
+from spdkthread.timers cimport timer_queue
+from spdkthread.trace_ring cimport TRACE_GIL_WAIT, st_tracing, trace_put
+from spdkthread.wakeup cimport wakeup_state
+
+cdef enum reactor_request:
+    REQUEST_MEMBERS = 1     # threads came or went
+    REQUEST_CALLS = 2       # functions to run on the loop
+    REQUEST_STOP = 4        # end, gracefully
+    REQUEST_ABORT = 8       # end now
+    REQUEST_TIGHTEN = 16    # a callback has started something: see affinity.pyx
+    REQUEST_MEND = 32       # other code has closed descriptors of the reactor's
+
+cdef enum reactor_reason:
+    NEED_PYTHON             # the poll under way has come to Python work
+    NEED_REQUESTS           # somebody asked for something
+    NEED_SIGNALS            # a while has passed on the main thread, or a signal broke a sleep
+    NEED_IDLE_OBJECT        # the user's idle object has its say
+    NEED_SHARED_CORE        # the core is shared with other processes: to be said once
+    NEED_NOTHING            # a turn is over and that was all that was asked for
+
+cdef enum reactor_listing:
+    LISTS_NOTHING           # each turn looks at every thread
+    LISTS_SOON              # as yet too: threads have come or gone a moment ago, and their bits may not say it all
+    LISTS_READY             # a turn looks at the threads whose bits are set, see wakeup.pxd
+
+cdef enum:
+    LIST_THREADS = 64       # with no more threads, looking at each is cheaper
+    FLUSH_TURNS = 15        # accounting of a reactor that is always busy is brought up to date every so many turns
+
+
+# What the detached phase touches.
+cdef struct reactor_s:
+    thread_s **threads
+    uint32_t count
+    uint32_t cursor             # the thread whose turn it is
+    bint in_poll                # its poll is under way
+    int listing                 # reactor_listing
+    uint32_t wakeup_ready_map         # WAKEUP_READY_MAP or 0: what stays set in the wakeup
+    bint turn_worked
+    bint single_turn            # embedded: come back after each turn
+    bint watches_signals        # on the main thread
+    bint stopping               # draining
+    bint exiting                # drained, the threads exit
+    st_atomic_u32 requests
+    idle_s idle
+    wakeup_state *wakeup             # NULL: never sleeps
+    int fd                      # polls the fds of all threads; -1: none has any
+    uint32_t fd_countdown
+    uint64_t signals_due
+    uint64_t fd_looked          # account stamp
+    uint64_t adopted_until      # sleeps are short up to this tick: see wakeup.pxd
+    uint64_t lists_from         # tick: the end of LISTS_SOON
+    timer_queue alarms          # with LISTS_READY: when threads have timers that may be due
+    int signal_fd              # readable when a signal has come; -1: none
+    int64_t turn_rc
+
+    # Accounting: whose time is running, and since when. What has passed since is neither busy nor idle yet. Readers on
+    # other OS threads look at `busy_owner`, `busy_since` and `busy` in this order, each stored after the next.
+    st_atomic_ptr busy_owner    # thread_s; NULL: none
+    st_atomic_u64 busy_since
+    st_atomic_u64 busy
+    uint64_t manual_since       # the same for a thread with a manual clock
+    uint64_t started            # moved on by the time for which it was stopped; 0: never started
+    uint64_t stopped            # when it was; 0: it runs
+    st_atomic_u64 busy_seen     # ticks: the most that `stats` has ever said
+    st_atomic_u64 idle_seen
+    st_atomic_u64 gil_wait_seen
+
+    uint64_t turns
+    uint64_t stop_turn          # when the stop began
+    uint64_t parks
+    uint64_t wakes
+    uint64_t gil_waits
+    uint64_t gil_wait           # account stamps
+    uint64_t attach_started     # account stamp: since when it waits for the GIL; 0: it does not
+    uint64_t detached_at        # when it last did Python work
+    uint64_t stretch_began      # since when loops hold the GIL without a pause; 0: from the next attached phase on
+    uint64_t trimmed_busy       # `busy` when the rings' memory was last given back
+    uint64_t hold_cycles        # after so much of it there is a pause
+    uint64_t gap_cycles         # off the GIL for so long, a loop has left time enough to others
+    bint ran_python             # in this turn
+    uint64_t wait_cycles        # a wait below this is the price of an uncontended lock
+    uint64_t fd_cycles          # between two looks at file descriptors while there is work
+    st_atomic_u64 stalls        # counted by the watchdog
+
+
+cdef int reactor_detached(reactor_s *r) noexcept nogil
+cdef bint reactor_list_begin(reactor_s *r) noexcept nogil
+cdef void reactor_list_end(reactor_s *r) noexcept nogil
+cdef bint reactor_list_next(reactor_s *r) noexcept nogil
+cdef void reactor_list_again(reactor_s *r) noexcept nogil
+cdef void reactor_collect_fds(reactor_s *r) noexcept nogil
+cdef bint reactor_is_drained(reactor_s *r) noexcept nogil
+cdef bint thread_is_drained(thread_s *thread) noexcept nogil
+cdef int reactor_measure_cycles(reactor_s *r) except -1
+
+
+# Accounting. Stamps are taken where busy and idle change, not at every poll.
+
+cdef inline void account_start(reactor_s *r) noexcept nogil:
+    """It runs, for the first time or again: the time for which it was stopped is neither busy nor idle."""
+    if r.started == 0:
+        r.started = st_cycles()
+    elif r.stopped:
+        r.started += st_cycles() - r.stopped
+        r.stopped = 0
+
+
+cdef inline thread_s *busy_owner(reactor_s *r) noexcept nogil:
+    return <thread_s *>st_loadp_relaxed(&r.busy_owner)
+
+
+cdef inline void account_flush(reactor_s *r, uint64_t now) noexcept nogil:
+    cdef thread_s *owner = busy_owner(r)
+    cdef uint64_t passed = now - st_load_relaxed(&r.busy_since)
+    st_store_relaxed(&r.busy, st_load_relaxed(&r.busy) + passed)
+    if owner.clock == NULL:
+        st_store_relaxed(&owner.busy, st_load_relaxed(&owner.busy) + passed)
+    st_store_release(&r.busy_since, now)
+
+
+cdef inline void account_idle(reactor_s *r) noexcept nogil:
+    if busy_owner(r) != NULL:
+        account_flush(r, st_cycles())
+        st_storep_release(&r.busy_owner, NULL)
+
+
+# One poll of one thread, begun and ended.
+
+cdef inline bint reactor_begin(reactor_s *r, thread_s *thread) noexcept nogil:
+    """Begin a poll if there is anything to do."""
+    cdef uint64_t now = 0
+    cdef bint given = False
+    if thread.timers.count:
+        now = clock_read(thread.clock)
+        given = True
+        if not poll_work_ready(thread) and now < thread.timers.next_check:
+            thread.polls += 1
+            return False
+    elif not poll_work_ready(thread):
+        thread.polls += 1
+        return False
+    if busy_owner(r) != thread:
+        if busy_owner(r) != NULL:
+            account_flush(r, st_cycles())
+            st_storep_release(&r.busy_owner, NULL)
+        else:
+            st_store_relaxed(&r.busy_since, st_cycles())
+    if thread.clock != NULL:
+        r.manual_since = clock_read(thread.clock)
+    thread.polling = True
+    poll_begin(thread, BATCH_SIZE, now, given)
+    r.in_poll = True
+    return True
+
+
+cdef inline void reactor_finish(reactor_s *r, thread_s *thread) noexcept nogil:
+    poll_end(thread)
+    if thread.rc > 0:
+        r.turn_worked = True
+        st_storep_release(&r.busy_owner, thread)
+        if thread.clock != NULL:
+            st_store_relaxed(
+                &thread.busy, st_load_relaxed(&thread.busy) + clock_read(thread.clock) - r.manual_since
+            )
+        if thread.rc > r.turn_rc:
+            r.turn_rc = thread.rc
+    # After its time is known to be busy: see `Reactor._unaccounted_since`.
+    thread.polling = False
+    r.in_poll = False
+
+
+cdef inline uint64_t account_pause(reactor_s *r) noexcept nogil:
+    """How long it has waited since `attach_started`: time in no callback, so no busy time."""
+    cdef uint64_t waited = st_cycles() - r.attach_started
+    r.attach_started = 0
+    st_store_relaxed(&r.busy_since, st_load_relaxed(&r.busy_since) + waited)
+    return waited
+
+
+cdef inline void account_attach(reactor_s *r, uint64_t handed) noexcept nogil:
+    """Right after attaching: how long that took, and since when loops hold the GIL.
+
+    `handed` is the stretch of the loop that handed it over, or 0.
+    """
+    cdef uint64_t began = r.attach_started
+    cdef uint64_t waited = account_pause(r)
+    if waited > r.wait_cycles:
+        r.gil_waits += 1
+        r.gil_wait += waited
+    if st_tracing():
+        trace_put(TRACE_GIL_WAIT, 0, began, waited, 0, 0)
+    if handed:
+        r.stretch_began = handed
+    elif r.stretch_began == 0 or began - r.detached_at > r.gap_cycles or waited > r.gap_cycles:
+        r.stretch_began = began + waited

@@ -1,0 +1,114 @@
+"""The reactors of this process, the cores that they have, and what becomes of them at its end and after a fork."""
+
+import atexit
+import itertools
+import os
+import time
+import warnings
+
+from spdkthread.checks import check_integer
+from spdkthread.cores import allowed_cores
+from spdkthread.error_log import describe
+from spdkthread.errors import ReactorError
+from spdkthread.forks import ReentrantLock
+from spdkthread.hooks import reactor_made
+from spdkthread.termination import Termination
+from spdkthread.weak_registry import WeakRegistry
+
+__all__ = ["all_reactors", "available_cores", "claim_core", "refuse_missing", "register_reactor", "warn_if_crowded"]
+
+_reactors = WeakRegistry()
+# Two reactors that are made at once must not take one name.
+_naming = ReentrantLock()
+
+
+def register_reactor(mine, name):
+    """Note a new reactor. Returns its name: `name`, or where that is None one by its core that no other reactor has."""
+    with _naming:
+        if name is None:
+            taken = {one.name for one in all_reactors() if one is not mine}
+            numbers = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
+            name = next(free for number in numbers if (free := f"reactor_{mine.core}{number}") not in taken)
+        mine._set_name(name)
+        _reactors.add(mine)
+    for hook in tuple(reactor_made):
+        hook(mine)
+    return name
+
+
+def all_reactors():
+    """Every reactor that exists."""
+    return _reactors.all()
+
+
+def available_cores():
+    """The cores that this process may use, also when asked on an OS thread that is bound to one of them."""
+    cores = set(allowed_cores())
+    for one in all_reactors():
+        cores |= one._cores_before()
+    return frozenset(cores)
+
+
+def claim_core(mine, core):
+    """The core that `mine` gets: the one it asks for, or the least used of the allowed ones."""
+    allowed = available_cores()
+    if core is not None:
+        core = check_integer("core", core)
+        refuse_missing([core], allowed)
+        return core
+    used = [other.core for other in all_reactors() if other is not mine and other.state not in ("stopped", "dead")]
+    return min(sorted(allowed), key=used.count)
+
+
+def refuse_missing(cores, allowed):
+    """Raise `ReactorError` for cores that are not among those that the process may use."""
+    missing = [core for core in cores if core not in allowed]
+    if missing:
+        which = f"core {missing[0]} is" if len(missing) == 1 else f"cores {missing} are"
+        raise ReactorError(
+            f"{which} not available; this process may use {sorted(allowed)}, by its affinity mask when spdkthread was "
+            "imported and that of the calling OS thread"
+        )
+
+
+def warn_if_crowded(mine):
+    """Two reactors on one core, one of which never sleeps, take turns at the kernel's pace."""
+    others = [
+        other for other in all_reactors() if other is not mine and other.core == mine.core and other.state == "running"
+    ]
+    # A user's idle object may be equal to anything.
+    if not others or not any(isinstance(one.idle, str) and one.idle == "poll" for one in [mine, *others]):
+        return
+    warnings.warn(
+        f"{describe(mine)} shares its core with {', '.join([other.name for other in others])}, and idle='poll' never "
+        "gives it up; use 'adaptive' or 'yield' where there are fewer cores than reactors",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+@atexit.register
+def stop_forgotten():
+    """Interpreter exit: stop what still runs, while that is still possible."""
+    forgotten = [one for one in all_reactors() if one.state in ("running", "stopping")]
+    ending = Termination(forgotten)
+    for one in forgotten:
+        one._begin_end(ending)
+    give_up = time.monotonic() + 5.0
+    for one in forgotten:
+        # A callback that does not return is not waited for.
+        if not one.join(timeout_s=max(0.0, give_up - time.monotonic())):
+            one._abort()
+            one.join(timeout_s=0.5)
+
+
+def mark_dead():
+    """In the child of a fork: what other OS threads ran does not exist here, and what the parent waits on is its own.
+
+    The child begins with this, while the numbers of inherited descriptors still mean what they meant in the parent.
+    """
+    for one in all_reactors():
+        one._die()
+
+
+os.register_at_fork(after_in_child=mark_dead)
