@@ -431,7 +431,7 @@ SCENARIOS = {
 def check_sites():
     """Every place in the sources that allocates has a scenario."""
     found = set()
-    for source in (Path(__file__).parent.parent / "spdkthread").rglob("*.p[yx][xd]"):
+    for source in (Path(__file__).parent.parent / "spdkthread").glob("*.p[yx][xd]"):
         function = ""
         for line in source.read_text().splitlines():
             if start := re.match(r"\s*(?:def|cdef|cpdef)\b.*?(\w+)\(.*:$", line):
