@@ -1,7 +1,15 @@
 """For other Cython code: ``from spdkthread cimport SpdkThread, thread_send_native, RING_OK``.
 
 Everything below is ``noexcept nogil``; nothing of it touches a Python object. A C function is a message
-(``void (void *)``) or a poller (``int (void *)``).
+(``void (void *)``) or a poller (``int (void *)``)::
+
+    cdef void hello(void *ctx) noexcept nogil:
+        ...
+
+    cdef SpdkThread thread = ...
+    with nogil:
+        if thread_send_native(&thread.c, hello, NULL, 0) != RING_OK:
+            ...
 """
 
 from spdkthread.call_later cimport Timer, timer_s

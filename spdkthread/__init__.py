@@ -9,12 +9,10 @@ waits for the package's. Were the package to wait for one of its modules, the tw
 """
 
 import importlib
-import os
 from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any
 
 from spdkthread._version import __version__
-from spdkthread.hooks import reactor_made
 
 if TYPE_CHECKING:
     from spdkthread.affinity import call_unaffinitized
@@ -157,15 +155,6 @@ if PathFinder.find_spec("spdkthread.thread", __path__) is None:
         "there with `make build`, or run Python in another directory to import the spdkthread that is installed",
         name=__name__,
     )
-
-
-def _open_rpc_socket(reactor: Any) -> None:
-    """With SPDKTHREAD_RPC_SOCKET in the environment, the first Reactor opens an RPC server there for its library."""
-    if os.environ.get("SPDKTHREAD_RPC_SOCKET"):
-        importlib.import_module("spdkthread.rpc.environment").open_once(reactor.lib)
-
-
-reactor_made.append(_open_rpc_socket)
 
 
 def __getattr__(name: str) -> Any:

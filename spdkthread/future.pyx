@@ -1,7 +1,6 @@
 """SpdkFuture: a `concurrent.futures.Future` that makes its lock when somebody waits. See ``future.pxd``."""
 
 import logging
-import os
 import weakref
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -14,11 +13,13 @@ from spdkthread.atomics cimport (
     st_store32_release,
 )
 from spdkthread.forks cimport fork_generation, spin_lock, spin_unlock
+from spdkthread.late cimport LATE_AWAIT_FUTURE, late
 from spdkthread.trace_ring cimport trace_name_argument
 
 from spdkthread.error_log import describe
-from spdkthread.errors import ThreadExitedError, WrongThreadError
+from spdkthread.errors import AwaitError, ThreadExitedError, WrongThreadError
 from spdkthread.undelivered import special_message
+from spdkthread.waiting import awaited_producers, keep_waiting
 
 __all__ = ["FutureCore", "future_class", "make_future", "run_call"]
 
@@ -46,8 +47,7 @@ cdef object CancelledError = None
 cdef object InvalidStateError = None
 cdef object LOGGER = None
 
-# What each OS thread that waits for a future waits for: its number -> the future's `producer`.
-cdef dict waits = {}
+cdef dict waits = awaited_producers
 
 # How long a wait goes on before it looks at whether what it waits for can come.
 cdef double FIRST_LOOK_S = 0.5
@@ -85,9 +85,7 @@ cdef class FutureCore:
         awaited again, by any, and gives its outcome at once. An outcome that is a StopIteration arrives as the cause of
         a RuntimeError. Under another framework: `AwaitError`.
         """
-        from spdkthread.aio.coroutine import await_future
-
-        return await_future(self)
+        return late(LATE_AWAIT_FUTURE)(self)
 
     def cancel(self) -> bool:
         """Cancel it, unless it has begun: then it never runs.
@@ -398,8 +396,6 @@ cdef class FutureCore:
                 if not self.is_done():
                     condition.wait(FIRST_LOOK_S if timeout is None or timeout > FIRST_LOOK_S else timeout)
             if not self.is_done():
-                from spdkthread.waiting import keep_waiting
-
                 keep_waiting(self, self.producer, condition, FIRST_LOOK_S, timeout)
         finally:
             if outer is None:
@@ -444,8 +440,6 @@ cdef class FutureCore:
     cdef int claim(self) except -1:
         """A coroutine begins to wait for it. One does at a time, as with any other awaitable."""
         if st_exchange32(&self.awaited, 1):
-            from spdkthread.errors import AwaitError
-
             raise AwaitError(
                 f"{self!r} is awaited by another coroutine already: an awaitable serves one at a time; the others may "
                 "await it when it is done, or use add_done_callback"
@@ -455,14 +449,6 @@ cdef class FutureCore:
     cdef int unclaim(self) except -1:
         st_store32_release(&self.awaited, 0)
         return 0
-
-
-os.register_at_fork(after_in_child=waits.clear)
-
-
-def producer_awaited_by(os_thread):
-    """What has to produce the future for which an OS thread waits: a weak reference, or None."""
-    return waits.get(os_thread)
 
 
 cdef class Unretrieved:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack
 
+from spdkthread import late
 from spdkthread.checks import check_integer, check_number, check_timeout
 from spdkthread.cores import parse_cores
 from spdkthread.error_log import describe
@@ -114,15 +115,11 @@ class ReactorGroup:
 
     async def __aenter__(self) -> Self:
         """Under asyncio: start, without blocking its loop."""
-        from spdkthread.aio.async_context import async_start
-
-        return await async_start(self)
+        return await late.find("async_start")(self)
 
     async def __aexit__(self, *exc_info) -> None:
         """Under asyncio: stop, without blocking its loop."""
-        from spdkthread.aio.async_context import async_stop
-
-        await async_stop(self)
+        await late.find("async_stop")(self)
 
     def __len__(self) -> int:
         return len(self._reactors)
@@ -215,9 +212,7 @@ class ReactorGroup:
 
     def executor(self) -> "ThreadExecutor":
         """A ``concurrent.futures.Executor`` that runs each call on the least loaded of the group's threads."""
-        from spdkthread.aio.executor import ThreadExecutor
-
-        return ThreadExecutor(lambda: tuple(thread for reactor in self for thread in reactor.threads))
+        return late.find("executor")(lambda: tuple(thread for reactor in self for thread in reactor.threads))
 
     def for_each_reactor(self, fn: Callable[[], object], cpl: Callable[[], object] | None = None) -> Future[None]:
         """Run ``fn()`` on every reactor in the order of the cores, one after the other, between two of its turns.

@@ -25,6 +25,7 @@ from spdkthread.atomics cimport (
 )
 from spdkthread.clock cimport st_cycles
 from spdkthread.forks cimport spin_lock, spin_unlock
+from spdkthread.late cimport LATE_IO_DEVICE, late_fill
 from spdkthread.lib cimport lib_or_default
 from spdkthread.pointer_map cimport map_get, map_put, map_remove
 from spdkthread.ring cimport RING_STOPPING
@@ -1064,4 +1065,5 @@ seal(ChannelContext)
 seal_channel(IoChannel)
 seal(IoChannelIter)
 
+late_fill(LATE_IO_DEVICE, IoDevice)
 trace_enrol(&st_trace_word)

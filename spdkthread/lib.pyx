@@ -9,6 +9,7 @@ from libc.stdint cimport uint64_t
 
 from spdkthread.atomics cimport st_add_relaxed, st_load_relaxed
 from spdkthread.clock cimport ManualClock, clock_read
+from spdkthread.late cimport LATE_FOR_EACH_THREAD, LATE_THREAD, late
 
 from spdkthread.error_log import ErrorLog, describe
 from spdkthread.errors import SpdkThreadError
@@ -90,9 +91,7 @@ cdef class ThreadLib:
         -----
         **Thread safety:** any OS thread. Answers to ``spdk_thread_create``.
         """
-        from spdkthread.thread import SpdkThread
-
-        return SpdkThread(name, cpumask=cpumask, ring_size=ring_size, poller_policy=poller_policy, lib=self)
+        return late(LATE_THREAD)(name, cpumask=cpumask, ring_size=ring_size, poller_policy=poller_policy, lib=self)
 
     def get_thread_by_id(self, id: int):
         """The thread with this id, or None when it never was or has exited.
@@ -116,9 +115,7 @@ cdef class ThreadLib:
 
     def for_each_thread(self, fn, cpl=None):
         """Run ``fn()`` on every thread of this library, one after the other. See `spdkthread.for_each_thread`."""
-        from spdkthread.thread_iteration import for_each_thread
-
-        return for_each_thread(fn, cpl, lib=self)
+        return late(LATE_FOR_EACH_THREAD)(fn, cpl, lib=self)
 
     def close(self) -> None:
         """End the library. A second call does nothing.

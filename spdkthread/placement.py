@@ -1,15 +1,18 @@
 """Which reactor polls a thread: moving it, and choosing where it may go."""
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from spdkthread.errors import ReactorError
 from spdkthread.future import make_future
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 __all__ = ["allowed_reactors", "move_inside_mask", "move_thread"]
 
 
-def move_thread(source, thread, to) -> Future:
+def move_thread(source, thread, to) -> "Future":
     """Hand `thread` from one reactor to another, between two turns of the first.
 
     The ring, the pollers, the timers and the file descriptors move with the thread, so nothing is lost and nothing
@@ -89,7 +92,7 @@ class _Move(_Placing):
         self.future.set_result(self.thread)
 
 
-def move_inside_mask(group, thread, cpumask: frozenset[int]) -> Future:
+def move_inside_mask(group, thread, cpumask: frozenset[int]) -> "Future":
     """Change a thread's cpumask and move it to a core of the mask, however often others move it meanwhile.
 
     The mask counts at once: a move that is under way to a core outside it fails when its turn comes.
@@ -136,7 +139,7 @@ class _MaskChange(_Placing):
         else:
             move.add_done_callback(lambda move: self.look(move, source))
 
-    def look(self, move: Future, source) -> None:
+    def look(self, move: "Future", source) -> None:
         error = move.exception()
         if error is None:
             self.future.set_result(self.thread)

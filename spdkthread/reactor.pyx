@@ -56,6 +56,7 @@ from spdkthread.gil_handoff cimport (
     gil_wanted,
 )
 from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_reset
+from spdkthread.late cimport LATE_ASYNC_START, LATE_ASYNC_STOP, LATE_GET_REACTOR, late, late_fill
 from spdkthread.reactor_loop cimport (
     FLUSH_TURNS,
     LISTS_READY,
@@ -130,10 +131,10 @@ from spdkthread.forks import ReentrantLock
 from spdkthread.signals import SignalWatch
 from spdkthread.signal_safe_event import SignalSafeEvent
 from spdkthread.lib import ThreadLib, default_lib
+from spdkthread.placement import move_thread
 from spdkthread.report import ShutdownReport, what_is_left
 from spdkthread.reactor_registry import claim_core, register_reactor, warn_if_crowded
 from spdkthread.stats import ContextSwitches, ReactorStats, read_context_switches
-from spdkthread.thread import _mark_reactor
 from spdkthread.waiting import tell_while_waiting
 from spdkthread.watchdog import Watchdog
 
@@ -290,15 +291,11 @@ cdef class Reactor:
 
     def __aenter__(self):
         """Under asyncio: start, without blocking its loop."""
-        from spdkthread.aio.async_context import async_start
-
-        return async_start(self)
+        return late(LATE_ASYNC_START)(self)
 
     def __aexit__(self, *exc_info):
         """Under asyncio: stop, without blocking its loop."""
-        from spdkthread.aio.async_context import async_stop
-
-        return async_stop(self)
+        return late(LATE_ASYNC_STOP)(self)
 
     # Lifecycle
 
@@ -577,8 +574,6 @@ cdef class Reactor:
         ReactorError
             When `thread` is not on this reactor, `to` is stopping or has stopped, or the cpumask forbids its core.
         """
-        from spdkthread.placement import move_thread
-
         return move_thread(self, thread, to)
 
     def _is_driven_here(self) -> bool:
@@ -620,12 +615,10 @@ cdef class Reactor:
         """This OS thread is the reactor's from now on; returns whose it was before."""
         if claim:
             st_store_release(&self._owner, PyThread_get_thread_ident())
-        _mark_reactor(True)
         return st_swap_reactor_here(<PyObject *>self)
 
     cdef int _be_gone(self, PyObject *outer) except -1:
         st_swap_reactor_here(outer)
-        _mark_reactor(outer != NULL)
         return 0
 
     # Inside: places
@@ -1508,4 +1501,5 @@ def check_os_threads(reactor):
     )
 
 
+late_fill(LATE_GET_REACTOR, get_reactor)
 trace_enrol(&st_trace_word)

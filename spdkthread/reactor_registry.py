@@ -6,12 +6,12 @@ import os
 import time
 import warnings
 
+from spdkthread import late
 from spdkthread.checks import check_integer
 from spdkthread.cores import allowed_cores
 from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError
 from spdkthread.forks import ReentrantLock
-from spdkthread.hooks import reactor_made
 from spdkthread.termination import Termination
 from spdkthread.weak_registry import WeakRegistry
 
@@ -31,8 +31,9 @@ def register_reactor(mine, name):
             name = next(free for number in numbers if (free := f"reactor_{mine.core}{number}") not in taken)
         mine._set_name(name)
         _reactors.add(mine)
-    for hook in tuple(reactor_made):
-        hook(mine)
+    # The first reactor opens an RPC server for its library.
+    if os.environ.get("SPDKTHREAD_RPC_SOCKET"):
+        late.find("open_rpc_socket")(mine.lib)
     return name
 
 

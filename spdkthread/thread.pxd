@@ -1,17 +1,4 @@
-"""SpdkThread: messages, pollers and states.
-
-From Cython the same calls, without the GIL and with C functions::
-
-    from spdkthread cimport SpdkThread, thread_send_native, RING_OK
-
-    cdef void hello(void *ctx) noexcept nogil:
-        ...
-
-    cdef SpdkThread thread = ...
-    with nogil:
-        if thread_send_native(&thread.c, hello, NULL, 0) != RING_OK:
-            ...
-"""
+"""SpdkThread: messages, pollers and states. An example of its use from Cython: ``__init__.pxd``."""
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t

@@ -60,6 +60,18 @@ from spdkthread.fd_group cimport (
     fd_group_wait,
 )
 from spdkthread.future cimport FutureCore, new_future
+from spdkthread.late cimport (
+    LATE_ACALL,
+    LATE_EXECUTOR,
+    LATE_GET_REACTOR,
+    LATE_IO_DEVICE,
+    LATE_SPAWN,
+    LATE_START_TRACE,
+    LATE_THREAD,
+    late,
+    late_fill,
+    late_found,
+)
 from spdkthread.lib cimport lib_or_default
 from spdkthread.undelivered cimport drop_message, message_name, visit_message, visit_waiting, waiting_names
 from spdkthread.native cimport NativeCall, native_message, native_poller, poller_fn
@@ -210,7 +222,6 @@ logger = logging.getLogger("spdkthread")
 
 cdef object NOTHING = object()          # no argument here
 cdef object ZERO = 0                    # the one small int 0 that there is
-cdef object io_device_type = None       # IoDevice, which stands on a higher floor
 cdef void *CLOSED_SLOT = <void *>1      # the critical slot of an exited thread
 cdef uint64_t END_OF_TIME = <uint64_t>1 << 63   # one period later is still a tick
 cdef uint64_t NO_DRIVER = 0
@@ -620,9 +631,7 @@ cdef class SpdkThread:
         -----
         **Thread safety:** any OS thread with a running asyncio loop, and every spawned coroutine.
         """
-        if acall is None:
-            load_upper_floor()
-        return acall(self, fn, args)
+        return late(LATE_ACALL)(self, fn, args)
 
     def spawn(self, coro):
         """Run a coroutine on this thread.
@@ -652,15 +661,11 @@ cdef class SpdkThread:
         -----
         **Thread safety:** any OS thread. The thread does not exit while a coroutine of its own has not ended.
         """
-        if spawn is None:
-            load_upper_floor()
-        return spawn(self, coro)
+        return late(LATE_SPAWN)(self, coro)
 
     def executor(self):
         """A ``concurrent.futures.Executor`` whose calls run on this thread, one after the other."""
-        from spdkthread.aio.executor import ThreadExecutor
-
-        return ThreadExecutor((self,))
+        return late(LATE_EXECUTOR)((self,))
 
     # From any OS thread: at once on this thread, by a message from elsewhere
 
@@ -845,9 +850,8 @@ cdef class SpdkThread:
         **Thread safety:** this thread only. Answers to ``spdk_get_io_channel``.
         """
         self._require_here("get_io_channel")
-        if io_device_type is None:
-            find_io_device_type()
-        if not isinstance(device, io_device_type):
+        io_device_type = late_found(LATE_IO_DEVICE)
+        if io_device_type is None or not isinstance(device, io_device_type):
             raise TypeError(f"device must be an IoDevice, got {type(device).__name__}")
         return device.get_io_channel()
 
@@ -2048,12 +2052,10 @@ register_blocker("iteration", lambda thread: [str(what) for what in thread._held
 register_blocker("unregistration", lambda thread: thread._awaited())
 
 
-cdef int find_io_device_type() except -1:
-    global io_device_type
-    from spdkthread.io_device import IoDevice
-
-    io_device_type = IoDevice
-    return 0
+cdef bint on_reactor() except -1:
+    """Whether this OS thread runs a reactor's loop."""
+    get_reactor = late_found(LATE_GET_REACTOR)
+    return get_reactor is not None and get_reactor() is not None
 
 
 cdef int poller_request(Poller poller, int what) except -1:
@@ -2325,47 +2327,6 @@ later poll. A pending timer keeps the thread from exiting. Answers to no functio
 """)
 
 
-cdef bint on_reactor() noexcept:
-    """Whether this OS thread belongs to a reactor."""
-    return reactor_mark()
-
-
-cdef extern from *:
-    """
-    static _Thread_local int st_reactor_mark = 0;
-    static inline int reactor_mark(void) { return st_reactor_mark; }
-    static inline void set_reactor_mark(int on) { st_reactor_mark = on; }
-    """
-    bint reactor_mark()
-    void set_reactor_mark(int on)
-
-
-def _on_reactor() -> bool:
-    """Whether this OS thread is a reactor's own."""
-    return reactor_mark()
-
-
-def _mark_reactor(on: bool):
-    """The calling OS thread is a reactor's own from now on, or not any more."""
-    set_reactor_mark(on)
-
-
-# What the floors above add, found when it is first used.
-
-cdef object acall = None
-cdef object spawn = None
-
-
-cdef int load_upper_floor() except -1:
-    global acall, spawn
-    from spdkthread.aio.acall import acall as found_acall
-    from spdkthread.aio.coroutine import spawn as found_spawn
-
-    acall = found_acall
-    spawn = found_spawn
-    return 0
-
-
 cdef str shorten(list names):
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
@@ -2402,7 +2363,6 @@ cdef int traverse(PyObject *owner, st_visitproc visit, void *arg) noexcept:
 st_replace_traverse(<PyObject *>SpdkThread, traverse)
 
 trace_enrol(&st_trace_word)
+late_fill(LATE_THREAD, SpdkThread)
 if os.environ.get("SPDKTHREAD_TRACE"):
-    from spdkthread.trace import start_from_environment
-
-    start_from_environment(os.environ["SPDKTHREAD_TRACE"])
+    late(LATE_START_TRACE)(os.environ["SPDKTHREAD_TRACE"])

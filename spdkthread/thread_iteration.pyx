@@ -5,6 +5,7 @@ import weakref
 from spdkthread.future cimport FutureCore, new_future
 from spdkthread.lib cimport ThreadLib, lib_or_default
 from spdkthread.cpython_ext cimport seal
+from spdkthread.late cimport LATE_FOR_EACH_THREAD, late_fill
 from spdkthread.thread cimport SpdkThread
 
 from spdkthread.error_log import describe
@@ -144,3 +145,4 @@ cdef class Iteration:
 
 
 seal(Iteration)
+late_fill(LATE_FOR_EACH_THREAD, for_each_thread)

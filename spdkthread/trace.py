@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy
 
-from spdkthread import trace_ring
+from spdkthread import late, trace_ring
 from spdkthread.checks import check_integer
 from spdkthread.error_log import describe
 from spdkthread.errors import SpdkThreadError
@@ -393,6 +393,9 @@ def start_from_environment(path: str) -> None:
             stop().save(path)
 
     atexit.register(save)
+
+
+late.fill("start_trace", start_from_environment)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,16 +1,21 @@
 """Waiting for a future: what it waits for, whether that can come, and when the wait says so."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from spdkthread.future import producer_awaited_by
+from spdkthread import late
 
-__all__ = ["Producer", "keep_waiting", "tell_while_waiting", "told_of_full_ring", "whereabouts"]
+__all__ = ["Producer", "awaited_producers", "keep_waiting", "tell_while_waiting", "told_of_full_ring", "whereabouts"]
 
 logger = logging.getLogger("spdkthread")
+
+# What each OS thread that waits for a future waits for: its number -> a weak reference to the future's producer, or None.
+awaited_producers: dict[int, Any] = {}
+os.register_at_fork(after_in_child=awaited_producers.clear)
 
 # A wait that has lasted so long says what it waits for, when that cannot come.
 WAIT_SAYS_AFTER_S = 1.0
@@ -70,7 +75,7 @@ def _why_unserved(one, marks: dict, path: tuple) -> str | None:
         return whereabouts(one) if marks.get(id(one)) == one._polls_so_far() else None
     if os_thread in path:
         return f"{whereabouts(one)}, whose OS thread is one of those that wait"
-    waited_for = producer_awaited_by(os_thread)
+    waited_for = awaited_producers.get(os_thread)
     producer = None if waited_for is None else waited_for()
     if producer is None:
         return None
@@ -169,9 +174,8 @@ def _timeout_text(future, reference, timeout_s: float, marks: dict) -> str:
 
 
 def _who_waits() -> str:
-    from spdkthread.reactor import get_reactor
-
-    reactor = get_reactor()
+    get_reactor = late.found("get_reactor")
+    reactor = None if get_reactor is None else get_reactor()
     name = threading.current_thread().name
     return f"OS thread {name!r}" if reactor is None else f"reactor {reactor.name!r} (core {reactor.core})"
 

@@ -24,6 +24,7 @@ from spdkthread.atomics cimport (
 from spdkthread.clock cimport st_ticks
 from spdkthread.aio.coroutine cimport in_coroutine
 from spdkthread.future cimport FUTURE_FINISHED, FutureCore, error_for_await, new_future
+from spdkthread.late cimport LATE_ACALL, late_fill
 from spdkthread.gil_handoff cimport gil_handoff_acquired, gil_handoff_released, gil_handoff_wait
 from spdkthread.aio.loop_future cimport await_by_sending
 from spdkthread.reactor cimport Reactor
@@ -274,6 +275,7 @@ def drop_in_context(args, why):
 special_message(run, name_of_call, drop_call)
 special_message(run_in_context, name_in_context, drop_in_context)
 trace_name_argument(run_in_context)
+late_fill(LATE_ACALL, acall)
 
 
 # Coming back

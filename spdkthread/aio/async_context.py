@@ -5,6 +5,7 @@ import logging
 import threading
 from concurrent.futures import Future
 
+from spdkthread import late
 from spdkthread.errors import AwaitError
 
 __all__ = ["async_start", "async_stop"]
@@ -58,3 +59,7 @@ async def async_stop(one) -> None:
 
     _require_loop(one)
     await asyncio.shield(asyncio.wrap_future(_begin(stop, "spdk_stop")))
+
+
+late.fill("async_start", async_start)
+late.fill("async_stop", async_stop)

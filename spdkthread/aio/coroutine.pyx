@@ -22,6 +22,7 @@ from spdkthread.future cimport (
     error_for_await,
     new_future_of,
 )
+from spdkthread.late cimport LATE_AWAIT_FUTURE, LATE_SPAWN, late_fill
 from spdkthread.poller cimport POLLER_WAITING
 from spdkthread.ring cimport RING_OK
 from spdkthread.cpython_ext cimport seal
@@ -1113,3 +1114,6 @@ seal(Coroutine)
 for kind in (Suspension, Sleep, Switch, FdWait, FutureWait, ThreadCoroutines):
     seal(kind)
 del kind
+
+late_fill(LATE_AWAIT_FUTURE, await_future)
+late_fill(LATE_SPAWN, spawn)

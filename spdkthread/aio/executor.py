@@ -7,6 +7,7 @@ from concurrent.futures import Executor, Future
 from concurrent.futures import wait as wait_for_all
 from typing import Any, ParamSpec, TypeVar
 
+from spdkthread import late
 from spdkthread.error_log import describe
 from spdkthread.errors import RingFullError, ThreadExitedError, WrongThreadError
 from spdkthread.future import FutureCore, make_future
@@ -273,3 +274,6 @@ def _chained(results):
         chunk.reverse()
         while chunk:
             yield chunk.pop()
+
+
+late.fill("executor", ThreadExecutor)

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 
+from spdkthread import late
 from spdkthread.errors import SpdkThreadError
 from spdkthread.lib import ThreadLib
 from spdkthread.rpc.server import Server
@@ -44,3 +45,4 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+late.fill("open_rpc_socket", open_once)
