@@ -57,6 +57,7 @@ from spdkthread.spinlock cimport (
     spinlock_unlock,
 )
 from spdkthread.thread cimport SpdkThread, thread_send_python
+from spdkthread.send cimport thread_send_native
 from spdkthread.thread_poll cimport (
     STEP_DONE,
     STEP_NATIVE,
@@ -70,6 +71,5 @@ from spdkthread.thread_poll cimport (
     thread_call_later,
     thread_cancel_timer,
     thread_s,
-    thread_send_native,
 )
 from spdkthread.timers cimport TIMER_NEVER

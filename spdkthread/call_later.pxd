@@ -47,7 +47,7 @@ cdef class Timer:
     cdef tuple _args                # None: no arguments
     cdef NativeCall _native
     cdef timer_cancel_fn request    # how its thread, on a higher floor, is asked
-    cdef Py_ssize_t place           # 1 + where it stands in the list of its thread; 0: not there
+    cdef Py_ssize_t list_position   # 1 + its index in the list of its thread; 0: not in it
     cdef object __weakref__
 
     cdef object release(self)

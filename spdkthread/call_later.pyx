@@ -115,19 +115,19 @@ cdef Timer new_timer(object thread, object fn, tuple args, NativeCall native):
 cdef int list_timer(list timers, Timer timer) except -1:
     """Its thread: keep the timer in the list of those that are pending."""
     timers.append(timer)
-    timer.place = PyList_GET_SIZE(timers)
+    timer.list_position = PyList_GET_SIZE(timers)
     return 0
 
 
 cdef int unlist_timer(list timers, Timer timer) except -1:
     """Its thread: take it out of the list; one swap, whatever its length. Nothing for one that is not in it."""
     cdef Timer last
-    if not timer.place:
+    if not timer.list_position:
         return 0
     with cython.critical_section(timers):       # `list` of it is one step on the side of those who look
         last = timers.pop()
         if last is not timer:
-            timers[timer.place - 1] = last
-            last.place = timer.place
-    timer.place = 0
+            timers[timer.list_position - 1] = last
+            last.list_position = timer.list_position
+    timer.list_position = 0
     return 0

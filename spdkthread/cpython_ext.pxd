@@ -1,10 +1,12 @@
-"""What Cython does not write for an extension type: a sealed constructor, and references in C memory for the collector.
+"""What Cython does not write: sealed constructors, references in C memory for the collector, the C API by raw pointers.
 
 A class whose objects only the library makes is sealed: ``X.__new__(X)`` from Python is refused, too, as such an object
 would have NULL and None where its methods expect more. Inside the class's own module ``X.__new__(X)`` goes past it.
 
 Cython writes a class's ``tp_traverse`` from its attributes. A module that has references elsewhere, in the slots of a
 ring say, puts a function of its own in its place, which calls what was there first. One class a module.
+
+The raw forms of `Py_INCREF` and its relatives take a pointer and leave the counting to the caller.
 """
 
 from cpython.object cimport PyObject
@@ -36,10 +38,31 @@ cdef extern from *:
     static inline int st_call_base_traverse(PyObject *self, st_visitproc visit, void *arg) {
         return st_base_traverse(self, visit, arg);
     }
+    #ifdef Py_GIL_DISABLED
+    #define ST_HAS_GIL 0
+    #else
+    #define ST_HAS_GIL 1
+    #endif
+    #define ST_TUPLE_ITEMS(tuple) (((PyTupleObject *)(tuple))->ob_item)
     #endif
     """
+    const bint HAS_GIL "ST_HAS_GIL"
+    void Py_INCREF_raw "Py_INCREF"(PyObject *) nogil
+    void Py_DECREF_raw "Py_DECREF"(PyObject *)
+    void Py_XDECREF_raw "Py_XDECREF"(PyObject *)
+    bint PyCallable_CheckRaw "PyCallable_Check"(PyObject *)
+    PyObject *const *tuple_items "ST_TUPLE_ITEMS"(object)
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+    object PyContext_CopyCurrent()
+    object PyContext_New()
     ctypedef int (*st_visitproc)(PyObject *, void *) noexcept
     ctypedef int (*st_traverseproc)(PyObject *, st_visitproc, void *) noexcept
     void seal "st_seal"(object type)
     void st_replace_traverse(PyObject *type, st_traverseproc replacement)
     int st_call_base_traverse(PyObject *self, st_visitproc visit, void *arg) noexcept
+
+
+cdef inline int pass_on() except -1:
+    """The exception that is set leaves the caller."""
+    return -1

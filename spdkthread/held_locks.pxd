@@ -10,7 +10,15 @@ Each thread lists the locks that it holds, newest first, so that one load after 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from spdkthread.atomics cimport st_atomic_ptr, st_atomic_u32, st_atomic_u64, st_storep_release, st_unlock
+from spdkthread.atomics cimport (
+    st_atomic_ptr,
+    st_atomic_u32,
+    st_atomic_u64,
+    st_loadp_relaxed,
+    st_storep_release,
+    st_unlock,
+)
+from spdkthread.cpython_ext cimport Py_XDECREF_raw
 
 cdef enum spinlock_error:
     SPIN_OK
@@ -49,3 +57,18 @@ cdef inline spinlock_s *spinlock_take_off(void **locks) noexcept nogil:
     st_storep_release(&lock.owner, NULL)
     st_unlock(&lock.word)
     return lock
+
+
+cdef inline void locks_abandon(void **locks, void *owner) noexcept:
+    """Release what a thread holds that is freed, for the threads that wait."""
+    cdef spinlock_s *lock = <spinlock_s *>locks[0]
+    cdef PyObject *kept
+    while lock != NULL:
+        if st_loadp_relaxed(&lock.owner) != owner:
+            locks[0] = NULL         # a thread of the child of a fork has taken it since
+            return
+        kept = lock.kept
+        lock.kept = NULL
+        spinlock_take_off(locks)
+        Py_XDECREF_raw(kept)
+        lock = <spinlock_s *>locks[0]

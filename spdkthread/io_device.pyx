@@ -415,7 +415,7 @@ cdef class IoDevice:
             if verdict == ADD_NO_MEMORY:
                 raise MemoryError(f"no memory for {channel!r}")
             self._refuse("get_io_channel")
-        thread.c.channels += 1
+        thread.c.blockers.channels += 1
         if st_tracing():
             trace_put(TRACE_CHANNEL_CREATE, thread.c.trace_number, st_cycles(), 0, trace_text(self.name), 0)
         try:
@@ -469,7 +469,7 @@ cdef class IoDevice:
         channel.c.ctx_size = 0
         channel.ctx = None
         channel._memory = None
-        channel.thread.c.channels -= 1
+        channel.thread.c.blockers.channels -= 1
         return self._ended(&self.c.live)
 
     def create_channel(self, channel):

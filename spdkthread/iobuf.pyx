@@ -23,32 +23,18 @@ from spdkthread.future cimport FUTURE_RUNNING, FutureCore, new_future
 from spdkthread.ring cimport (
     MSG_NATIVE,
     MSG_PYTHON,
-    RING_FULL,
-    RING_STOPPING,
     RING_OK,
-    ring_claim,
-    ring_publish,
     ring_slot,
-    ring_slot_at,
-    ring_spill_message,
 )
-from spdkthread.cpython_ext cimport seal
-from spdkthread.thread_poll cimport (
-    ATTENTION_SPILLED,
-    attention_set,
-    current_thread,
-    thread_s,
-    thread_wake,
-)
+from spdkthread.cpython_ext cimport Py_DECREF_raw, seal
+from spdkthread.send cimport send_own_message
+from spdkthread.thread_poll cimport current_thread, thread_s
 
 from spdkthread.checks import check_integer
 from spdkthread.errors import DeviceError
 from spdkthread.exit_blockers import register_blocker
 
 __all__ = ["IoBuf", "IoBufChannel", "IoBufPool"]
-
-cdef extern from *:
-    void Py_DECREF_raw "Py_DECREF"(PyObject *)
 
 cdef enum:
     MAX_COUNT = 1 << 30
@@ -78,28 +64,6 @@ def live_buffers() -> int:
 
 # The pool, under its lock.
 
-cdef int send_message(thread_s *thread, const ring_slot *message) noexcept nogil:
-    """A message of the library's own: where the ring has no room, it waits beside it."""
-    cdef uint64_t position
-    cdef ring_slot *slot
-    cdef int verdict = ring_claim(thread.ring, 1, RING_STOPPING, &position)
-    if verdict == RING_OK:
-        slot = ring_slot_at(thread.ring, position)
-        slot.kind = message.kind
-        slot.nargs = message.nargs
-        slot.fn = message.fn
-        slot.args[0] = message.args[0]
-        slot.args[1] = message.args[1]
-        ring_publish(slot, position)
-    elif verdict == RING_FULL:
-        verdict = ring_spill_message(thread.ring, message)
-        if verdict == RING_OK:
-            attention_set(thread, ATTENTION_SPILLED)
-    if verdict == RING_OK:
-        thread_wake(thread)
-    return verdict
-
-
 cdef void entry_arrived(void *ctx) noexcept nogil:
     """On the thread of a native entry."""
     cdef iobuf_entry *entry = <iobuf_entry *>ctx
@@ -125,7 +89,7 @@ cdef int send_buffer(iobuf_entry *entry, void *buffer) noexcept nogil:
         message.nargs = 1
         message.fn = entry.py_fn
         message.args[0] = entry.ctx
-    return send_message(thread, &message)
+    return send_own_message(thread, &message)
 
 
 cdef inline void unqueue(iobuf_class *kind, iobuf_entry *entry) noexcept nogil:
@@ -267,7 +231,7 @@ cdef void ask_for_caches(iobuf_pool_s *pool) noexcept nogil:
         if not home.asked:
             message.args[0] = home
             home.asked = True
-            if send_message(home.thread, &message) != RING_OK:
+            if send_own_message(home.thread, &message) != RING_OK:
                 home.asked = False
                 pool.unasked = True
         home = home.next

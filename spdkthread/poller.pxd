@@ -54,7 +54,7 @@ cdef class Poller:
     cdef NativeCall _native
     cdef poller_request_fn request  # how its thread, on a higher floor, is asked
     cdef int wanted                 # what a request that waits in the overflow list is to do
-    cdef Py_ssize_t place           # 1 + where it stands in the list of its thread; 0: not registered
+    cdef Py_ssize_t list_position   # 1 + its index in the list of its thread; 0: not registered
     cdef object __weakref__
 
     cdef int _ask(self, int what) except -1

@@ -371,7 +371,7 @@ cdef bint thread_is_drained(thread_s *thread) noexcept nogil:
         not thread.polling
         and ring_pending(thread.ring) == 0
         and thread.batch_next == thread.batch_count
-        and thread.holds == 0
+        and thread.blockers.operations == 0
         and <size_t>critical <= 1
     )
 

@@ -31,9 +31,11 @@ The receiver's reads of a slot happen before C, hence (D, E, F) before the next 
 orders nothing and is relaxed.
 """
 
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from spdkthread.atomics cimport (
+    st_add_relaxed,
     st_atomic_u32,
     st_atomic_u64,
     st_cas_relaxed,
@@ -42,6 +44,7 @@ from spdkthread.atomics cimport (
     st_store_relaxed,
     st_store_release,
 )
+from spdkthread.cpython_ext cimport Py_INCREF_raw
 
 
 cdef extern from *:
@@ -211,8 +214,30 @@ cdef inline int ring_claim(message_ring *ring, uint64_t count, uint64_t passes, 
             return RING_OK
 
 
+cdef inline int ring_reserve(message_ring *ring, uint64_t passes, uint64_t *position) noexcept nogil:
+    """`ring_claim` of one slot for a message that is refused when the ring is full: that counts."""
+    cdef int verdict = ring_claim(ring, 1, passes, position)
+    if verdict == RING_FULL:
+        st_add_relaxed(&ring.refused, 1)
+    return verdict
+
+
 cdef inline ring_slot *ring_slot_at(message_ring *ring, uint64_t position) noexcept nogil:
     return &ring.slots[position & ring.mask]
+
+
+cdef inline void ring_fill(
+    ring_slot *slot, uint32_t kind, PyObject *fn, PyObject *const *args, Py_ssize_t count
+) noexcept:
+    """Write a Python call into a slot that was claimed, with a reference of each object."""
+    cdef Py_ssize_t index
+    slot.kind = kind
+    slot.nargs = <uint32_t>count
+    Py_INCREF_raw(fn)
+    slot.fn = fn
+    for index in range(count):
+        Py_INCREF_raw(args[index])
+        slot.args[index] = args[index]
 
 
 cdef inline void ring_publish(ring_slot *slot, uint64_t position) noexcept nogil:

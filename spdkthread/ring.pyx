@@ -1,7 +1,6 @@
 """The message ring: many senders, one receiver, slots that hold the message itself. See ``ring.pxd``."""
 
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from spdkthread.alloc cimport core_calloc, core_discard, core_free, core_map, core_unmap
@@ -22,6 +21,7 @@ from spdkthread.atomics cimport (
     st_store_release,
     st_sub_relaxed,
 )
+from spdkthread.cpython_ext cimport Py_XDECREF_raw
 from spdkthread.forks cimport spin_lock, spin_unlock
 
 from spdkthread.checks import check_integer
@@ -371,8 +371,8 @@ cdef class MessageRing:
         if self.ring == NULL:
             return
         while ring_take(self.ring, &message, 1):
-            Py_XDECREF(<PyObject *>message.fn)
-            Py_XDECREF(<PyObject *>message.args[0])
+            Py_XDECREF_raw(<PyObject *>message.fn)
+            Py_XDECREF_raw(<PyObject *>message.args[0])
         ring_destroy(self.ring)
 
     def __len__(self):
@@ -391,16 +391,11 @@ cdef class MessageRing:
         """
         cdef uint64_t position
         cdef ring_slot *slot
-        if ring_claim(self.ring, 1, 0, &position) != RING_OK:
-            st_add_relaxed(&self.ring.refused, 1)
+        cdef PyObject *packed = <PyObject *>args
+        if ring_reserve(self.ring, 0, &position) != RING_OK:
             return False
-        Py_INCREF(fn)
-        Py_INCREF(args)
         slot = ring_slot_at(self.ring, position)
-        slot.kind = MSG_PYTHON_TUPLE
-        slot.nargs = 1
-        slot.fn = <void *>fn
-        slot.args[0] = <void *>args
+        ring_fill(slot, MSG_PYTHON_TUPLE, <PyObject *>fn, &packed, 1)
         ring_publish(slot, position)
         return True
 
@@ -417,8 +412,8 @@ cdef class MessageRing:
             return None
         cdef object fn = <object>message.fn
         cdef object args = <object>message.args[0]
-        Py_XDECREF(<PyObject *>message.fn)
-        Py_XDECREF(<PyObject *>message.args[0])
+        Py_XDECREF_raw(<PyObject *>message.fn)
+        Py_XDECREF_raw(<PyObject *>message.args[0])
         return (fn, *args)
 
     @property

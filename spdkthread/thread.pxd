@@ -5,10 +5,12 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.atomics cimport st_atomic_u64
 from spdkthread.call_later cimport Timer
-from spdkthread.fd_handler cimport FdHandler
+from spdkthread.driver cimport driver_s
+from spdkthread.exit_blockers cimport NamedBlockers
+from spdkthread.fd_handler cimport FdHandlers
 from spdkthread.lib cimport ThreadLib
 from spdkthread.poller cimport Poller
-from spdkthread.thread_poll cimport thread_s
+from spdkthread.thread_struct cimport thread_s
 
 
 cdef class SpdkThread:
@@ -17,21 +19,16 @@ cdef class SpdkThread:
     cdef readonly str name
     cdef readonly uint64_t id
     cdef object _cpumask
-    cdef list _pollers              # in any order; each knows its place
+    cdef list _pollers              # in any order; each knows its index
     cdef list _timers               # pending ones, as the pollers
     cdef public dict _channels      # IoChannel -> None, in the order of creation
-    cdef dict _held                 # what holds it -> how often
-    cdef dict _awaits               # what it waits for -> None
-    cdef public dict _fd_handlers   # fd -> FdHandler
-    cdef uint32_t _fd_registrations     # ever made, see FdHandler.tag
-    cdef object _fd_running         # the FdHandler that runs, for the watchdog
+    cdef NamedBlockers _blockers    # the iterations, unregistrations and event loops that keep it
+    cdef readonly FdHandlers _fds
     cdef public object _coroutines  # ThreadCoroutines, once one was spawned here
     cdef object _owner              # the Reactor or EventLoop that it belongs to; None: its user
     cdef object _reactor            # its owner, when that is a Reactor
     cdef readonly object _weak      # a weak reference to itself, for futures
-    cdef uint64_t _next_poller_id
-    cdef st_atomic_u64 _driver      # OS thread that polls it or has entered it; NO_DRIVER; DRIVEN_BY_REACTOR
-    cdef uint32_t _driver_depth
+    cdef driver_s _driver
     cdef list _entered
     cdef uint32_t _entered_before_poll
     cdef public bint _bound
@@ -46,39 +43,30 @@ cdef class SpdkThread:
     cdef bint _dead                 # in the child of a fork
     cdef object __weakref__
 
-    cdef int _send(self, object fn, object a, object b, object c, object d, tuple more) except -1
-    cdef int _try_post_tuple(self, object fn, tuple args, uint64_t passes) except -1
-    cdef bint _post_now(self, object fn, tuple args) except -1
-    cdef int _post_tuple(self, object fn, tuple args, uint64_t passes) except -1
-    cdef int _send_lib(self, object fn, tuple args, uint64_t passes) except -1
+    cdef int _send(self, object fn, object a, object b, object c, object d) except -1
     cdef int _send_one(self, object fn, object a) except -1
+    cdef bint _post_now(self, object fn, tuple args) except -1
+    cdef int _send_own(self, object fn, object a, uint64_t passes) except -1
     cdef int _post(self, object fn, object a) except -1
-    cdef object _refuse(self, int verdict)
-    cdef uint64_t _passes(self) noexcept
-    cdef Py_ssize_t _send_items(self, object fn, tuple items) except -1
+    cdef int _send_lib(self, object fn, tuple args, uint64_t passes) except -1
+    cdef int _refuse(self, int verdict) except -1
     cdef int _check_ready(self) except -1
-    cdef int _add(self, Poller poller) except -1
     cdef int _request(self, int what, Poller poller) except -1
+    cdef bint _send_request(self, int what, Poller poller) except -1
     cdef int _request_beside(self, int what, Poller poller) except -1
-    cdef int _act(self, int what, Poller poller) except -1
-    cdef int _forget(self, Poller poller) except -1
     cdef bint _has_active(self) noexcept
     cdef object _start_timer(self, Timer timer, uint64_t delay)
     cdef int _add_timer(self, Timer timer, bint next_poll) except -1
     cdef int _drop_timer(self, Timer timer) except -1
-    cdef int _pause(self, Poller poller) except -1
-    cdef int _resume(self, Poller poller) except -1
-    cdef int _unregister(self, Poller poller) except -1
     cdef int _require_here(self, str what) except -1
     cdef int _claim_driver(self) except -1
     cdef int _refuse_driver(self, uint64_t driver) except -1
     cdef void _release_driver(self) noexcept
     cdef Poller _new_poller(self, object period_us, object name, bint fixed_rate)
     cdef Poller _register(self, Poller poller)
-    cdef int _fd_unlink_native(self, FdHandler handler) except -1
-    cdef int _run_fd(self, FdHandler handler) except -1
     cdef int _poll(self, uint32_t limit, uint64_t now, bint now_given) noexcept
     cdef bint _is_here(self) noexcept
+    cdef object _next_deadline(self, bint timers_too)
     cdef void _account(self, uint64_t start) noexcept
 
 

@@ -10,26 +10,20 @@ import weakref
 from operator import attrgetter
 
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyCallable_Check, PyObject
 from cpython.ref cimport Py_INCREF
-from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from cpython.tuple cimport PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from spdkthread.atomics cimport (
     st_add_relaxed,
     st_atomic_u64,
-    st_cas_acq_rel,
     st_casp_acq_rel,
-    st_exchangep,
     st_load32_acquire,
     st_load32_relaxed,
     st_load_acquire,
     st_load_relaxed,
     st_loadp_acquire,
-    st_loadp_relaxed,
-    st_pause,
-    st_store32_relaxed,
     st_store32_release,
     st_store_relaxed,
     st_store_release,
@@ -44,22 +38,33 @@ from spdkthread.clock cimport (
     delay_to_ticks,
     never_less,
     period_to_ticks,
-    st_cycles,
 )
-from spdkthread.fd_handler cimport FdHandler
-from spdkthread.fd_group cimport (
-    FD_BATCH,
-    fd_event,
-    fd_is_open,
-    fd_group_add,
-    fd_group_change,
-    fd_group_open,
-    fd_set_part,
-    fd_group_remove,
-    fd_set_replace,
-    fd_group_wait,
+from spdkthread.cpython_ext cimport (
+    HAS_GIL,
+    PyCallable_CheckRaw,
+    Py_DECREF_raw,
+    pass_on,
+    st_call_base_traverse,
+    st_replace_traverse,
+    st_visitproc,
+    tuple_items,
 )
+from spdkthread.driver cimport (
+    DRIVER_NONE,
+    DRIVER_REACTOR,
+    PyThread_get_thread_ident,
+    driver_claim,
+    driver_from_reactor,
+    driver_is_here,
+    driver_read_begin,
+    driver_read_end,
+    driver_release,
+    driver_to_reactor,
+)
+from spdkthread.exit_blockers cimport BLOCKER_LOOP, BLOCKER_OPERATION, BLOCKER_UNREGISTRATION, NamedBlockers
+from spdkthread.fd_handler cimport FdHandler, FdHandlers
 from spdkthread.future cimport FutureCore, new_future
+from spdkthread.held_locks cimport locks_abandon
 from spdkthread.late cimport (
     LATE_ACALL,
     LATE_EXECUTOR,
@@ -73,71 +78,42 @@ from spdkthread.late cimport (
     late_found,
 )
 from spdkthread.lib cimport lib_or_default
-from spdkthread.undelivered cimport drop_message, message_name, visit_message, visit_waiting, waiting_names
 from spdkthread.native cimport NativeCall, native_message, native_poller, poller_fn
 from spdkthread.pointer_map cimport map_free
-from spdkthread.poller cimport (
-    POLLER_NOTHING,
-    POLLER_PAUSE,
-    POLLER_PAUSED,
-    POLLER_RESUME,
-    POLLER_RUNNING,
-    POLLER_UNREGISTER,
-    POLLER_UNREGISTERED,
-    POLLER_WAITING,
-    Poller,
-    new_poller,
-)
+from spdkthread.poller cimport POLLER_NOTHING, POLLER_UNREGISTER, POLLER_UNREGISTERED, Poller, new_poller
+from spdkthread.poller_lists cimport poller_act, poller_add
 from spdkthread.ring cimport (
     MSG_NATIVE,
     MSG_PYTHON,
     MSG_PYTHON_TUPLE,
     RING_FULL,
-    RING_STOPPING,
-    RING_IS_STOPPING,
     RING_IS_CLOSED,
+    RING_IS_STOPPING,
     RING_OK,
+    RING_STOPPING,
     ring_capacity_for,
-    ring_claim,
     ring_close,
     ring_create,
     ring_destroy,
     ring_high_water,
     ring_pending,
-    ring_publish,
     ring_shut,
     ring_slot,
-    ring_slot_at,
-    ring_spill_message,
-    ring_take,
-    ring_take_spilled,
     ring_wait_for_room,
     ring_want_room,
 )
-from spdkthread.held_locks cimport spinlock_s, spinlock_take_off
+from spdkthread.send cimport (
+    raise_refusal,
+    send_call,
+    send_each,
+    send_native,
+    send_own,
+    send_refused,
+    send_try,
+    thread_wake,
+)
 from spdkthread.thread_poll cimport (
-    ATTENTION_CRITICAL,
-    ATTENTION_SPILLED,
-    BATCH_SIZE,
-    STEP_DONE,
-    STAGE_ACTIVE,
-    STAGE_FDS,
-    STAGE_MESSAGES,
-    STAGE_TIMED,
-    STEP_NATIVE,
-    STEP_PYTHON,
-    STEP_RAISED,
-    THREAD_EXITED,
-    THREAD_EXITING,
-    THREAD_RUNNING,
-    active_append,
-    active_count_running,
-    active_pause,
-    active_resume,
-    active_unlink,
-    attention_set,
     current_thread,
-    fd_native_s,
     drop_garbage,
     fds_look,
     poll_attached,
@@ -145,38 +121,36 @@ from spdkthread.thread_poll cimport (
     poll_detached,
     poll_end,
     poll_needed,
-    poller_arm,
-    poller_arm_again,
     pollers_next,
-    report_locks,
     set_current,
-    thread_s,
-    thread_wake,
     timer_add,
     timer_claim,
     timer_remove,
     timers_next,
     timers_ready,
 )
-from spdkthread.timers cimport (
-    TIMER_NEVER,
-    timer_cancel,
-    timer_glance,
-    timer_insert,
-    timer_queue_free,
-    timer_queue_init,
+from spdkthread.thread_struct cimport (
+    ATTENTION_CRITICAL,
+    BATCH_SIZE,
+    CRITICAL_CLOSED,
+    STAGE_ACTIVE,
+    STAGE_FDS,
+    STAGE_MESSAGES,
+    STAGE_TIMED,
+    STEP_DONE,
+    STEP_NATIVE,
+    STEP_PYTHON,
+    STEP_RAISED,
+    THREAD_EXITED,
+    THREAD_EXITING,
+    THREAD_RUNNING,
+    attention_set,
+    critical_waiting,
+    thread_s,
 )
-from spdkthread.trace_ring cimport (
-    TRACE_FD,
-    TRACE_SEND,
-    st_trace_word,
-    st_tracing,
-    trace_enrol,
-    trace_key,
-    trace_number,
-    trace_put,
-)
-from spdkthread.cpython_ext cimport st_call_base_traverse, st_replace_traverse, st_visitproc
+from spdkthread.timers cimport TIMER_NEVER, timer_glance, timer_queue_free
+from spdkthread.trace_ring cimport st_trace_word, st_tracing, trace_enrol, trace_number
+from spdkthread.undelivered cimport drop_undelivered, message_name, undelivered_names, visit_undelivered
 
 from spdkthread.checks import check_integer, check_timeout
 from spdkthread.cores import parse_cores
@@ -201,32 +175,14 @@ from spdkthread.waiting import told_of_full_ring, whereabouts
 
 __all__ = ["SpdkThread", "get_thread"]
 
-cdef extern from *:
-    """
-    #ifdef Py_GIL_DISABLED
-    #define ST_HAS_GIL 0
-    #else
-    #define ST_HAS_GIL 1
-    #endif
-    #define ST_TUPLE_ITEMS(tuple) (((PyTupleObject *)(tuple))->ob_item)
-    """
-    uint64_t PyThread_get_thread_ident() nogil
-    const bint HAS_GIL "ST_HAS_GIL"
+cdef extern from "unistd.h":
     int close(int fd) nogil
-    void Py_DECREF_raw "Py_DECREF"(PyObject *)
-    void Py_INCREF_raw "Py_INCREF"(PyObject *)
-    bint PyCallable_CheckRaw "PyCallable_Check"(PyObject *)
-    PyObject *const *tuple_items "ST_TUPLE_ITEMS"(object)
 
 logger = logging.getLogger("spdkthread")
 
 cdef object NOTHING = object()          # no argument here
 cdef object ZERO = 0                    # the one small int 0 that there is
-cdef void *CLOSED_SLOT = <void *>1      # the critical slot of an exited thread
 cdef uint64_t END_OF_TIME = <uint64_t>1 << 63   # one period later is still a tick
-cdef uint64_t NO_DRIVER = 0
-cdef uint64_t BEING_READ = <uint64_t>-2          # for a moment, by `next_poller_expiration`
-cdef uint64_t DRIVEN_BY_REACTOR = <uint64_t>-1  # PYTHREAD_INVALID_THREAD_ID: no OS thread has it
 cdef st_atomic_u64 live
 
 requests_lock = ReentrantLock()
@@ -248,18 +204,6 @@ def get_thread() -> SpdkThread | None:
     """
     cdef thread_s *thread = current_thread()
     return None if thread == NULL else <object>thread.owner
-
-
-cdef inline void fill(ring_slot *slot, uint32_t kind, uint32_t nargs, PyObject *fn) noexcept:
-    slot.kind = kind
-    slot.nargs = nargs
-    slot.fn = fn
-    Py_INCREF(<object>fn)
-
-
-cdef inline void put_argument(ring_slot *slot, int index, object argument) noexcept:
-    Py_INCREF(argument)
-    slot.args[index] = <void *>argument
 
 
 cdef class SpdkThread:
@@ -304,16 +248,17 @@ cdef class SpdkThread:
         self._pollers = []
         self._timers = []
         self._channels = {}
-        self._held = {}
-        self._awaits = {}
-        self._fd_handlers = {}
+        self._blockers = NamedBlockers.__new__(NamedBlockers)
+        self._blockers.c = &self.c.blockers
+        self._fds = FdHandlers.__new__(FdHandlers)
+        self._fds.c = &self.c
         self._entered = []
         self._weak = weakref.ref(self)
         self.c.owner = <PyObject *>self
         self.c.timer_list = <PyObject *>self._timers
+        self.c.poller_list = <PyObject *>self._pollers
         self.c.timer_deadline = TIMER_NEVER
         self.c.trace_number = trace_number()
-        self._next_poller_id = 1
 
     def __init__(self, name=None, *, cpumask=None, ring_size=4096, poller_policy="one", lib=None):
         cdef uint64_t capacity
@@ -353,8 +298,7 @@ cdef class SpdkThread:
             logger.error("%r ended with channels that were never destroyed: %s", self, left)
 
     def __dealloc__(self):
-        while self.c.locks_held != NULL:
-            let_go_of_lock(&self.c)
+        locks_abandon(&self.c.locks_held, &self.c)
         timer_queue_free(&self.c.timers)
         timer_queue_free(&self.c.later)
         map_free(&self.c.channel_map)
@@ -379,7 +323,7 @@ cdef class SpdkThread:
 
     def __exit__(self, *exc_info):
         cdef SpdkThread outer
-        if not self._entered or st_load_acquire(&self._driver) != PyThread_get_thread_ident():
+        if not self._entered or not driver_is_here(&self._driver):
             raise WrongThreadError(f"{self!r} was not entered on this OS thread")
         if current_thread() != NULL and not self._is_here():
             raise WrongThreadError(
@@ -480,11 +424,15 @@ cdef class SpdkThread:
         **Thread safety:** any OS thread.
         """
         cdef Py_ssize_t taken
+        cdef int verdict
         self._check_ready()
         if not PyCallable_Check(fn):
             raise TypeError(f"a message to {self!r} must be callable, got {type(fn).__name__}")
         if isinstance(args, (list, tuple)):
-            return self._send_items(fn, tuple(args))
+            taken = send_each(&self.c, <PyObject *>fn, tuple(args), &verdict)
+            if taken == 0 and verdict != RING_OK and verdict != RING_FULL:
+                self._refuse(verdict)
+            return taken
         taken = 0
         items = iter(args)
         while ring_pending(self.c.ring) < self.c.ring.capacity and not st_load_relaxed(&self.c.ring.overflow):
@@ -492,7 +440,7 @@ cdef class SpdkThread:
                 item = next(items)
             except StopIteration:
                 return taken
-            verdict = self._send(fn, item, NOTHING, NOTHING, NOTHING, ())
+            verdict = self._send_one(fn, item)
             if verdict == RING_FULL:
                 # Another sender was faster. The item has left its iterator and must not be lost.
                 self._send_lib(fn, (item,), 0)
@@ -501,7 +449,7 @@ cdef class SpdkThread:
                     return taken
                 self._refuse(verdict)
             taken += 1
-        st_add_relaxed(&self.c.ring.refused, 1)
+        send_refused(&self.c)
         return taken
 
     def send_critical_msg(self, fn) -> None:
@@ -522,12 +470,12 @@ cdef class SpdkThread:
         self._check_ready()
         if not PyCallable_Check(fn):
             raise TypeError(f"a critical message to {self!r} must be callable, got {type(fn).__name__}")
-        if st_load_relaxed(&self.c.ring.tail) & RING_STOPPING and not self._passes():
+        if st_load_relaxed(&self.c.ring.tail) & RING_STOPPING and current_thread() == NULL:
             self._refuse(RING_IS_STOPPING)
         Py_INCREF(fn)
         if not st_casp_acq_rel(&self.c.critical, NULL, <void *>fn):
             Py_DECREF_raw(<PyObject *>fn)
-            if st_loadp_acquire(&self.c.critical) == CLOSED_SLOT:
+            if st_loadp_acquire(&self.c.critical) == <void *>CRITICAL_CLOSED:
                 self._refuse(RING_IS_CLOSED)
             raise RingFullError(
                 f"the critical slot of {whereabouts(self)} is taken: there is one, and an earlier message waits in it"
@@ -562,25 +510,13 @@ cdef class SpdkThread:
         the object that keeps things alive.
         """
         cdef NativeCall call = native_message(fn, ctx)
-        cdef uint64_t position = 0
-        cdef ring_slot *slot
         cdef int verdict
         self._check_ready()
-        verdict = ring_claim(self.c.ring, 1, self._passes(), &position)
+        Py_INCREF(call)
+        verdict = send_native(&self.c, call.fn, call.ctx, <PyObject *>call)
         if verdict != RING_OK:
-            if verdict == RING_FULL:
-                st_add_relaxed(&self.c.ring.refused, 1)
+            Py_DECREF_raw(<PyObject *>call)
             self._refuse(verdict)
-        slot = ring_slot_at(self.c.ring, position)
-        slot.kind = MSG_NATIVE
-        slot.nargs = 0
-        slot.fn = call.fn
-        slot.args[0] = call.ctx
-        put_argument(slot, 1, call)
-        ring_publish(slot, position)
-        if st_tracing():
-            trace_send(&self.c, position)
-        thread_wake(&self.c)
 
     def call(self, fn, *args):
         """Have ``fn(*args)`` run on this thread and return a future of its result.
@@ -603,7 +539,7 @@ cdef class SpdkThread:
         if not PyCallable_Check(fn):
             raise TypeError(f"a call on {self!r} must be callable, got {type(fn).__name__}")
         future = new_future(self._weak)
-        verdict = self._send(run_call, future, fn, args, NOTHING, ())
+        verdict = self._send(run_call, future, fn, args, NOTHING)
         if verdict != RING_OK:
             self._refuse(verdict)
         return future
@@ -787,7 +723,7 @@ cdef class SpdkThread:
         before the descriptor is closed. Answers to ``spdk_interrupt_register``.
         """
         self._check_ready()
-        handler = make_handler(self, fd, fn, events, name)
+        cdef FdHandler handler = make_handler(self, fd, fn, events, name)
         if self._is_here():
             self._fd_add(handler)
         else:
@@ -956,26 +892,18 @@ cdef class SpdkThread:
 
     cdef int _claim_driver(self) except -1:
         """Be the one OS thread that touches this thread's state; as often as it likes."""
-        cdef uint64_t me = PyThread_get_thread_ident()
-        cdef uint64_t found = NO_DRIVER
-        # Acquires what the driver before did; its release is the store in `_release_driver` or `_give_up`.
-        while st_load_relaxed(&self._driver) != me and not st_cas_acq_rel(&self._driver, &found, me):
-            if found != BEING_READ:
-                self._refuse_driver(found)
-            found = NO_DRIVER
-            st_pause()
-        self._driver_depth += 1
+        cdef uint64_t driver = driver_claim(&self._driver)
+        if driver != DRIVER_NONE:
+            self._refuse_driver(driver)
         return 0
 
     cdef void _release_driver(self) noexcept:
-        self._driver_depth -= 1
-        if self._driver_depth == 0:
-            st_store_release(&self._driver, NO_DRIVER)
+        driver_release(&self._driver)
 
     cdef int _refuse_driver(self, uint64_t driver) except -1:
-        """Raise what says who the driver is."""
+        """Raise an error that names the driver."""
         owner = self._owned_by()
-        if driver == DRIVEN_BY_REACTOR:
+        if driver == DRIVER_REACTOR:
             raise WrongThreadError(f"{self!r} is polled by {describe(owner)}")
         names = [repr(one.name) for one in threading.enumerate() if one.ident == driver]
         where = f"OS thread {names[0] if names else driver}"
@@ -1011,7 +939,7 @@ cdef class SpdkThread:
         self._refuse_owner(owner, refusal)
         self._claim_driver()
         try:
-            if self._driver_depth > 1:
+            if self._driver.depth > 1:
                 raise WrongThreadError(
                     f"{self!r} cannot be given to {describe(owner)} while it is entered or being polled"
                 )
@@ -1023,8 +951,7 @@ cdef class SpdkThread:
             self._release_driver()
             raise
         if polls:
-            self._driver_depth = 0
-            st_store_release(&self._driver, DRIVEN_BY_REACTOR)
+            driver_to_reactor(&self._driver)
         else:
             self._release_driver()
 
@@ -1040,132 +967,64 @@ cdef class SpdkThread:
         polled = self._placed_on() is not None
         self._place(None, None)
         if polled:
-            st_store_release(&self._driver, NO_DRIVER)
+            driver_from_reactor(&self._driver)
 
-    # Inside: sending
+    # Inside: sending. What the upper layers send is listed in send.pxd.
 
-    cdef int _send(self, object fn, object a, object b, object c, object d, tuple more) except -1:
-        """Put a call into the ring, its arguments ending at the first NOTHING; RING_OK or why not."""
+    cdef int _send(self, object fn, object a, object b, object c, object d) except -1:
+        """`send_msg`, the arguments ending at the first NOTHING; RING_OK or why not."""
         cdef PyObject *args[4]
         cdef Py_ssize_t count = 0
-        if more:
-            return self._post_tuple(fn, (a, b, c, d) + more, 0)
         args[0] = <PyObject *>a
         args[1] = <PyObject *>b
         args[2] = <PyObject *>c
         args[3] = <PyObject *>d
         while count < 4 and args[count] != <PyObject *>NOTHING:
             count += 1
-        return post(self, <PyObject *>fn, args, count)
-
-    cdef uint64_t _passes(self) noexcept:
-        """The flags of the ring that do not stop the caller: on an SpdkThread it is not outside."""
-        return RING_STOPPING if current_thread() != NULL else 0
-
-    cdef int _post_tuple(self, object fn, tuple args, uint64_t passes) except -1:
-        """Put a call with its arguments in a tuple into the ring; RING_OK or why not. Full counts as a refusal."""
-        cdef int verdict = self._try_post_tuple(fn, args, passes)
-        if verdict == RING_FULL:
-            st_add_relaxed(&self.c.ring.refused, 1)
-        return verdict
-
-    cdef int _try_post_tuple(self, object fn, tuple args, uint64_t passes) except -1:
-        cdef uint64_t position
-        cdef ring_slot *slot
-        cdef int verdict
-        self._check_ready()
-        verdict = ring_claim(self.c.ring, 1, passes | self._passes(), &position)
-        if verdict != RING_OK:
-            return verdict
-        slot = ring_slot_at(self.c.ring, position)
-        fill(slot, MSG_PYTHON_TUPLE, 1, <PyObject *>fn)
-        put_argument(slot, 0, args)
-        ring_publish(slot, position)
-        if st_tracing():
-            trace_send(&self.c, position)
-        thread_wake(&self.c)
-        return RING_OK
-
-    cdef int _send_lib(self, object fn, tuple args, uint64_t passes) except -1:
-        """Send one of the library's own messages: it cannot fail for want of room, and keeps the sender's order."""
-        self._check_ready()
-        return send_or_spill(self, fn, args, MSG_PYTHON_TUPLE, passes | self._passes())
+        return send_msg(self, <PyObject *>fn, args, count)
 
     cdef int _send_one(self, object fn, object a) except -1:
         """`send_msg` of ``fn(a)``: RING_OK or why not."""
-        return self._send(fn, a, NOTHING, NOTHING, NOTHING, ())
+        return self._send(fn, a, NOTHING, NOTHING, NOTHING)
 
     cdef bint _post_now(self, object fn, tuple args) except -1:
         """`try_send_msg` of ``fn(*args)``."""
-        cdef int verdict = post(self, <PyObject *>fn, tuple_items(args), PyTuple_GET_SIZE(args))
+        cdef int verdict = send_msg(self, <PyObject *>fn, tuple_items(args), PyTuple_GET_SIZE(args))
         if verdict == RING_OK:
             return True
         if verdict != RING_FULL:
             self._refuse(verdict)
         return False
 
+    cdef int _send_own(self, object fn, object a, uint64_t passes) except -1:
+        """Send a message of the library's own, ``fn(a)``, which cannot fail for want of room."""
+        cdef PyObject *arg = <PyObject *>a
+        cdef int verdict = send_own(&self.c, MSG_PYTHON, <PyObject *>fn, &arg, 1, passes)
+        if verdict != RING_OK:
+            self._refuse(verdict)
+        return 0
+
     cdef int _post(self, object fn, object a) except -1:
-        """`_send_lib` of ``fn(a)`` with `a` in the slot, also while the thread is being stopped."""
-        return send_or_spill(self, fn, a, MSG_PYTHON, RING_STOPPING)
+        """`_send_own`, also while the thread is being stopped."""
+        return self._send_own(fn, a, RING_STOPPING)
+
+    cdef int _send_lib(self, object fn, tuple args, uint64_t passes) except -1:
+        """`_send_own` of ``fn(*args)``."""
+        cdef PyObject *packed = <PyObject *>args
+        cdef int verdict
+        self._check_ready()
+        verdict = send_own(&self.c, MSG_PYTHON_TUPLE, <PyObject *>fn, &packed, 1, passes)
+        if verdict != RING_OK:
+            self._refuse(verdict)
+        return 0
 
     def _send_library_msg(self, fn, *args) -> None:
-        """`_send_lib` for the floors above, also while the thread is being stopped."""
+        """`_send_lib`, also while the thread is being stopped."""
         self._send_lib(fn, args, RING_STOPPING)
 
-    cdef object _refuse(self, int verdict):
+    cdef int _refuse(self, int verdict) except -1:
         """Raise what a refused send means."""
-        if verdict == RING_FULL:
-            raise RingFullError(
-                f"the ring of {whereabouts(self)} is full: {self.c.ring.capacity} messages wait. Send less, wait for "
-                "room with send_msg_wait(), or give the thread a larger ring_size"
-            )
-        if verdict == RING_IS_CLOSED:
-            raise ThreadExitedError(
-                f"{whereabouts(self)}, takes no messages any more: send before exit(), or to another"
-            )
-        if verdict == RING_IS_STOPPING:
-            raise ThreadExitedError(
-                f"{whereabouts(self)}, is being stopped with its reactor and takes nothing from outside: send before "
-                "stop()"
-            )
-        raise MemoryError(f"no memory for a message to {self!r}")
-
-    cdef Py_ssize_t _send_items(self, object fn, tuple items) except -1:
-        """`send_many` of a tuple: one compare-and-swap for many slots."""
-        cdef Py_ssize_t total = PyTuple_GET_SIZE(items)
-        cdef Py_ssize_t taken = 0
-        cdef Py_ssize_t index
-        cdef uint64_t position = 0, room
-        cdef uint64_t passes = self._passes()
-        cdef uint64_t want
-        cdef ring_slot *slot
-        cdef int verdict = RING_OK
-        while taken < total:
-            # In pieces, so that the receiver need not wait for the whole.
-            want = min(<uint64_t>(total - taken), <uint64_t>256, self.c.ring.capacity)
-            verdict = ring_claim(self.c.ring, want, passes, &position)
-            while verdict == RING_FULL and want > 1:
-                room = ring_pending(self.c.ring)
-                room = self.c.ring.capacity - room if room < self.c.ring.capacity else 0
-                want = min(want - 1, room) if room else 1
-                verdict = ring_claim(self.c.ring, want, passes, &position)
-            if verdict != RING_OK:
-                break
-            for index in range(<Py_ssize_t>want):
-                slot = ring_slot_at(self.c.ring, position + index)
-                fill(slot, MSG_PYTHON, 1, <PyObject *>fn)
-                put_argument(slot, 0, <object>PyTuple_GET_ITEM(items, taken + index))
-                ring_publish(slot, position + index)
-            if st_tracing():
-                for index in range(<Py_ssize_t>want):
-                    trace_send(&self.c, position + index)
-            thread_wake(&self.c)
-            taken += want
-        if verdict == RING_FULL:
-            st_add_relaxed(&self.c.ring.refused, 1)
-        elif verdict != RING_OK and taken == 0:
-            self._refuse(verdict)
-        return taken
+        return raise_refusal(&self.c, verdict)
 
     cdef int _check_ready(self) except -1:
         if not self._ready:
@@ -1186,60 +1045,42 @@ cdef class SpdkThread:
 
     cdef Poller _register(self, Poller poller):
         if self._is_here():
-            self._add(poller)
+            poller_add(&self.c, poller)
         else:
             self._send_lib(self._add_poller, (poller,), 0)
         return poller
 
     def _add_poller(self, Poller poller):
-        self._add(poller)
-
-    cdef int _add(self, Poller poller) except -1:
-        if st_load32_relaxed(&self.c.state) == THREAD_EXITED:
-            raise ThreadExitedError(f"{self!r} takes no pollers any more")
-        if st_load32_relaxed(&poller.c.state) == POLLER_UNREGISTERED:
-            return 0
-        if poller.c.period:
-            timer_queue_init(&self.c.timers)
-        poller.id = self._next_poller_id
-        self._next_poller_id += 1
-        self._pollers.append(poller)
-        poller.place = PyList_GET_SIZE(self._pollers)
-        self.c.registered += 1
-        if poller.c.fixed_rate:
-            poller.c.timer.deadline = clock_read(self.c.clock) + poller.c.period    # for a resume, too
-        if st_load32_relaxed(&poller.c.state) == POLLER_PAUSED:
-            return 0
-        if poller.c.fixed_rate:
-            poller_arm_again(&self.c, &poller.c, poller.c.timer.deadline - poller.c.period)
-        elif poller.c.period:
-            poller_arm(&self.c, &poller.c, clock_read(self.c.clock))
-        else:
-            active_append(&self.c, &poller.c)
-        return 0
+        poller_add(&self.c, poller)
 
     cdef int _request(self, int what, Poller poller) except -1:
         """pause, resume or unregister: at once here, by a message from elsewhere."""
         if self._is_here():
-            self._act(what, poller)
+            poller_act(&self.c, what, poller)
         elif st_load32_relaxed(&poller.c.state) != POLLER_UNREGISTERED:
             try:
-                if self._try_post_tuple(self._poller_act, (what, poller), RING_STOPPING) != RING_OK:
+                if not self._send_request(what, poller):
                     self._request_beside(what, poller)
             except ThreadExitedError:
                 pass        # it has no pollers any more
         return 0
 
-    cdef int _request_beside(self, int what, Poller poller) except -1:
-        """The ring is full: one request per poller may wait beside it, and does what was wanted last.
+    cdef bint _send_request(self, int what, Poller poller) except -1:
+        cdef tuple args = (what, poller)
+        cdef object act = self._poller_act
+        cdef PyObject *packed = <PyObject *>args
+        return send_try(&self.c, MSG_PYTHON_TUPLE, <PyObject *>act, &packed, 1, RING_STOPPING) == RING_OK
 
-        Nobody can send anything in between, so that changes no sender's order, and the list stays as short as the
+    cdef int _request_beside(self, int what, Poller poller) except -1:
+        """The ring is full: one request for each poller may wait in the overflow list, and the last request wins.
+
+        Until it has run users' messages are refused, so no sender's order changes, and the list is no longer than the
         thread has pollers.
         """
         cdef object do_wanted = self._do_wanted
         cdef tuple args = (poller,)
         with requests_lock:
-            # With these made before, nothing of Python's runs in here that could ask for something else in between.
+            # Both objects are made before: an allocation in here may run a destructor that asks for something else.
             if poller.wanted != POLLER_NOTHING:
                 if poller.wanted != POLLER_UNREGISTER:
                     poller.wanted = what
@@ -1254,88 +1095,10 @@ cdef class SpdkThread:
             what = poller.wanted
             poller.wanted = POLLER_NOTHING
         if what != POLLER_NOTHING:
-            self._act(what, poller)
+            poller_act(&self.c, what, poller)
 
     def _poller_act(self, int what, Poller poller):
-        self._act(what, poller)
-
-    cdef int _act(self, int what, Poller poller) except -1:
-        if what == POLLER_PAUSE:
-            return self._pause(poller)
-        if what == POLLER_RESUME:
-            return self._resume(poller)
-        return self._unregister(poller)
-
-    cdef int _pause(self, Poller poller) except -1:
-        if poller.c.period == 0:
-            active_pause(&self.c, &poller.c)
-        elif st_load32_relaxed(&poller.c.state) == POLLER_WAITING:
-            if poller.c.timer.queued:
-                timer_cancel(&self.c.timers, &poller.c.timer)       # the deadline stays in the node
-                self.c.timed_count -= 1
-            st_store32_relaxed(&poller.c.state, POLLER_PAUSED)
-        elif st_load32_relaxed(&poller.c.state) == POLLER_RUNNING:
-            st_store32_relaxed(&poller.c.state, POLLER_PAUSED)
-        return 0
-
-    cdef int _resume(self, Poller poller) except -1:
-        cdef uint64_t now
-        if st_load32_relaxed(&poller.c.state) != POLLER_PAUSED:
-            return 0
-        if poller.c.period == 0 and poller.place:
-            active_resume(&self.c, &poller.c)
-            return 0
-        if self.c.running == &poller.c:
-            st_store32_relaxed(&poller.c.state, POLLER_RUNNING)
-            return 0
-        st_store32_relaxed(&poller.c.state, POLLER_WAITING)
-        if not poller.place:
-            return 0        # its registration is still under way
-        now = clock_read(self.c.clock)
-        if poller.c.fixed_rate and poller.c.timer.deadline:
-            poller_arm_again(&self.c, &poller.c, now)
-        elif poller.c.timer.deadline > now:
-            timer_insert(&self.c.timers, &poller.c.timer, poller.c.timer.deadline, now)
-            self.c.timed_count += 1
-        else:
-            poller_arm(&self.c, &poller.c, now)
-        return 0
-
-    cdef int _unregister(self, Poller poller) except -1:
-        cdef int before = st_load32_relaxed(&poller.c.state)
-        if before == POLLER_UNREGISTERED:
-            return 0
-        st_store32_relaxed(&poller.c.state, POLLER_UNREGISTERED)
-        if before == POLLER_RUNNING and poller.c.period == 0:
-            active_count_running(&self.c, False)
-        if poller.c.listed:
-            active_unlink(&self.c, &poller.c)
-            if before == POLLER_WAITING:
-                self.c.active_count -= 1
-        elif poller.c.timer.queued:
-            timer_cancel(&self.c.timers, &poller.c.timer)
-            self.c.timed_count -= 1
-        if self.c.running != &poller.c:
-            self._forget(poller)
-        return 0
-
-    def _forget_poller(self, Poller poller):
-        """`_forget`, for the floor below."""
-        self._forget(poller)
-
-    cdef int _forget(self, Poller poller) except -1:
-        """Take it out of the list; the poll loop has no pointer to it any more."""
-        cdef Poller last
-        if not poller.place:
-            return 0
-        self.c.registered -= 1
-        with cython.critical_section(self._pollers):    # `list` of it is one step on the side of those who look
-            last = self._pollers.pop()
-            if last is not poller:
-                self._pollers[poller.place - 1] = last
-                last.place = poller.place
-        poller.place = 0
-        return 0
+        poller_act(&self.c, what, poller)
 
     # Inside: timers
 
@@ -1348,7 +1111,7 @@ cdef class SpdkThread:
         if self._is_here():
             self._add_timer(timer, delay == 0)
         else:
-            send_or_spill(self, add_timer, timer, MSG_PYTHON, self._passes())
+            self._send_own(add_timer, timer, 0)
         return timer
 
     cdef int _add_timer(self, Timer timer, bint next_poll) except -1:
@@ -1366,7 +1129,7 @@ cdef class SpdkThread:
 
     cdef int _drop_timer(self, Timer timer) except -1:
         """Take a cancelled timer out of the books."""
-        if timer.place:
+        if timer.list_position:
             timer_remove(&self.c, &timer.c)
             unlist_timer(self._timers, timer)
         return 0
@@ -1374,183 +1137,18 @@ cdef class SpdkThread:
     # Inside: file descriptors
 
     def _fd_add(self, FdHandler handler):
-        cdef int failed
-        if st_load32_relaxed(&self.c.state) == THREAD_EXITED:
-            raise ThreadExitedError(f"{self!r} takes no file descriptors any more")
-        if handler._over:
-            return
-        try:
-            self._fd_check(handler)
-            if self.c.fd_set < 0:
-                self.c.fd_set = fd_group_open()
-                if self.c.fd_set < 0:
-                    raise FdError(f"{handler!r} cannot be registered: no file descriptor for the thread's fd set")
-                self.c.fd_set_serial += 1
-            self._fd_registrations += 1
-            handler.tag = <uint64_t>self._fd_registrations << 32 | <uint32_t>handler.fd
-            failed = fd_group_add(self.c.fd_set, handler.fd, handler.mask, handler.tag)
-            if failed:
-                raise FdError(
-                    f"fd {handler.fd} cannot be waited for on {self!r} by {handler.name!r}: {os.strerror(failed)}"
-                )
-            if self.c.fd_count == 0 and self._reactor is not None:
-                try:
-                    self._placed_on()._watch_fds(self)
-                except BaseException:
-                    fd_group_remove(self.c.fd_set, handler.fd, handler.mask)
-                    raise
-        except BaseException:
-            handler._over = True
-            raise
-        handler.registered = True
-        self._fd_handlers[handler.fd] = handler
-        self.c.fd_count += 1
-        if handler.native.fn != NULL:
-            handler.native.next = self.c.fd_natives
-            self.c.fd_natives = &handler.native
-            self.c.fd_native_count += 1
-
-    def _fd_check(self, FdHandler handler):
-        """Raise when its descriptor has a handler here."""
-        cdef FdHandler other = self._fd_handlers.get(handler.fd)
-        if other is None:
-            return
-        why = f"{handler!r} cannot be registered: fd {handler.fd} has a handler on {self!r} already, {other!r}"
-        # The kernel knows a registration by its file, not by the number alone.
-        if fd_group_change(self.c.fd_set, other.fd, other.mask, other.mask, other.tag):
-            why += "; that was for a file that was closed since, and the number is another's: unregister it first"
-        raise FdError(why)
-
-    def _fd_modify(self, FdHandler handler, mask):
-        cdef int failed
-        self._require_here(f"modify of {handler!r}")
-        if not handler.registered:
-            raise FdError(f"{handler!r} is not registered")
-        failed = fd_group_change(self.c.fd_set, handler.fd, handler.mask, mask, handler.tag)
-        if failed:
-            raise FdError(f"{handler!r} cannot be modified: {os.strerror(failed)}")
-        handler.mask = mask
-
-    def _fd_unregister(self, FdHandler handler):
-        if self._is_here():
-            self._fd_remove(handler)
-        elif not handler._over:
-            try:
-                self._send_lib(self._fd_remove, (handler,), RING_STOPPING)
-            except ThreadExitedError:
-                pass        # it has no handlers any more
+        self._fds.add(handler)
 
     def _fd_remove(self, FdHandler handler):
-        handler._over = True
-        if not handler.registered:
-            return
-        handler.registered = False
-        if handler.native.fn != NULL:
-            self._fd_unlink_native(handler)
-        del self._fd_handlers[handler.fd]
-        self.c.fd_count -= 1
-        if fd_group_remove(self.c.fd_set, handler.fd, handler.mask):
-            self._renew_fd_set()
-        if self.c.fd_count == 0 and self._reactor is not None:
-            self._placed_on()._unwatch_fds(self)
+        self._fds.remove(handler)
 
-    cdef int _fd_unlink_native(self, FdHandler handler) except -1:
-        cdef fd_native_s **place = &self.c.fd_natives
-        while place[0] != NULL and place[0] != &handler.native:
-            place = &place[0].next
-        if place[0] != NULL:
-            place[0] = handler.native.next
-            self.c.fd_native_count -= 1
-        return 0
-
-    def _renew_fd_set(self):
-        """A descriptor was closed before it was unregistered. The kernel goes on reporting its file if a duplicate is
-        open, in another process perhaps, and there is no number left by which to stop it: begin a set without it.
-
-        The new set takes the number of the old one, which is never free in between: a descriptor of the user's that
-        got it would be taken for the set by whatever watches this thread.
-        """
-        cdef FdHandler handler
-        cdef int failed
-        cdef int fresh = fd_group_open()
-        if fresh < 0:
-            logger.error("%r goes on hearing of a descriptor that was closed: none is left for another fd set", self)
-            return
-        for handler in list(self._fd_handlers.values()):
-            # The number of another closed one may be some other file's by now: that has not been asked for.
-            if not fd_group_change(self.c.fd_set, handler.fd, handler.mask, handler.mask, handler.tag):
-                fd_group_add(fresh, handler.fd, handler.mask, handler.tag)
-        if self._reactor is not None:
-            self._placed_on()._unwatch_fds(self)
-        failed = fd_set_replace(self.c.fd_set, fresh)
-        if failed:
-            logger.error("%r cannot renew its fd set: %s", self, os.strerror(failed))
-        self.c.fd_set_serial += 1
-        if self.c.fd_count and self._reactor is not None:
-            self._placed_on()._watch_fds(self)
+    def _run_fds(self):
+        """For the poll: call the handlers of what is ready now; how many were called."""
+        return self._fds.run()
 
     def _mend_fds(self) -> bool:
         """For its reactor, between turns: a new set when other code has closed this one. Whether it had."""
-        cdef FdHandler handler
-        if self.c.fd_set < 0 or fd_is_open(self.c.fd_set):
-            return False
-        self.c.fd_set = fd_group_open()
-        self.c.fd_set_serial += 1
-        for handler in list(self._fd_handlers.values()):
-            fd_group_add(self.c.fd_set, handler.fd, handler.mask, handler.tag)    # fails for those closed with it
-        return True
-
-    def _run_fds(self):
-        """Call the handlers of what is ready now; how many were called."""
-        cdef fd_event ready[64]
-        cdef int index, count
-        cdef FdHandler handler
-        cdef uint64_t tag
-        cdef int ran = 0
-        if self.c.fd_natives != NULL:
-            for handler in list(self._fd_handlers.values()):
-                if handler.native.calls and handler.registered:
-                    handler.native.calls = False
-                    self._run_fd(handler)
-                    ran += 1
-            if self.c.fd_count == self.c.fd_native_count:
-                return ran
-        count = fd_group_wait(self.c.fd_set, ready, FD_BATCH)
-        for index in range(count):
-            tag = ready[index].tag
-            handler = self._fd_handlers.get(<int>(tag & 0xFFFFFFFF))
-            # One before it may have unregistered it, or changed its mind, or registered another file of that number.
-            if handler is None or handler.tag != tag or not ready[index].events & handler.mask:
-                continue
-            if handler.native.fn != NULL:
-                continue        # it has run, without the GIL
-            self._run_fd(handler)
-            ran += 1
-        return ran
-
-    cdef int _run_fd(self, FdHandler handler) except -1:
-        cdef uint64_t key = 0, traced = 0
-        self.c.fds_run += 1
-        self._fd_running = handler
-        if st_tracing():
-            key = trace_key(<PyObject *>handler.fn)
-            traced = st_cycles()
-        try:
-            handler.fn()
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            self.c.errors += 1
-            self.lib.report(
-                f"handler {handler.name!r} failed on thread {self.name!r}", error, self, "fd_handler", handler
-            )
-        finally:
-            self._fd_running = None
-            if traced:
-                trace_put(TRACE_FD, self.c.trace_number, traced, st_cycles() - traced, key, handler.fd)
-            if self.c.locks_held != NULL:
-                report_handler_locks(self, handler)
-        return 0
+        return self._fds.mend()
 
     # Inside: states
 
@@ -1574,7 +1172,7 @@ cdef class SpdkThread:
         reactor = self._reactor
         if reactor is not None:
             return reactor._is_driven_here()
-        return st_load_relaxed(&self._driver) == PyThread_get_thread_ident()
+        return driver_is_here(&self._driver)
 
     # As the `waiting.Producer` of the futures of its calls
 
@@ -1592,7 +1190,7 @@ cdef class SpdkThread:
         reactor = self._placed_on()
         if reactor is not None:
             return reactor._os_thread()
-        return st_load_relaxed(&self._driver)
+        return st_load_relaxed(&self._driver.os_thread)
 
     def _polls_so_far(self):
         return self.c.polls
@@ -1605,7 +1203,7 @@ cdef class SpdkThread:
         """At the end of a poll that found nothing left: become exited, unless a message came in at the last moment."""
         if self._coroutines is not None and self._coroutines.close_generators():
             return
-        if not st_casp_acq_rel(&self.c.critical, NULL, CLOSED_SLOT):
+        if not st_casp_acq_rel(&self.c.critical, NULL, <void *>CRITICAL_CLOSED):
             return
         if not ring_close(self.c.ring):
             st_storep_release(&self.c.critical, NULL)
@@ -1622,93 +1220,61 @@ cdef class SpdkThread:
         if self.c.errors:
             self.lib.error_log.tell_repeats(self.id)
 
-    def _hold(self, what):
-        """Keep the thread from exiting, and its reactor from ending, while `what` is under way. On this thread only.
+    # What keeps it. The upper layers call these on this thread only.
 
-        Twice for one object takes two `_let_go`: an iteration may have begun, and wait, on one thread.
+    def _hold(self, what, kind=BLOCKER_OPERATION):
+        """Keep the thread from exiting, and its reactor from ending, while an iteration or a completion is under way.
+
+        Twice for one object takes two `_let_go`.
         """
-        self._held[what] = self._held.get(what, 0) + 1
-        self.c.holds += 1
+        self._blockers.add(kind, what)
 
-    def _let_go(self, what):
-        left = self._held.pop(what) - 1
-        if left:
-            self._held[what] = left
-        self.c.holds -= 1
+    def _let_go(self, what, kind=BLOCKER_OPERATION):
+        self._blockers.remove(kind, what)
 
     def _await(self, what):
         """As `_hold`, for what may never come: a reactor that stops does not wait for it."""
-        self._awaits[what] = None
-        self.c.waits += 1
+        self._blockers.add(BLOCKER_UNREGISTRATION, what)
 
     def _await_no_more(self, what):
-        del self._awaits[what]
-        self.c.waits -= 1
+        self._blockers.remove(BLOCKER_UNREGISTRATION, what)
+
+    def _kept_by(self, kind):
+        """In words."""
+        return [str(what) for what in self._blockers.of_kind(kind)]
 
     def _awaited(self):
-        """What `_await` waits for, in words."""
-        return [str(what) for what in self._awaits.copy()]
-
-    def _held_by(self):
-        """What `_hold` holds it for."""
-        return list(self._held.copy())
+        """The unregistrations of `_await`, in words."""
+        return self._kept_by(BLOCKER_UNREGISTRATION)
 
     def _waiting(self):
         """What was accepted and has not run, without taking it: for a report. Only while nothing polls."""
-        cdef uint32_t index
-        cdef void *critical
-        names = []
-        critical = st_loadp_relaxed(&self.c.critical)
-        if critical != NULL and critical != CLOSED_SLOT:
-            names.append(describe(<object>critical))
-        for index in range(self.c.batch_next, self.c.batch_count):
-            names.append(message_name(&self.c.batch[index]))
-        names += waiting_names(self.c.ring)
-        return [LeftoverMessage(self.name, name) for name in names]
+        return [LeftoverMessage(self.name, name) for name in undelivered_names(&self.c)]
 
     def _die(self):
-        """In the child of a fork: whoever polled it is gone, and it takes nothing any more.
+        """In the child of a fork: the OS thread that polled it is not here, and it takes nothing any more.
 
         What waits in it is left alone: it runs in the parent, and a lock inside it may be held by an OS thread that
         is not here.
         """
-        cdef FdHandler handler
         if self._dead:
-            return              # by its reactor, or its library, whichever came first
+            return              # its reactor or its library has called this before
         self._give_up(self._owned_by())
         self._dead = True
-        # Both are the parent's too. What is registered there stays so there.
-        if self.c.fd_set >= 0:
-            close(self.c.fd_set)
-            self.c.fd_set = -1
-        for handler in list(self._fd_handlers.values()):
-            handler.registered = False
-            handler._over = True
-        self._fd_handlers.clear()
-        self.c.fd_count = 0
-        self.c.fd_natives = NULL
-        self.c.fd_native_count = 0
+        self._fds.forget_parent()
         st_storep_release(&self.c.wakeup, NULL)
-        st_storep_release(&self.c.critical, CLOSED_SLOT)
+        st_storep_release(&self.c.critical, <void *>CRITICAL_CLOSED)
         ring_shut(self.c.ring)
         st_store32_release(&self.c.state, THREAD_EXITED)
         self.lib._remove_thread(self.id)
 
     def _after_fork(self):
         """In the child of a fork, for a thread on no reactor: its user may go on driving it there."""
-        cdef FdHandler handler
-        cdef uint64_t driver = st_load_acquire(&self._driver)
-        if driver != 0 and driver != PyThread_get_thread_ident():
+        cdef uint64_t driver = st_load_acquire(&self._driver.os_thread)
+        if driver != DRIVER_NONE and driver != PyThread_get_thread_ident():
             self._die()         # the OS thread that was in the middle of it is not here
-            return
-        if self.c.fd_set < 0:
-            return
-        # The set is the parent's too, and what is changed in it is changed there.
-        if fd_set_part(self.c.fd_set):
-            return
-        self.c.fd_set_serial += 1
-        for handler in list(self._fd_handlers.values()):
-            fd_group_add(self.c.fd_set, handler.fd, handler.mask, handler.tag)
+        else:
+            self._fds.leave_to_parent()
 
     def _abandon(self):
         """Drop what will never run, and say so. Returns the descriptions of the messages."""
@@ -1716,7 +1282,7 @@ cdef class SpdkThread:
         if self.c.ring == NULL or self._dead:
             return lost
         drop_garbage(&self.c)
-        self._drop_waiting(lost)
+        drop_undelivered(&self.c, lost)
         if self._coroutines is not None:
             try:
                 self._coroutines.abandon()
@@ -1724,7 +1290,7 @@ cdef class SpdkThread:
                 self.lib._report(
                     f"the coroutines of thread {self.name!r} could not all be closed", error, self, "fn", None
                 )
-            self._drop_waiting(lost)        # what they sent here while they were closed
+            drop_undelivered(&self.c, lost)        # what they sent here while they were closed
         timers = self._abandon_timers()
         if timers:
             self.lib._count_lost(len(timers))
@@ -1733,36 +1299,6 @@ cdef class SpdkThread:
             self.lib._count_lost(len(lost))
             logger.error("%r ended with %d messages that never ran: %s", self, len(lost), shorten(lost))
         return lost
-
-    def _drop_waiting(self, list lost):
-        """Drop every message that waits, and note their names."""
-        cdef ring_slot message
-        cdef void *critical
-        while self.c.batch_next < self.c.batch_count:
-            message = self.c.batch[self.c.batch_next]
-            self.c.batch_next += 1
-            lost.append(drop_message(&message, self))
-        while ring_take(self.c.ring, &message, 1) or ring_take_spilled(self.c.ring, &message, 1):
-            lost.append(drop_message(&message, self))
-        critical = st_exchangep(&self.c.critical, NULL)
-        if critical == CLOSED_SLOT:
-            st_storep_release(&self.c.critical, CLOSED_SLOT)
-        elif critical != NULL:
-            lost.append(describe(<object>critical))
-            Py_DECREF_raw(<PyObject *>critical)
-
-    def _abandon_timers(self):
-        """Drop those that will never run; their names."""
-        cdef Timer timer
-        names = []
-        for one in list(self._timers):
-            timer = <Timer>one
-            name = timer.name
-            if timer_claim(&timer.c, TIMER_CANCELLED):
-                names.append(name)
-                timer.release()
-            self._drop_timer(timer)
-        return names
 
     def _abandon_timers(self):
         """Drop those that will never run; their names."""
@@ -1877,8 +1413,8 @@ cdef class SpdkThread:
                 if &(<Poller>poller).c == self.c.running:
                     return f"poller {poller.name!r}"
             return "a poller"
-        if HAS_GIL and self._fd_running is not None:
-            return f"handler {self._fd_running.name!r} of fd {self._fd_running.fd}"
+        if HAS_GIL and self._fds.running is not None:
+            return f"handler {self._fds.running.name!r} of fd {self._fds.running.fd}"
         if self.c.stage == STAGE_TIMED:
             if HAS_GIL and self.c.timer_fn != NULL:
                 return f"timer {describe(<object>self.c.timer_fn)!r}"
@@ -1909,7 +1445,6 @@ cdef class SpdkThread:
     @property
     def pending_msgs(self) -> int:
         """Messages that wait, the library's own and the critical one included."""
-        cdef void *critical = st_loadp_relaxed(&self.c.critical)
         cdef uint64_t waiting = 0
         # The poll that goes on meanwhile changes both.
         cdef uint32_t batch_next = self.c.batch_next
@@ -1918,7 +1453,7 @@ cdef class SpdkThread:
             waiting = ring_pending(self.c.ring)
             if batch_count > batch_next:
                 waiting += batch_count - batch_next
-        return waiting + (1 if critical != NULL and critical != CLOSED_SLOT else 0)
+        return waiting + (critical_waiting(&self.c) != NULL)
 
     @property
     def has_active_pollers(self) -> bool:
@@ -1943,21 +1478,7 @@ cdef class SpdkThread:
         -----
         **Thread safety:** any OS thread.
         """
-        cdef uint64_t deadline
-        cdef uint64_t found = NO_DRIVER
-        if timer_glance(&self.c.timers.count) == 0:
-            return None
-        if self._is_here() or st_load_relaxed(&self._driver) == PyThread_get_thread_ident():
-            deadline = pollers_next(&self.c)
-        elif st_cas_acq_rel(&self._driver, &found, BEING_READ):
-            deadline = pollers_next(&self.c)
-            st_store_release(&self._driver, NO_DRIVER)
-        elif self.c.timed_count == 0:
-            return None
-        else:
-            # The driver changes the lists meanwhile: they are not for others to walk through.
-            deadline = timer_glance(&self.c.timers.next_check)
-        return None if deadline == TIMER_NEVER else deadline
+        return self._next_deadline(False)
 
     @property
     def next_expiration(self) -> int | None:
@@ -1965,17 +1486,24 @@ cdef class SpdkThread:
 
         Exact on this thread and for one that no reactor polls; elsewhere it may be too early, never too late.
         """
+        return self._next_deadline(True)
+
+    cdef object _next_deadline(self, bint timers_too):
+        """The earliest deadline of a timed poller, and of timers; None: there is none."""
         cdef uint64_t deadline
-        cdef uint64_t found = NO_DRIVER
+        cdef bint reads = False
         if timer_glance(&self.c.timers.count) == 0:
             return None
-        if self._is_here() or st_load_relaxed(&self._driver) == PyThread_get_thread_ident():
-            deadline = min(pollers_next(&self.c), timers_next(&self.c))
-        elif st_cas_acq_rel(&self._driver, &found, BEING_READ):
-            deadline = min(pollers_next(&self.c), timers_next(&self.c))
-            st_store_release(&self._driver, NO_DRIVER)
+        if self._is_here() or driver_is_here(&self._driver) or (reads := driver_read_begin(&self._driver)):
+            deadline = pollers_next(&self.c)
+            if timers_too:
+                deadline = min(deadline, timers_next(&self.c))
+            if reads:
+                driver_read_end(&self._driver)
+        elif not timers_too and self.c.timed_count == 0:
+            return None
         else:
-            # The driver changes the lists meanwhile: they are not for others to walk through.
+            # The driver changes the queues meanwhile, so this OS thread must not walk through them.
             deadline = timer_glance(&self.c.timers.next_check)
         return None if deadline == TIMER_NEVER else deadline
 
@@ -2045,11 +1573,12 @@ register_blocker("message", lambda thread: [count_messages(thread)] if thread.pe
 register_blocker("poller", lambda thread: [f"poller {poller.name!r}" for poller in thread.pollers])
 register_blocker("timer", lambda thread: [f"timer {timer.name!r} at tick {timer.deadline}" for timer in thread.timers])
 register_blocker("file descriptor", lambda thread: [
-    f"file descriptor {handler.fd} (handler {handler.name!r})" for handler in thread._fd_handlers.copy().values()
+    f"file descriptor {handler.fd} (handler {handler.name!r})" for handler in thread._fds.by_fd.copy().values()
 ])
 register_blocker("channel", lambda thread: [channel_in_words(channel) for channel in thread._channels.copy()])
-register_blocker("iteration", lambda thread: [str(what) for what in thread._held_by()])
-register_blocker("unregistration", lambda thread: thread._awaited())
+register_blocker("iteration", lambda thread: thread._kept_by(BLOCKER_OPERATION))
+register_blocker("unregistration", lambda thread: thread._kept_by(BLOCKER_UNREGISTRATION))
+register_blocker("event loop", lambda thread: thread._kept_by(BLOCKER_LOOP))
 
 
 cdef bint on_reactor() except -1:
@@ -2075,7 +1604,7 @@ cdef bint timer_cancel_request(Timer timer) except -1:
         thread._drop_timer(timer)
     else:
         try:
-            send_or_spill(thread, drop_timer, timer, MSG_PYTHON, RING_STOPPING)
+            thread._send_own(drop_timer, timer, RING_STOPPING)
         except ThreadExitedError:
             pass        # it has no timers any more
     return True
@@ -2095,104 +1624,29 @@ cdef object add_timer = add_timer_message
 cdef object drop_timer = drop_timer_message
 
 
-cdef int report_handler_locks(SpdkThread thread, FdHandler handler) except -1:
-    return report_locks(&thread.c, "handler", <PyObject *>handler)
-
-
-cdef void let_go_of_lock(thread_s *thread) noexcept:
-    """Of a thread that was dropped with a spin lock: for the threads that wait for it."""
-    cdef spinlock_s *lock = <spinlock_s *>thread.locks_held
-    cdef PyObject *kept = lock.kept
-    if st_loadp_relaxed(&lock.owner) != thread:
-        thread.locks_held = NULL                    # a thread of the child of a fork has taken it since
-        return
-    lock.kept = NULL
-    spinlock_take_off(&thread.locks_held)
-    if kept != NULL:
-        Py_DECREF_raw(kept)
-
-
 # Sending, the hot path.
 
-cdef void trace_send(thread_s *target, uint64_t position) noexcept nogil:
-    """For a trace: a message stands at `position` of the ring."""
-    cdef thread_s *sender = current_thread()
-    trace_put(
-        TRACE_SEND, 0 if sender == NULL else sender.trace_number, st_cycles(), 0, target.trace_number,
-        <int64_t>(position + 1),
-    )
-
-
-cdef inline int post(SpdkThread self, PyObject *fn, PyObject *const *args, Py_ssize_t count) except -1:
-    """Move a call into the ring; RING_OK or why not."""
-    cdef thread_s *thread = &self.c
-    cdef uint64_t position
-    cdef ring_slot *slot
-    cdef Py_ssize_t index
-    cdef int verdict
+cdef inline int send_msg(SpdkThread self, PyObject *fn, PyObject *const *args, Py_ssize_t count) except -1:
+    """RING_OK or why not."""
+    cdef tuple many
+    cdef PyObject *packed
     if not PyCallable_CheckRaw(fn):
         raise TypeError(f"a message to {self!r} must be callable, got {type(<object>fn).__name__}")
-    if count > 4:
-        return self._post_tuple(<object>fn, pack(args, count), 0)
-    if thread.ring == NULL:
+    if self.c.ring == NULL:
         self._check_ready()
-    verdict = ring_claim(thread.ring, 1, 0, &position)
-    if verdict != RING_OK:
-        if verdict == RING_IS_STOPPING and current_thread() != NULL:
-            verdict = ring_claim(thread.ring, 1, RING_STOPPING, &position)
-        if verdict != RING_OK:
-            if verdict == RING_FULL:
-                st_add_relaxed(&thread.ring.refused, 1)
-            return verdict
-    slot = ring_slot_at(thread.ring, position)
-    slot.kind = MSG_PYTHON
-    slot.nargs = <uint32_t>count
-    Py_INCREF_raw(fn)
-    slot.fn = fn
-    for index in range(count):
-        Py_INCREF_raw(args[index])
-        slot.args[index] = args[index]
-    ring_publish(slot, position)
-    if st_tracing():
-        trace_send(thread, position)
-    thread_wake(thread)
-    return RING_OK
+    if count > 4:
+        many = pack(args, count)
+        packed = <PyObject *>many
+        return send_call(&self.c, MSG_PYTHON_TUPLE, fn, &packed, 1)
+    return send_call(&self.c, MSG_PYTHON, fn, args, count)
 
 
 cdef int thread_send_python(SpdkThread thread, PyObject *fn, PyObject *const *args, Py_ssize_t count) except -1:
-    return post(thread, fn, args, count)
+    return send_msg(thread, fn, args, count)
 
 
 cdef tuple pack(PyObject *const *args, Py_ssize_t count):
     return tuple([<object>args[index] for index in range(count)])
-
-
-cdef inline int send_or_spill(SpdkThread thread, object fn, object a, uint32_t kind, uint64_t passes) except -1:
-    """Send what has one word of arguments; where the ring has no room, it waits beside it."""
-    cdef uint64_t position
-    cdef ring_slot *slot
-    cdef ring_slot overflow
-    cdef int verdict = ring_claim(thread.c.ring, 1, passes, &position)
-    if verdict == RING_OK:
-        slot = ring_slot_at(thread.c.ring, position)
-        fill(slot, kind, 1, <PyObject *>fn)
-        put_argument(slot, 0, a)
-        ring_publish(slot, position)
-        if st_tracing():
-            trace_send(&thread.c, position)
-    elif verdict == RING_FULL:
-        fill(&overflow, kind, 1, <PyObject *>fn)
-        put_argument(&overflow, 0, a)
-        verdict = ring_spill_message(thread.c.ring, &overflow)
-        if verdict != RING_OK:
-            Py_DECREF_raw(<PyObject *>fn)
-            Py_DECREF_raw(<PyObject *>a)
-            thread._refuse(verdict)
-        attention_set(&thread.c, ATTENTION_SPILLED)
-    else:
-        thread._refuse(verdict)
-    thread_wake(&thread.c)
-    return 0
 
 
 # Fast methods: METH_FASTCALL descriptors made by hand. Cython's own way to a method costs as much again as the send.
@@ -2201,7 +1655,7 @@ cdef object fast_send_msg(object self, PyObject *const *args, Py_ssize_t count):
     cdef int verdict
     if count == 0:
         raise TypeError("send_msg() needs a callable")
-    verdict = post(<SpdkThread>self, args[0], args + 1, count - 1)
+    verdict = send_msg(<SpdkThread>self, args[0], args + 1, count - 1)
     if verdict != RING_OK:
         (<SpdkThread>self)._refuse(verdict)
     return None
@@ -2211,7 +1665,7 @@ cdef object fast_try_send_msg(object self, PyObject *const *args, Py_ssize_t cou
     cdef int verdict
     if count == 0:
         raise TypeError("try_send_msg() needs a callable")
-    verdict = post(<SpdkThread>self, args[0], args + 1, count - 1)
+    verdict = send_msg(<SpdkThread>self, args[0], args + 1, count - 1)
     if verdict == RING_FULL:
         return False
     if verdict != RING_OK:
@@ -2331,13 +1785,8 @@ cdef str shorten(list names):
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
-cdef int pass_on() except -1:
-    """The exception that is set leaves."""
-    return -1
-
-
-# The ring is C memory, so the garbage collector has to be shown what it holds. Only of a thread that no reactor polls:
-# there the ring cannot move under its feet. What is not shown is merely not collected.
+# The ring is C memory, so its references are shown to the garbage collector here, and only of a thread that no reactor
+# polls: the ring of another one moves meanwhile. A cycle through a ring that is not shown is not collected.
 
 # The collector calls this: no tracer may.
 @cython.profile(False)
@@ -2345,19 +1794,9 @@ cdef int pass_on() except -1:
 cdef int traverse(PyObject *owner, st_visitproc visit, void *arg) noexcept:
     cdef thread_s *thread = &(<SpdkThread>owner).c
     cdef int stop = st_call_base_traverse(owner, visit, arg)
-    cdef uint32_t index
-    cdef void *critical
     if stop or thread.ring == NULL or (<SpdkThread>owner)._reactor is not None or thread.polling:
         return stop
-    stop = visit_waiting(thread.ring, visit, arg)
-    index = thread.batch_next
-    while index < thread.batch_count and not stop:
-        stop = visit_message(&thread.batch[index], visit, arg)
-        index += 1
-    critical = st_loadp_relaxed(&thread.critical)
-    if not stop and critical != NULL and critical != CLOSED_SLOT:
-        stop = visit(<PyObject *>critical, arg)
-    return stop
+    return visit_undelivered(thread, visit, arg)
 
 
 st_replace_traverse(<PyObject *>SpdkThread, traverse)

@@ -1,4 +1,4 @@
-"""The C side of an SpdkThread. See ``thread_poll.pxd``."""
+"""The poll of an SpdkThread. See ``thread_poll.pxd``."""
 
 import sys
 
@@ -15,14 +15,14 @@ from spdkthread.atomics cimport (
     st_load32_acquire,
     st_load32_relaxed,
     st_load_relaxed,
-    st_loadp_relaxed,
-    st_or32_release,
     st_store32_relaxed,
     st_store_relaxed,
     st_store_release,
 )
 from spdkthread.call_later cimport TIMER_CANCELLED, TIMER_DONE, TIMER_PENDING, Timer, timer_s, unlist_timer
 from spdkthread.clock cimport clock_read, st_cycles
+from spdkthread.cpython_ext cimport Py_DECREF_raw, Py_INCREF_raw
+from spdkthread.exit_blockers cimport exit_blocked
 from spdkthread.fd_group cimport fd_set_ready
 from spdkthread.lib cimport ThreadLib
 from spdkthread.native cimport msg_fn
@@ -34,8 +34,24 @@ from spdkthread.poller cimport (
     Poller,
     poller_s,
 )
-from spdkthread.ring cimport MSG_PYTHON, MSG_PYTHON_TUPLE, ring_pending, ring_take, ring_take_spilled
+from spdkthread.poller_lists cimport (
+    active_link,
+    active_unlink,
+    poller_arm,
+    poller_arm_again,
+    poller_forget,
+)
+from spdkthread.ring cimport (
+    MSG_NATIVE,
+    MSG_PYTHON,
+    MSG_PYTHON_TUPLE,
+    ring_pending,
+    ring_slot,
+    ring_take,
+    ring_take_spilled,
+)
 from spdkthread.held_locks cimport SPIN_HELD_AT_RETURN, spinlock_s, spinlock_take_off
+from spdkthread.thread_struct cimport BATCH_SIZE, GARBAGE_SIZE, critical_waiting
 from spdkthread.timers cimport (
     TIMER_NEVER,
     timer_cancel,
@@ -105,8 +121,6 @@ cdef extern from *:
     void PyErr_SetObject(object type, object value)
     PyObject *PyObject_Vectorcall(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
     PyObject *PyObject_CallRaw "PyObject_Call"(PyObject *callable, PyObject *args, PyObject *kwargs)
-    void Py_DECREF_raw "Py_DECREF"(PyObject *)
-    void Py_INCREF_raw "Py_INCREF"(PyObject *)
     bint PyLong_CheckRaw "PyLong_Check"(PyObject *)
     long long PyLong_AsLongLongAndOverflowRaw "PyLong_AsLongLongAndOverflow"(PyObject *, int *)
     PyObject *NONE "Py_None"
@@ -124,94 +138,6 @@ cdef thread_s *set_current(thread_s *thread) noexcept nogil:
     cdef thread_s *outer = <thread_s *>st_current_thread
     st_current_thread = thread
     return outer
-
-
-cdef void attention_set(thread_s *thread, uint32_t flags) noexcept nogil:
-    """From any OS thread: have the next poll look at `flags`."""
-    st_or32_release(&thread.attention, flags)
-
-
-# Active pollers: a list in the order of their turns.
-
-cdef void active_append(thread_s *thread, poller_s *poller) noexcept nogil:
-    thread.active_count += 1
-    active_link(thread, poller)
-
-
-cdef inline void active_link(thread_s *thread, poller_s *poller) noexcept nogil:
-    """Last on the list; `active_count` is the caller's business, as with `active_unlink`."""
-    poller.next = NULL
-    poller.prev = thread.active_last
-    poller.serial = thread.serial
-    poller.listed = True
-    if thread.active_last == NULL:
-        thread.active_first = poller
-    else:
-        thread.active_last.next = poller
-    thread.active_last = poller
-
-
-cdef void active_unlink(thread_s *thread, poller_s *poller) noexcept nogil:
-    """Off the list."""
-    if not poller.listed:
-        return
-    if thread.active_next == poller:
-        thread.active_next = poller.next
-    if poller.prev == NULL:
-        thread.active_first = poller.next
-    else:
-        poller.prev.next = poller.next
-    if poller.next == NULL:
-        thread.active_last = poller.prev
-    else:
-        poller.next.prev = poller.prev
-    poller.listed = False
-
-
-cdef void active_pause(thread_s *thread, poller_s *poller) noexcept nogil:
-    if st_load32_relaxed(&poller.state) == POLLER_WAITING:
-        if poller.listed:
-            thread.active_count -= 1                # leaves the list when its turn comes
-        st_store32_relaxed(&poller.state, POLLER_PAUSED)
-    elif st_load32_relaxed(&poller.state) == POLLER_RUNNING:
-        st_store32_relaxed(&poller.state, POLLER_PAUSED)
-        active_count_running(thread, False)
-
-
-cdef void active_resume(thread_s *thread, poller_s *poller) noexcept nogil:
-    if st_load32_relaxed(&poller.state) != POLLER_PAUSED:
-        return
-    if thread.running == poller:
-        st_store32_relaxed(&poller.state, POLLER_RUNNING)
-        active_count_running(thread, True)
-        return
-    st_store32_relaxed(&poller.state, POLLER_WAITING)
-    if poller.listed:
-        thread.active_count += 1
-    else:
-        active_append(thread, poller)
-
-
-cdef void active_count_running(thread_s *thread, bint runs) noexcept nogil:
-    """An active poller stops, or goes on, to be one while it is inside its function."""
-    if thread.active_runs != runs:
-        thread.active_runs = runs
-        thread.active_count += 1 if runs else -1
-
-
-cdef void poller_arm(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil:
-    """Queue a timed poller one period after `now`."""
-    timer_insert(&thread.timers, &poller.timer, now + poller.period, now)
-    thread.timed_count += 1
-
-
-cdef void poller_arm_again(thread_s *thread, poller_s *poller, uint64_t now) noexcept nogil:
-    """Queue a poller of fixed rate at the first of its deadlines after `now`; the last one is in its node."""
-    cdef uint64_t deadline = poller.timer.deadline
-    if deadline <= now:
-        deadline += ((now - deadline) // poller.period + 1) * poller.period
-    timer_insert(&thread.timers, &poller.timer, deadline, now)
-    thread.timed_count += 1
 
 
 # Timers of `call_later`: their own queue, and one node in that of the pollers.
@@ -276,7 +202,7 @@ cdef void timer_add(thread_s *thread, timer_s *timer, bint next_poll, uint64_t n
         queue_deferred(thread, thread.polls if thread.polling else thread.polls + 1, now)
         queue_timer(thread, timer, now)
     alarm_at(thread, timer.deadline, now)
-    thread.registered += 1
+    thread.blockers.timers += 1
 
 
 cdef void timer_remove(thread_s *thread, timer_s *timer) noexcept nogil:
@@ -293,7 +219,7 @@ cdef void timer_remove(thread_s *thread, timer_s *timer) noexcept nogil:
             timer.node.next.prev = timer.node.prev
     else:
         timer_cancel(&thread.later, &timer.node)
-    thread.registered -= 1
+    thread.blockers.timers -= 1
     # While one that is claimed waits for the GIL, or for letting go, the alarm leads the poll to it.
     if not (thread.later.count or thread.deferred_first != NULL or thread.due != NULL or thread.finished != NULL):
         timer_cancel(&thread.timers, &thread.alarm)
@@ -756,7 +682,7 @@ cdef void run_native_timer(thread_s *thread) noexcept nogil:
     thread.rc = 1 if thread.rc < 1 else thread.rc
     thread.timer_deadline = timer.deadline
     if timer.owner == NULL:
-        thread.registered -= 1
+        thread.blockers.timers -= 1
     else:
         timer.node.next = <timer_node *>thread.finished
         thread.finished = timer
@@ -768,17 +694,13 @@ cdef void run_native_timer(thread_s *thread) noexcept nogil:
 
 
 cdef bint thread_may_exit(thread_s *thread) noexcept nogil:
-    """Whether nothing keeps an exiting thread: no message, poller, channel, nor anything of its own under way."""
+    """Whether nothing keeps an exiting thread."""
     return (
-        thread.registered == 0
-        and thread.kept == 0
-        and thread.channels == 0
-        and thread.holds == 0
-        and thread.waits == 0
+        not exit_blocked(&thread.blockers)
         and thread.fd_count == 0
         and thread.batch_next == thread.batch_count
         and ring_pending(thread.ring) == 0
-        and st_loadp_relaxed(&thread.critical) == NULL
+        and critical_waiting(thread) == NULL
     )
 
 
@@ -1013,7 +935,7 @@ cdef inline int run_message(thread_s *thread, ring_slot *message) noexcept:
 
 cdef object forget_timer(thread_s *thread, Timer timer):
     """Take a timer that has run, or runs now, out of the thread's books. Returns what it held."""
-    thread.registered -= 1
+    thread.blockers.timers -= 1
     unlist_timer(<list>thread.timer_list, timer)
     return timer.release()
 
@@ -1116,6 +1038,10 @@ cdef int run_poller(thread_s *thread, poller_s *poller) noexcept:
     return status
 
 
+cdef void forget(thread_s *thread, Poller poller) noexcept:
+    poller_forget(thread, poller)
+
+
 cdef void retire(thread_s *thread, poller_s *poller) noexcept:
     """Forget a poller that was unregistered inside its own function."""
     thread.running = NULL
@@ -1123,11 +1049,11 @@ cdef void retire(thread_s *thread, poller_s *poller) noexcept:
     if thread.stage != STAGE_ACTIVE and not thread.policy_all:
         thread.stage = STAGE_END
     if PyErr_Occurred() == NULL:
-        (<object>thread.owner)._forget_poller(<Poller>poller.owner)
+        forget(thread, <Poller>poller.owner)
         return
     # The exception that ends the poll is set, and no Python function may be called with one.
     cdef object stop = st_take_exception()
-    (<object>thread.owner)._forget_poller(<Poller>poller.owner)
+    forget(thread, <Poller>poller.owner)
     PyErr_SetObject(type(stop), stop)
 
 

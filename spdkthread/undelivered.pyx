@@ -1,10 +1,15 @@
-"""Messages that wait, or will never run. See ``undelivered.pxd``."""
+"""Messages that wait, or will never run. See ``undelivered.pxd``.
+
+A thread's messages wait in its ring, in the ring's overflow list, in the batch that its poll has taken and not run to
+the end, and in the critical slot.
+"""
 
 cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from spdkthread.atomics cimport st_load_acquire, st_load_relaxed
+from spdkthread.atomics cimport st_exchangep, st_load_acquire, st_load_relaxed, st_loadp_relaxed, st_storep_release
+from spdkthread.cpython_ext cimport Py_DECREF_raw, st_visitproc
 from spdkthread.forks cimport spin_lock, spin_unlock
 from spdkthread.ring cimport (
     MSG_NATIVE,
@@ -14,15 +19,14 @@ from spdkthread.ring cimport (
     ring_slot,
     ring_slot_at,
     ring_spill,
+    ring_take,
+    ring_take_spilled,
 )
-from spdkthread.cpython_ext cimport st_visitproc
+from spdkthread.thread_struct cimport CRITICAL_CLOSED, critical_waiting, thread_s
 
 from spdkthread.error_log import describe
 
 __all__ = ["special_message"]
-
-cdef extern from *:
-    void Py_DECREF_raw "Py_DECREF"(PyObject *)
 
 cdef dict special_messages = {}
 
@@ -41,7 +45,7 @@ cdef tuple message_args(ring_slot *message):
 
 
 cdef str message_name(ring_slot *message):
-    """Whose call a message is."""
+    """What a message calls."""
     if message.kind == MSG_NATIVE:
         return "native" if message.args[1] == NULL else repr(<object>message.args[1])
     special = special_messages.get(<size_t>message.fn)
@@ -51,9 +55,9 @@ cdef str message_name(ring_slot *message):
 
 
 cdef str drop_message(ring_slot *message, object thread):
-    """Let go of a message that will never run; a future that waits for it hears so. Returns its name.
+    """Drop a message that will never run and settle the future that waits for it. Returns the message's name.
 
-    What fails in that is reported: behind this message there may be others.
+    An error in that is reported and not raised: other messages may stand behind this one.
     """
     cdef uint32_t index
     cdef str name = "a message"
@@ -74,8 +78,19 @@ cdef str drop_message(ring_slot *message, object thread):
     return name
 
 
-cdef list waiting_names(message_ring *ring):
-    """The names of what waits in a ring, in order, without taking it. Only while nothing takes from it."""
+cdef list undelivered_names(thread_s *thread):
+    """The names of the messages that wait, in order, without taking them. Only while nothing polls the thread."""
+    cdef uint32_t index
+    cdef PyObject *critical = critical_waiting(thread)
+    names = []
+    if critical != NULL:
+        names.append(describe(<object>critical))
+    for index in range(thread.batch_next, thread.batch_count):
+        names.append(message_name(&thread.batch[index]))
+    return names + names_in_ring(thread.ring)
+
+
+cdef list names_in_ring(message_ring *ring):
     cdef uint64_t position = st_load_relaxed(&ring.head)
     cdef uint64_t tail = st_load_acquire(&ring.tail) & RING_POSITION
     cdef ring_spill *node
@@ -87,7 +102,7 @@ cdef list waiting_names(message_ring *ring):
         else:
             names.append("being sent")
         position += 1
-    # A name may be the user's `repr`: not under the lock. What is on the list now stays, others only append to it.
+    # Names may be made by the user's `repr`, so not under the lock. What is on the list now stays: senders append.
     spin_lock(&ring.spill_lock)
     node = ring.spill_first
     last = ring.spill_last
@@ -96,6 +111,26 @@ cdef list waiting_names(message_ring *ring):
         names.append(message_name(&node.slot))
         node = NULL if node == last else node.next
     return names
+
+
+cdef int drop_undelivered(thread_s *thread, list lost) except -1:
+    """Drop every message that waits, and append the names to `lost`."""
+    cdef object owner = <object>thread.owner
+    cdef ring_slot message
+    cdef void *critical
+    while thread.batch_next < thread.batch_count:
+        message = thread.batch[thread.batch_next]
+        thread.batch_next += 1
+        lost.append(drop_message(&message, owner))
+    while ring_take(thread.ring, &message, 1) or ring_take_spilled(thread.ring, &message, 1):
+        lost.append(drop_message(&message, owner))
+    critical = st_exchangep(&thread.critical, NULL)
+    if critical == <void *>CRITICAL_CLOSED:
+        st_storep_release(&thread.critical, critical)
+    elif critical != NULL:
+        lost.append(describe(<object>critical))
+        Py_DECREF_raw(<PyObject *>critical)
+    return 0
 
 
 # The collector calls these: no tracer may.
@@ -116,8 +151,22 @@ cdef int visit_message(ring_slot *message, st_visitproc visit, void *arg) noexce
 
 @cython.profile(False)
 @cython.linetrace(False)
-cdef int visit_waiting(message_ring *ring, st_visitproc visit, void *arg) noexcept:
-    """What waits in a ring that cannot move meanwhile."""
+cdef int visit_undelivered(thread_s *thread, st_visitproc visit, void *arg) noexcept:
+    """What waits in a thread that nothing polls meanwhile."""
+    cdef uint32_t index = thread.batch_next
+    cdef void *critical = st_loadp_relaxed(&thread.critical)
+    cdef int stop = visit_ring(thread.ring, visit, arg)
+    while index < thread.batch_count and not stop:
+        stop = visit_message(&thread.batch[index], visit, arg)
+        index += 1
+    if not stop and critical != NULL and critical != <void *>CRITICAL_CLOSED:
+        stop = visit(<PyObject *>critical, arg)
+    return stop
+
+
+@cython.profile(False)
+@cython.linetrace(False)
+cdef int visit_ring(message_ring *ring, st_visitproc visit, void *arg) noexcept:
     cdef uint64_t position = st_load_relaxed(&ring.head)
     cdef uint64_t tail = st_load_acquire(&ring.tail) & RING_POSITION
     cdef ring_spill *node

@@ -12,6 +12,7 @@ from spdkthread.clock cimport st_ticks
 from spdkthread.poller cimport Poller
 from spdkthread.ring cimport RING_OK
 from spdkthread.thread cimport SpdkThread, thread_send_python
+from spdkthread.send cimport thread_send_native
 from spdkthread.thread_poll cimport (
     current_deadline,
     STEP_DONE,
@@ -20,7 +21,6 @@ from spdkthread.thread_poll cimport (
     poll_detached,
     poll_end,
     thread_s,
-    thread_send_native,
 )
 from spdkthread.timers cimport (
     timer_cancel,

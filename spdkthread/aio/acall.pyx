@@ -146,7 +146,7 @@ def acall(SpdkThread thread not None, fn, tuple args):
 cdef object call_in_context(SpdkThread thread, object fn, tuple args):
     """In a spawned coroutine: a future to be awaited, run in a copy of the coroutine's context."""
     cdef FutureCore future = new_future(thread._weak)
-    cdef int verdict = thread._send(run_in_context, future, fn, args, PyContext_CopyCurrent(), ())
+    cdef int verdict = thread._send(run_in_context, future, fn, args, PyContext_CopyCurrent())
     if verdict != RING_OK:
         thread._refuse(verdict)
     return future

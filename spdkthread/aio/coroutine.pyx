@@ -418,7 +418,7 @@ cdef class Coroutine:
         """On the thread that it has come to."""
         cdef ThreadCoroutines home = home_of(self.home)
         home.coroutines[self] = None
-        self.home.c.kept += 1
+        self.home.c.blockers.coroutines += 1
         self.settled = True
         self.future.producer = self.home._weak
         return 0
@@ -427,7 +427,7 @@ cdef class Coroutine:
         if self.settled:
             self.settled = False
             del home_of(self.home).coroutines[self]
-            self.home.c.kept -= 1
+            self.home.c.blockers.coroutines -= 1
         return 0
 
     cdef int step(self) except -1:

@@ -31,6 +31,7 @@ from spdkthread.atomics cimport (
     st_storep_release,
 )
 from spdkthread.clock cimport clock_read, st_cycles, st_ticks
+from spdkthread.exit_blockers cimport BLOCKER_LOOP
 from spdkthread.fd_group cimport (
     FD_BATCH,
     FD_READABLE,
@@ -372,7 +373,7 @@ cdef class LoopCore:
         # It stays as long as the loop is not closed.
         try:
             with thread:
-                thread._hold(self.owner)
+                thread._hold(self.owner, BLOCKER_LOOP)
         except BaseException:
             thread._give_up(self.owner)
             raise
@@ -394,7 +395,7 @@ cdef class LoopCore:
         st_storep_release(&self.thread.c.wakeup, NULL)
         try:
             with self.thread:
-                self.thread._let_go(self.owner)
+                self.thread._let_go(self.owner, BLOCKER_LOOP)
                 self.holds = False
                 if self.owns_thread and not self.thread.is_exited:
                     stop = self.end_thread()
@@ -410,7 +411,7 @@ cdef class LoopCore:
         try:
             if self.holds:
                 self.holds = False
-                self.thread._send_library_msg(self.thread._let_go, self.owner)
+                self.thread._send_library_msg(self.thread._let_go, self.owner, BLOCKER_LOOP)
             if self.owns_thread:
                 self.thread.exit()
                 logger.warning("%r is closed, %r could not be ended: %s", self, self.thread, error)
@@ -813,7 +814,7 @@ cdef class LoopCore:
                 begun = st_ticks()
                 if thread.timers.count:
                     due = clock_read(thread.clock)
-            self.thread._driver_depth += 1      # a poll lets go of it once
+            self.thread._driver.depth += 1      # a poll lets go of it once
             if self.thread._poll(limit, 0, False) == STEP_RAISED:
                 pass_on()
             # Active pollers have one turn per turn of the loop.
