@@ -38,6 +38,21 @@ cdef extern from *:
     static inline int st_call_base_traverse(PyObject *self, st_visitproc visit, void *arg) {
         return st_base_traverse(self, visit, arg);
     }
+    typedef PyObject *(*st_fastcall)(PyObject *, PyObject *const *, Py_ssize_t);
+    static inline int st_add_fast_method(PyObject *type, PyMethodDef *def, const char *name, st_fastcall fn,
+                                         const char *doc) {
+        def->ml_name = name;
+        def->ml_meth = (PyCFunction)(void (*)(void))fn;
+        def->ml_flags = METH_FASTCALL;
+        def->ml_doc = doc;
+        PyObject *method = PyDescr_NewMethod((PyTypeObject *)type, def);
+        if (method == NULL) return -1;
+        int failed = PyDict_SetItemString(((PyTypeObject *)type)->tp_dict, name, method);
+        Py_DECREF(method);
+        PyType_Modified((PyTypeObject *)type);
+        return failed;
+    }
+
     #ifdef Py_GIL_DISABLED
     #define ST_HAS_GIL 0
     #else
@@ -46,6 +61,13 @@ cdef extern from *:
     #define ST_TUPLE_ITEMS(tuple) (((PyTupleObject *)(tuple))->ob_item)
     #endif
     """
+    # A METH_FASTCALL descriptor made by hand. `definition` lives as long as the type.
+    ctypedef object (*st_fastcall)(object, PyObject *const *, Py_ssize_t)
+    ctypedef struct fast_method "PyMethodDef":
+        pass
+    int add_fast_method "st_add_fast_method"(
+        PyObject *type, fast_method *definition, const char *name, st_fastcall fn, const char *doc
+    ) except -1
     const bint HAS_GIL "ST_HAS_GIL"
     void Py_INCREF_raw "Py_INCREF"(PyObject *) nogil
     void Py_DECREF_raw "Py_DECREF"(PyObject *)

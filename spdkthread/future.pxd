@@ -76,3 +76,4 @@ cdef class FutureCore:
 cdef FutureCore new_future(object producer)
 cdef FutureCore new_future_of(type cls, object producer)
 cdef object error_for_await(object error)
+cdef int run_and_settle(FutureCore future, object fn, tuple args, dict kwargs, object context) except -1

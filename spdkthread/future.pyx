@@ -12,6 +12,7 @@ from spdkthread.atomics cimport (
     st_store32_relaxed,
     st_store32_release,
 )
+from spdkthread.cpython_ext cimport PyContext_Enter, PyContext_Exit
 from spdkthread.forks cimport fork_generation, spin_lock, spin_unlock
 from spdkthread.late cimport LATE_AWAIT_FUTURE, late
 from spdkthread.trace_ring cimport trace_name_argument
@@ -550,18 +551,37 @@ def make_future(producer=None, running=False):
     return future
 
 
-def run_call(FutureCore future not None, fn, tuple args):
-    """Run a call and settle its future."""
+cdef int run_and_settle(FutureCore future, object fn, tuple args, dict kwargs, object context) except -1:
+    """Run a call, unless it was cancelled, and settle its future. `context`: in which it runs; None: the current one."""
     if not future.start():
-        return
+        return 0
     try:
-        result = fn(*args)
+        if context is not None:
+            result = call_inside(context, fn, args)
+        elif kwargs is None:
+            result = fn(*args)
+        else:
+            result = fn(*args, **kwargs)
     except BaseException as error:
         future.fail(error, fn)
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
     else:
         future.settle(FUTURE_FINISHED, result, False)
+    return 0
+
+
+cdef object call_inside(object context, object fn, tuple args):
+    PyContext_Enter(context)
+    try:
+        return fn(*args)
+    finally:
+        PyContext_Exit(context)
+
+
+def run_call(FutureCore future not None, fn, tuple args, dict kwargs=None):
+    """The message of `SpdkThread.call` and of an executor."""
+    run_and_settle(future, fn, args, kwargs, None)
 
 
 def name_of_call(args):

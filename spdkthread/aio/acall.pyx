@@ -23,15 +23,25 @@ from spdkthread.atomics cimport (
 )
 from spdkthread.clock cimport st_ticks
 from spdkthread.aio.coroutine cimport in_coroutine
-from spdkthread.future cimport FUTURE_FINISHED, FutureCore, error_for_await, new_future
+from spdkthread.future cimport FutureCore, error_for_await, new_future, run_and_settle
 from spdkthread.late cimport LATE_ACALL, late_fill
 from spdkthread.gil_handoff cimport gil_handoff_acquired, gil_handoff_released, gil_handoff_wait
 from spdkthread.aio.loop_future cimport await_by_sending
 from spdkthread.reactor cimport Reactor
 from spdkthread.ring cimport RING_OK
-from spdkthread.thread cimport SpdkThread
+from spdkthread.thread cimport SpdkThread, thread_send_python
 from spdkthread.trace_ring cimport trace_name_argument
-from spdkthread.cpython_ext cimport seal, st_call_base_traverse, st_replace_traverse, st_visitproc
+from spdkthread.cpython_ext cimport (
+    Py_DECREF_raw,
+    PyContext_CopyCurrent,
+    PyContext_Enter,
+    PyContext_Exit,
+    PyContext_New,
+    seal,
+    st_call_base_traverse,
+    st_replace_traverse,
+    st_visitproc,
+)
 from spdkthread.wakeup cimport WAKEUP_ASLEEP, wakeup_state
 
 from spdkthread.error_log import describe
@@ -55,11 +65,6 @@ cdef extern from *:
         PyObject *completions
         uint64_t epoch
     recent_completions st_recent
-    void Py_DECREF_raw "Py_DECREF"(PyObject *)
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
-    object PyContext_CopyCurrent()
-    object PyContext_New()
     Py_ssize_t PyMapping_Size(object mapping) except -1
 
 # How long acall watches for an answer. Without a GIL nothing is won by stopping others, and less by waiting.
@@ -146,7 +151,12 @@ def acall(SpdkThread thread not None, fn, tuple args):
 cdef object call_in_context(SpdkThread thread, object fn, tuple args):
     """In a spawned coroutine: a future to be awaited, run in a copy of the coroutine's context."""
     cdef FutureCore future = new_future(thread._weak)
-    cdef int verdict = thread._send(run_in_context, future, fn, args, PyContext_CopyCurrent())
+    cdef object context = PyContext_CopyCurrent()
+    cdef PyObject *argv[4]
+    cdef int verdict
+    argv[0], argv[1] = <PyObject *>future, <PyObject *>fn
+    argv[2], argv[3] = <PyObject *>args, <PyObject *>context
+    verdict = thread_send_python(thread, <PyObject *>run_in_context, argv, 4)
     if verdict != RING_OK:
         thread._refuse(verdict)
     return future
@@ -154,20 +164,7 @@ cdef object call_in_context(SpdkThread thread, object fn, tuple args):
 
 def run_in_context(FutureCore future not None, fn, tuple args, context):
     """The message of an acall from a spawned coroutine."""
-    if not future.start():
-        return
-    try:
-        PyContext_Enter(context)
-        try:
-            result = fn(*args)
-        finally:
-            PyContext_Exit(context)
-    except BaseException as error:
-        future.fail(error, fn)
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise
-    else:
-        future.settle(FUTURE_FINISHED, result, False)
+    run_and_settle(future, fn, args, None, context)
 
 
 cdef class Call(LoopFuture):

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from spdkthread import late
 from spdkthread.error_log import describe
 from spdkthread.errors import RingFullError, ThreadExitedError, WrongThreadError
-from spdkthread.future import FutureCore, make_future
+from spdkthread.future import FutureCore, make_future, run_call
 from spdkthread.thread import SpdkThread
 from spdkthread.undelivered import special_message
 
@@ -189,7 +189,7 @@ class _Place:
     def take_in(self, future: Any, fn: Callable, args: tuple, kwargs: dict) -> None:
         if not self.waiting:
             try:
-                self.thread.send_msg(_run, future, fn, args, kwargs)
+                self.thread.send_msg(run_call, future, fn, args, kwargs)
                 return
             except RingFullError:
                 pass
@@ -224,35 +224,11 @@ class _Place:
                     raise
 
 
-def _run(future: FutureCore, fn, args: tuple, kwargs: dict) -> None:
-    """The message of a submitted call."""
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        result = fn(*args, **kwargs)
-    except BaseException as error:
-        future.set_exception(error)
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise
-        # The traceback has this frame.
-        del future
-    else:
-        future.set_result(result)
-
-
 def _fetch(place: _Place) -> None:
     """The message of a call that found the ring full."""
     work = place.next()
     if work is not None:
-        _run(work.future, work.fn, work.args, work.kwargs)
-
-
-def _name(args: tuple) -> str:
-    return describe(args[1])
-
-
-def _drop(args: tuple, why: str) -> None:
-    args[0]._never_ran(why)
+        run_call(work.future, work.fn, work.args, work.kwargs)
 
 
 def _drop_fetch(args: tuple, why: str) -> None:
@@ -261,7 +237,6 @@ def _drop_fetch(args: tuple, why: str) -> None:
         work.future._never_ran(why)
 
 
-special_message(_run, _name, _drop)
 special_message(_fetch, lambda args: "a call of an executor", _drop_fetch)
 
 
