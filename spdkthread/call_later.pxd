@@ -46,7 +46,7 @@ cdef class Timer:
     cdef object _fn
     cdef tuple _args                # None: no arguments
     cdef NativeCall _native
-    cdef timer_cancel_fn request    # how its thread, on a higher floor, is asked
+    cdef timer_cancel_fn request    # of its thread, which is in a higher layer
     cdef Py_ssize_t list_position   # 1 + its index in the list of its thread; 0: not in it
     cdef object __weakref__
 

@@ -124,7 +124,7 @@ cdef int unlist_timer(list timers, Timer timer) except -1:
     cdef Timer last
     if not timer.list_position:
         return 0
-    with cython.critical_section(timers):       # `list` of it is one step on the side of those who look
+    with cython.critical_section(timers):       # `list` of it is one step for other OS threads
         last = timers.pop()
         if last is not timer:
             timers[timer.list_position - 1] = last

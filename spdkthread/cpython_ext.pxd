@@ -1,7 +1,8 @@
 """What Cython does not write: sealed constructors, references in C memory for the collector, the C API by raw pointers.
 
-A class whose objects only the library makes is sealed: ``X.__new__(X)`` from Python is refused, too, as such an object
-would have NULL and None where its methods expect more. Inside the class's own module ``X.__new__(X)`` goes past it.
+A class of objects that only the library makes is sealed: ``X.__new__(X)`` from Python is refused, too, as such an
+object would have NULL and None where its methods expect more. Inside the class's own module ``X.__new__(X)`` goes past
+it.
 
 Cython writes a class's ``tp_traverse`` from its attributes. A module that has references elsewhere, in the slots of a
 ring say, puts a function of its own in its place, which calls what was there first. One class a module.

@@ -353,7 +353,7 @@ cdef class FdHandlers:
         return 0
 
     cdef int leave_to_parent(self) except -1:
-        """In the child of a fork, of a thread that lives on: leave the set, which is the parent's, for one of its own."""
+        """In the child of a fork, of a thread that lives on: a set of its own, as the old one is the parent's."""
         if self.c.fd_set >= 0 and not fd_set_part(self.c.fd_set):
             self.c.fd_set_serial += 1
             self.add_all_to(self.c.fd_set)

@@ -1,4 +1,4 @@
-"""SpdkFuture: a `concurrent.futures.Future` that makes its lock when somebody waits.
+"""SpdkFuture: a `concurrent.futures.Future` that makes its lock at the first wait.
 
 `FutureCore` has the state and the methods; the class that users see is made of it and of the standard one when the
 first future is needed, so that importing spdkthread does not import concurrent.futures.
@@ -7,11 +7,11 @@ Order of the states (`outcome` says whether there is one: state >= FUTURE_CANCEL
 
     PENDING ---> RUNNING ---> FINISHED
        |            '-------> NOTIFIED      a spawned coroutine that ended by its cancellation
-       '---> CANCELLED -----> NOTIFIED      whoever was to run it has seen it
+       '---> CANCELLED -----> NOTIFIED      the thread that was to run it has seen that
 
-1. While nobody waits there is no condition, and a change of state is a few words written under `guard`: nothing with
+1. Before the first wait there is no condition, and a change of state is a few words written under `guard`: nothing with
    the GIL (there no other thread comes in between), a spin lock without.
-2. Whoever waits makes the condition, under the same guard, and it stays. From then on every change of state happens
+2. The first wait makes the condition, under the same guard, and it stays. From then on every change of state happens
    with the condition held, as in the standard class: `wait` and `as_completed` rely on that.
 3. `value` is written before the state that announces it is released, and never again.
 4. A future does not keep alive what has to produce its result: what cannot be reached any more is collected, its
@@ -46,8 +46,8 @@ cdef class FutureCore:
     cdef bint failed
     cdef st_atomic_u32 awaited      # by a coroutine, at present
     cdef object value               # the result, or the exception when `failed`
-    cdef object condition           # threading.Condition, once somebody waits
-    cdef uint32_t made_after        # the fork generation in which `condition` was made
+    cdef object condition           # threading.Condition, from the first wait on
+    cdef uint32_t made_after        # `condition` was made in this fork generation: forks since the first process
     cdef list waiters               # those of concurrent.futures.wait and as_completed
     cdef object callbacks           # None, one callable, or a list of them
     cdef object producer            # a weak reference to what has to produce the result (`waiting.Producer`), or None

@@ -1,4 +1,4 @@
-"""SpdkFuture: a `concurrent.futures.Future` that makes its lock when somebody waits. See ``future.pxd``."""
+"""SpdkFuture: a `concurrent.futures.Future` that makes its lock at the first wait. See ``future.pxd``."""
 
 import logging
 import weakref
@@ -169,10 +169,10 @@ cdef class FutureCore:
         self.retrieve()
         return self.value if self.failed else None
 
-    # For whoever runs the work
+    # For the code that runs the work
 
     def set_running_or_notify_cancel(self) -> bool:
-        """Begin, unless it was cancelled: then False, and those who wait for it hear so."""
+        """Begin, unless it was cancelled: then False, and waits for it end."""
         return self.start()
 
     def set_result(self, result) -> None:
@@ -211,7 +211,7 @@ cdef class FutureCore:
     # Inside
 
     cdef int settle(self, uint32_t state, object value, bint failed) except -1:
-        """Reach a state in which it is done, and tell everybody."""
+        """Reach a state in which it is done, end the waits and call the callbacks."""
         cdef object callbacks
         self.after_fork()
         if failed and self.unretrieved is None:
@@ -299,9 +299,9 @@ cdef class FutureCore:
         return self.cancelled()
 
     cdef bint shift(self, uint32_t before, uint32_t after) noexcept:
-        """From one state to another while nobody waits; False when that is not how it stands.
+        """From one state to another where that needs no condition; False when `before` is not the state.
 
-        A change from PENDING to RUNNING or from there back needs no condition: nobody is told of it.
+        It needs none before the first wait, and none to RUNNING, which no wait is for.
         """
         cdef bint done = False
         guard(self)
@@ -363,7 +363,7 @@ cdef class FutureCore:
                 pass        # it was settled at the last moment
 
     cdef int after_fork(self) except -1:
-        """In the child: who waited in the parent does not exist here, and may have held the condition."""
+        """In the child of a fork: the OS threads that waited are not here, and one may have held the condition."""
         if self.made_after != fork_generation and self.condition is not None:
             self.condition = None
             self.waiters = None
@@ -552,7 +552,7 @@ def make_future(producer=None, running=False):
 
 
 cdef int run_and_settle(FutureCore future, object fn, tuple args, dict kwargs, object context) except -1:
-    """Run a call, unless it was cancelled, and settle its future. `context`: in which it runs; None: the current one."""
+    """Run a call, unless it was cancelled, and settle its future. `context`: where it runs; None: the current one."""
     if not future.start():
         return 0
     try:

@@ -2,7 +2,6 @@
 
 import importlib
 
-from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 
 from spdkthread.atomics cimport st_casp_acq_rel

@@ -1,4 +1,4 @@
-"""ThreadLib: the registry, the ids, the clock and the way of errors."""
+"""ThreadLib: the registry of threads and devices, the clock, the routing of exceptions."""
 
 from libc.stdint cimport uint64_t
 

@@ -1,4 +1,4 @@
-"""ThreadLib: the registry, the ids, the clock and the way of errors."""
+"""ThreadLib: the registry of threads and devices, the clock, the routing of exceptions."""
 
 import os
 import sys
@@ -152,7 +152,7 @@ cdef class ThreadLib:
         for thread in list(self._threads.values()):
             thread._after_fork()
 
-    # The registry, for the floors above.
+    # The registry, for the layers above.
 
     def _add_thread(self, thread) -> int:
         with self._lock:
@@ -172,8 +172,8 @@ cdef class ThreadLib:
     def _thread_after(self, id: int):
         """The thread created next after the one with this id, among those that have not exited."""
         with self._lock:
-            place = bisect_right(self._ids, id)
-            return self._threads[self._ids[place]] if place < len(self._ids) else None
+            index = bisect_right(self._ids, id)
+            return self._threads[self._ids[index]] if index < len(self._ids) else None
 
     def _add_device(self, device) -> None:
         with self._lock:
@@ -188,7 +188,7 @@ cdef class ThreadLib:
     # Errors
 
     cdef int report(self, str message, object exception, object thread, str key, object subject) except -1:
-        """Send an exception that left a callback its way: handler, default log, ``sys.unraisablehook``."""
+        """Route an exception that left a callback: to the handler or the default log, else ``sys.unraisablehook``."""
         st_add_relaxed(&self._error_count, 1)
         context = {"message": message, "exception": exception, "thread": thread, key: subject}
         try:
@@ -203,7 +203,7 @@ cdef class ThreadLib:
         return 0
 
     def _report(self, message, exception, thread, key, subject):
-        """`report` for Python code of the floors above."""
+        """`report` for Python code of the layers above."""
         self.report(message, exception, thread, key, subject)
 
     def _count_lost(self, count):
@@ -269,7 +269,7 @@ cdef str with_blockers(object thread):
 
 
 cdef int tell_unraisable(object failure, str what, object handler) except -1:
-    """The interpreter's own hook takes nothing but what the interpreter makes; one of the user's gets all of it."""
+    """A user's `sys.unraisablehook` gets everything; the interpreter's own takes only what the interpreter makes."""
     if sys.unraisablehook is not sys.__unraisablehook__:
         sys.unraisablehook(_Unraisable(failure, what, handler))
         return 0

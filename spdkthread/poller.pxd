@@ -30,7 +30,7 @@ cdef struct poller_s:
     poller_s *next                  # among the active pollers
     poller_s *prev
     bint listed                     # on the list of active pollers
-    st_atomic_u32 state             # written by its thread, looked at by anybody
+    st_atomic_u32 state             # written by its thread, read on any OS thread
     uint64_t period                 # ticks; 0: active
     bint fixed_rate                 # deadlines at start + k periods
     uint64_t serial                 # the poll in which it came onto the list
@@ -52,7 +52,7 @@ cdef class Poller:
     cdef readonly object thread
     cdef object _fn
     cdef NativeCall _native
-    cdef poller_request_fn request  # how its thread, on a higher floor, is asked
+    cdef poller_request_fn request  # of its thread, which is in a higher layer
     cdef int wanted                 # what a request that waits in the overflow list is to do
     cdef Py_ssize_t list_position   # 1 + its index in the list of its thread; 0: not registered
     cdef object __weakref__

@@ -17,7 +17,7 @@ them at no cost:
 
 CLOSED  the thread has exited: nothing is accepted any more. Set by the receiver with the compare-and-swap that also
         proves the ring empty, so a message is either taken or refused, never lost in between.
-GATED   the reactor is stopping: nothing from outside, the library's own threads may still send.
+STOPPING the reactor is stopping: nothing from outside, the library's own threads may still send.
 SPILLED the library's own messages did not fit and wait in the overflow list. Until the receiver has taken them all,
         every other send is refused as full: that keeps the order of each sender.
 TRIMMING the receiver, idle, gives the memory of an empty ring back to the kernel. Set by a compare-and-swap that also
@@ -200,7 +200,7 @@ cdef uint64_t ring_capacity_for(object ring_size) except 0
 
 
 cdef inline int ring_claim(message_ring *ring, uint64_t count, uint64_t passes, uint64_t *position) noexcept nogil:
-    """Claim `count` consecutive slots; `passes` are the flags that do not stop this sender (GATED or 0)."""
+    """Claim `count` consecutive slots; `passes` are the flags that do not stop this sender (RING_STOPPING or 0)."""
     cdef uint64_t tail = st_load_relaxed(&ring.tail)
     cdef int verdict
     while True:

@@ -167,7 +167,7 @@ cdef int ring_claim_slow(message_ring *ring, uint64_t *tail, uint64_t count, uin
         return RING_OK
 
 
-# An iteration or a device's end whose next message cannot be sent would never come back to whoever waits for it. So a
+# An iteration, or the end of a device, whose next message cannot be sent would never complete. So a
 # message that finds neither room in the ring nor memory has a node here; pages that are never used cost nothing.
 cdef enum:
     RESERVED = 4096

@@ -145,7 +145,7 @@ cdef inline int thread_send_native(thread_s *thread, msg_fn fn, void *ctx, uint6
 
 
 cdef inline int send_native(thread_s *thread, void *fn, void *ctx, PyObject *owner) noexcept nogil:
-    """Send a user's native message with a reference of what it needs, which becomes the message's; RING_OK or why not."""
+    """Send a user's native message; RING_OK, and the reference of `owner` is the message's now, or why not."""
     cdef uint64_t position
     cdef ring_slot *slot
     cdef int verdict = send_claim(thread, 0, &position)

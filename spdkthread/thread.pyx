@@ -4,9 +4,7 @@ cimport cython
 
 import logging
 import os
-import threading
 import time
-import weakref
 from operator import attrgetter
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -95,7 +93,6 @@ from spdkthread.trace_ring cimport st_trace_word, trace_enrol
 from spdkthread.checks import check_integer, check_timeout
 from spdkthread.cores import parse_cores
 from spdkthread.errors import (
-    FdError,
     ReactorError,
     RingFullError,
     RingFullTimeoutError,

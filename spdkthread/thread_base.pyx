@@ -3,9 +3,7 @@
 cimport cython
 
 import logging
-import os
 import threading
-import time
 import weakref
 
 from cpython.object cimport PyObject
@@ -88,7 +86,6 @@ from spdkthread.thread_struct cimport (
     STEP_DONE,
     STEP_NATIVE,
     STEP_PYTHON,
-    STEP_RAISED,
     THREAD_EXITED,
     THREAD_EXITING,
     THREAD_RUNNING,
@@ -155,7 +152,7 @@ cdef class ThreadBase:
             ring_destroy(self.c.ring)
 
     cdef int _poll(self, uint32_t limit, uint64_t now, bint now_given) noexcept:
-        """One poll by the driver, who is let go afterwards. With STEP_RAISED an exception is set."""
+        """One poll by the driver, which releases the thread afterwards. With STEP_RAISED an exception is set."""
         cdef int step
         cdef uint64_t start = 0
         if not self._polled:
@@ -424,7 +421,7 @@ cdef class ThreadBase:
         return 0
 
     cdef int _drop_timer(self, Timer timer) except -1:
-        """Take a cancelled timer out of the books."""
+        """Take a cancelled timer out of the list and the queue."""
         if timer.list_position:
             timer_remove(&self.c, &timer.c)
             unlist_timer(self._timers, timer)
@@ -682,17 +679,17 @@ cdef class ThreadBase:
 
 
 cdef int poller_request(Poller poller, int what) except -1:
-    """How a poller reaches its thread, which stands on a higher floor."""
+    """`Poller.request`: poller.pyx is in a lower layer than the thread."""
     return (<ThreadBase>poller.thread)._request(what, poller)
 
 
-# How a timer reaches its thread, and the messages about it.
+# `Timer.request`: call_later.pyx is in a lower layer than the thread. And the messages about timers.
 
 cdef bint timer_cancel_request(Timer timer) except -1:
     cdef ThreadBase thread = <ThreadBase>timer.thread
     if not timer_claim(&timer.c, TIMER_CANCELLED):
         return False
-    # Of those who ask only one comes here, and its run does not: function and arguments are the caller's to drop.
+    # Of a run and any number of cancels one alone gets here, so nothing else drops function and arguments.
     timer.release()
     if thread._is_here():
         thread._drop_timer(timer)

@@ -27,7 +27,7 @@ def for_each_thread(fn, cpl=None, *, lib=None):
     cpl : callable, optional
         Runs at the end, by a message on the caller's thread. Only where an SpdkThread is current.
     lib : ThreadLib, optional
-        Whose threads; by default those of the current thread's library, and without one those of the process-wide one.
+        The library of the threads; by default the current thread's, and where none is current the process-wide one.
 
     Returns
     -------
@@ -86,7 +86,7 @@ cdef class Iteration:
         return f"for_each_thread of {describe(self.fn)}"
 
     cdef int go_on(self, id) except -1:
-        """Hop to the next thread that still runs, or home."""
+        """Go to the next thread that still runs, or back to the caller's."""
         while True:
             thread = self.lib._thread_after(id)
             if thread is None:

@@ -184,7 +184,7 @@ cdef void queue_deferred(thread_s *thread, uint64_t poll, uint64_t now) noexcept
 
 
 cdef void timer_add(thread_s *thread, timer_s *timer, bint next_poll, uint64_t now) noexcept nogil:
-    """Arm a timer whose deadline is set. `next_poll`: in a poll that goes on it must wait for the next one."""
+    """Arm a timer that has its deadline. `next_poll`: it must not run in the poll that is under way."""
     cdef timer_node *last
     timer.deferred = thread.polling and (next_poll or thread.stage == STAGE_TIMED)
     timer.first_poll = thread.polls + 1 if timer.deferred else thread.polls
@@ -336,32 +336,32 @@ cdef bint poll_needed(thread_s *thread) noexcept nogil:
     return thread.timers.count != 0 and clock_read(thread.clock) >= thread.timers.next_check
 
 
-# What a trace says of where a message came from: its place in the ring.
+# What a trace says of where a message came from: its position in the ring.
 
-cdef inline uint64_t place_of(thread_s *thread, uint32_t index) noexcept nogil:
+cdef inline uint64_t position_of(thread_s *thread, uint32_t index) noexcept nogil:
     """Where message `index` of the batch stood if the whole batch stood in the ring: what comes next is at `head`."""
     return st_load_relaxed(&thread.ring.head) - (thread.batch_count - index)
 
 
 cdef void mark_batch(thread_s *thread) noexcept nogil:
-    """With messages of the overflow list in the batch, `place_of` is wrong. No later batch has these places."""
+    """With messages of the overflow list in the batch, `position_of` is wrong. No later batch has these positions."""
     cdef uint32_t index
     for index in range(thread.batch_count):
-        st_store_relaxed(&thread.batch[index].stamp, place_of(thread, index) + 1)
+        st_store_relaxed(&thread.batch[index].stamp, position_of(thread, index) + 1)
 
 
-cdef uint64_t trace_place(thread_s *thread, ring_slot *message) noexcept nogil:
-    """1 + the place in the ring of a message of the batch; 0: it is not known."""
-    cdef uint64_t place = place_of(thread, <uint32_t>(message - thread.batch)) + 1
-    return 0 if st_load_relaxed(&message.stamp) == place else place
+cdef uint64_t trace_position(thread_s *thread, ring_slot *message) noexcept nogil:
+    """1 + the position in the ring of a message of the batch; 0: it is not known."""
+    cdef uint64_t position = position_of(thread, <uint32_t>(message - thread.batch)) + 1
+    return 0 if st_load_relaxed(&message.stamp) == position else position
 
 
 cdef void traced_native_message(thread_s *thread, ring_slot *message) noexcept nogil:
-    cdef uint64_t place = trace_place(thread, message)
+    cdef uint64_t position = trace_position(thread, message)
     cdef void *fn = message.fn
     cdef uint64_t began = st_cycles()
     (<msg_fn>fn)(message.args[0])
-    trace_put(TRACE_NATIVE_MESSAGE, thread.trace_number, began, st_cycles() - began, <uint64_t>fn, <int64_t>place)
+    trace_put(TRACE_NATIVE_MESSAGE, thread.trace_number, began, st_cycles() - began, <uint64_t>fn, <int64_t>position)
 
 
 cdef int64_t traced_native_poller(thread_s *thread, poller_s *poller) noexcept nogil:
@@ -465,7 +465,7 @@ cdef inline poller_s *pick_active(thread_s *thread) noexcept nogil:
 
 
 cdef inline void after_active(thread_s *thread, poller_s *poller) noexcept nogil:
-    """Back to its place, unless it was paused or unregistered inside its function."""
+    """Back to its list, unless it was paused or unregistered inside its function."""
     thread.active_runs = False
     if st_load32_relaxed(&poller.state) == POLLER_RUNNING:
         st_store32_relaxed(&poller.state, POLLER_WAITING)
@@ -474,8 +474,9 @@ cdef inline void after_active(thread_s *thread, poller_s *poller) noexcept nogil
 
 
 cdef inline bint run_native_round(thread_s *thread) noexcept nogil:
-    """Policy "all": `pick_active`, `count_run` and `after_active` of one native poller after the other, without what
-    only a stop in between needs. True: the next piece of work needs the GIL, otherwise the stage is over.
+    """Policy "all": one loop over consecutive native pollers, `pick_active`, `count_run` and `after_active` fused.
+
+    True: the next piece of work needs the GIL; otherwise the stage is over.
     """
     cdef poller_s *poller = thread.active_next if thread.active_done else thread.active_first
     cdef uint64_t ran = 0
@@ -500,7 +501,7 @@ cdef inline bint run_native_round(thread_s *thread) noexcept nogil:
             if rc > thread.rc:
                 thread.rc = rc
         if st_load32_relaxed(&poller.state) == POLLER_UNREGISTERED:
-            break                                   # to be taken out of the thread's books
+            break                                   # to be taken out of the thread's list
         if st_load32_relaxed(&poller.state) == POLLER_RUNNING:
             st_store32_relaxed(&poller.state, POLLER_WAITING)
         thread.running = NULL
@@ -509,7 +510,7 @@ cdef inline bint run_native_round(thread_s *thread) noexcept nogil:
             thread.active_runs = False
             thread.locks_poller = poller.owner
             return True
-        poller = thread.active_next                 # whom the function may have changed
+        poller = thread.active_next                 # which the function may have changed
     thread.pollers_run += ran
     if thread.running != NULL:
         return True
@@ -657,7 +658,7 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
             return STEP_PYTHON
         count_run(thread, poller, call_native_poller(thread, poller))
         if st_load32_relaxed(&poller.state) == POLLER_UNREGISTERED:
-            return STEP_PYTHON                      # to be taken out of the thread's books
+            return STEP_PYTHON                      # to be taken out of the thread's list
         after_poller(thread, poller)
         if thread.locks_held != NULL:
             thread.locks_poller = poller.owner
@@ -764,7 +765,7 @@ cdef int poll_attached(thread_s *thread) noexcept:
 
 
 cdef void fds_look(thread_s *thread) noexcept nogil:
-    """Whoever drives the thread: have the next poll call the handlers if a descriptor is ready."""
+    """The driver: have the next poll call the handlers if a descriptor is ready."""
     if thread.fd_count and fd_set_ready(thread.fd_set):
         attention_set(thread, ATTENTION_FDS)
 
@@ -825,7 +826,7 @@ cdef void drop_garbage(thread_s *thread) noexcept:
 
 
 cdef PyObject *traced_call(thread_s *thread, int kind, PyObject *fn, PyObject *args) noexcept:
-    """Call with the tuple `args`, or with nothing. Whose the reference is, says the caller."""
+    """Call with the tuple `args`, or with nothing. The references stay the caller's."""
     cdef uint64_t key = trace_key(fn)
     cdef uint64_t began = st_cycles()
     cdef PyObject *result
@@ -840,7 +841,7 @@ cdef PyObject *traced_call(thread_s *thread, int kind, PyObject *fn, PyObject *a
 cdef PyObject *traced_message(thread_s *thread, ring_slot *message) noexcept:
     cdef PyObject *fn = <PyObject *>message.fn
     cdef PyObject **args = <PyObject **>message.args
-    cdef uint64_t place = trace_place(thread, message)
+    cdef uint64_t position = trace_position(thread, message)
     cdef PyObject *named = fn
     cdef PyObject *result
     cdef uint64_t key, began
@@ -853,7 +854,7 @@ cdef PyObject *traced_message(thread_s *thread, ring_slot *message) noexcept:
         result = PyObject_CallRaw(fn, args[0], NULL)
     else:
         result = PyObject_Vectorcall(fn, args, message.nargs | ST_VECTORCALL_OFFSET, NULL)
-    trace_put(TRACE_MESSAGE, thread.trace_number, began, st_cycles() - began, key, <int64_t>place)
+    trace_put(TRACE_MESSAGE, thread.trace_number, began, st_cycles() - began, key, <int64_t>position)
     return result
 
 
@@ -934,7 +935,7 @@ cdef inline int run_message(thread_s *thread, ring_slot *message) noexcept:
 
 
 cdef object forget_timer(thread_s *thread, Timer timer):
-    """Take a timer that has run, or runs now, out of the thread's books. Returns what it held."""
+    """Take a timer that has run, or runs now, out of the thread's list. Returns what it held."""
     thread.blockers.timers -= 1
     unlist_timer(<list>thread.timer_list, timer)
     return timer.release()
@@ -1060,7 +1061,7 @@ cdef void retire(thread_s *thread, poller_s *poller) noexcept:
 # Spin locks that a callback left held: the one misuse that cannot be raised where it is made.
 
 cdef int report_native_locks(thread_s *thread) noexcept:
-    """After native callbacks, whose misuse waits for the GIL; or what was locked by hand between two polls."""
+    """Of native callbacks, once the GIL is held; or what was locked by hand between two polls."""
     cdef PyObject *poller = thread.locks_poller
     thread.locks_poller = NULL
     if poller == NULL and thread.running != NULL:

@@ -98,7 +98,7 @@ cdef struct thread_s:
     pointer_map channel_map         # device_s -> channel_s, see io_device.pxd
     uint32_t fd_count               # registered file descriptors
     int fd_set                      # their epoll or kqueue; -1: none yet
-    uint32_t fd_set_serial          # one more each time another set is in that place
+    uint32_t fd_set_serial          # one more each time `fd_set` is another set
     fd_native_s *fd_natives         # of those of the registered descriptors that have a native function
     uint32_t fd_native_count
     bint fd_natives_ran             # in this poll

@@ -1,4 +1,4 @@
-"""Messages that wait, or will never run: what to call them, how to drop them, what the garbage collector sees of them."""
+"""Messages that wait, or will never run: their names, how to drop them, what the garbage collector sees of them."""
 
 from spdkthread.cpython_ext cimport st_visitproc
 from spdkthread.ring cimport message_ring, ring_slot

@@ -9,11 +9,18 @@ from typing import Any, Protocol
 
 from spdkthread import late
 
-__all__ = ["Producer", "awaited_producers", "keep_waiting", "tell_while_waiting", "told_of_full_ring", "whereabouts"]
+__all__ = [
+    "Producer",
+    "awaited_producers",
+    "keep_waiting",
+    "tell_while_waiting",
+    "told_of_full_ring",
+    "whereabouts",
+]
 
 logger = logging.getLogger("spdkthread")
 
-# What each OS thread that waits for a future waits for: its number -> a weak reference to the future's producer, or None.
+# What each OS thread waits for that waits for a future: its number -> a weak reference to the producer, or None.
 awaited_producers: dict[int, Any] = {}
 os.register_at_fork(after_in_child=awaited_producers.clear)
 

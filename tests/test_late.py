@@ -19,7 +19,9 @@ def test_the_module_of_a_hook_fills_it(name):
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_hook_is_filled_when_it_is_first_needed(name):
-    done = run_python(f"from spdkthread import late\nassert late.found({name!r}) is None\nprint(callable(late.find({name!r})))")
+    done = run_python(
+        f"from spdkthread import late\nassert late.found({name!r}) is None\nprint(callable(late.find({name!r})))"
+    )
     assert done.stdout == "True\n", done.stderr
 
 

@@ -16,9 +16,9 @@ burst of calls it does not watch either: those are answered while the next ones 
 is set and pushers do not wake the loop. It writes `watching` = 0 first and looks at `top` second, the pusher the other
 way round, with a full fence in between on both sides: so one of them sees the other.
 
-Both may see each other, and then the loop is woken for answers that `acall` takes itself. So that no second `drain_it`
-stands in the same turn of the loop, in which whoever only calls would go on past the others, one is asked for only when
-none is `due`.
+Both may see each other, and then the loop is woken for answers that `acall` takes itself. At most one `drain_it` is
+queued, which `due` says: with a second one in the same turn of the loop a task that only calls would run ahead of the
+others.
 """
 
 from cpython.object cimport PyObject
@@ -36,14 +36,14 @@ cdef class Call(LoopFuture):
     cdef object second              # would be one more thing for the garbage collector to walk over
     cdef tuple args                 # more lie here
     cdef object context             # for fn; None: an empty one
-    cdef CompletionStack completions                  # the way back; None once it lies on the completions's stack
-    cdef CompletionStack home                  # the same, for the loop's OS thread, once it is back
+    cdef CompletionStack completions    # the way back; None once it is on that stack: no cycle through a call
+    cdef CompletionStack returned_to    # the same, on the loop's OS thread, once the call is back
     cdef SpdkThread thread
-    cdef uint64_t number            # of the completions's calls
+    cdef uint64_t number            # of the stack's calls
     cdef object answer              # of fn: the result, or the exception when `raised`
     cdef bint raised
     cdef bint awaited               # a task waits for it
-    cdef PyObject *below            # on the completions's stack
+    cdef PyObject *below            # on the stack
 
     cdef object perform(self)
     cdef int come_back(self) except -1
@@ -63,7 +63,7 @@ cdef class CompletionStack:
     cdef uint32_t in_a_row
     cdef uint32_t burst
     cdef uint64_t sent              # the number of the last call
-    cdef uint64_t consumed          # and of the last one whose outcome somebody has had
+    cdef uint64_t consumed          # and of the last one whose outcome was retrieved
     cdef object __weakref__
     cdef object loop                # weak
     cdef object drain_it

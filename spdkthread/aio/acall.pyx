@@ -69,16 +69,15 @@ cdef extern from *:
 
 # How long acall watches for an answer. Without a GIL nothing is won by stopping others, and less by waiting.
 cdef uint64_t WATCH_TICKS = 15_000
-# And for one of a reactor that has to be woken first, from those who asked for something a moment ago: while they go on
-# asking it stays awake. The same when the last answer came by waking the loop: asyncio lets go of the GIL for that, so
-# the reactor may just be asleep at the lock.
+# As long when the reactor sleeps but the loop called it less than a millisecond ago (while calls go on it stays awake),
+# or when the last answer came by waking the loop: asyncio releases the GIL for that, so the reactor may wait for it.
 cdef uint64_t WAKE_TICKS = 60_000
 cdef uint64_t MOMENT_TICKS = 1_000_000
 # Where answers take longer, it watches ever more rarely: every 2**n-th time.
 cdef uint32_t MOST_MISSES = 5
 # Of so many answers in a row one takes the long way, through the loop.
 cdef uint32_t IN_A_ROW = 8
-# After several at once so many more go without being asked about.
+# After a burst of calls it does not watch for so many more.
 cdef uint32_t BURST = 8
 
 cdef object running_loop = None         # asyncio's function
@@ -128,7 +127,7 @@ def acall(SpdkThread thread not None, fn, tuple args):
     call.begin(loop)
     if completions.note(call) and completions.worth_watching(thread):
         st_store32_relaxed(&completions.watching, 1)
-        # We let go of the GIL in a moment: whoever gets the message should not queue for it.
+        # The GIL is released in a moment: the reactor that gets the message should not queue for it.
         gil_handoff_acquired()
         verdict = thread._send_one(run, call)
         if verdict == RING_OK:
@@ -182,7 +181,7 @@ cdef class Call(LoopFuture):
     cdef int come_back(self) except -1:
         """With the outcome, to the loop."""
         cdef CompletionStack completions = self.completions
-        # On the stack it must not keep alive what keeps the stack alive.
+        # No cycle from the call to the stack that it is on.
         self.completions = None
         self.fn = self.first = self.second = self.args = self.context = None
         return completions.push(self)
@@ -208,8 +207,8 @@ cdef class Call(LoopFuture):
         return 0
 
     cdef int had(self) except -1:
-        if self.home is not None and self.number > self.home.consumed:
-            self.home.consumed = self.number
+        if self.returned_to is not None and self.number > self.returned_to.consumed:
+            self.returned_to.consumed = self.number
         return 0
 
     cdef int report(self) except -1:
@@ -362,8 +361,8 @@ cdef class CompletionStack:
         except RuntimeError:
             self.abandon()          # it is closed
         except BaseException:
-            # A signal's handler raised, perhaps after the loop was told. Those who follow find the stack begun and wake
-            # no loop, so it is told again.
+            # A signal's handler raised, perhaps after the loop was told. Later pushers find the stack begun and wake no
+            # loop, so it is told again.
             try:
                 loop.call_soon_threadsafe(self.drain_it)
             except Exception:
@@ -390,7 +389,7 @@ cdef class CompletionStack:
         cdef Call call
         while each != NULL:
             call = unstack(&each)
-            call.home = self
+            call.returned_to = self
             try:
                 try:
                     call.deliver(at_once)
@@ -427,7 +426,7 @@ cdef class CompletionStack:
     cdef bint note(self, Call call) noexcept:
         """On the loop: a call is about to be sent. Whether its caller seems to wait for one answer at a time.
 
-        Whoever has not had the outcome of the last call sends several at once, and wants the next one sent.
+        A caller that has not retrieved the outcome of its last call sends several at once.
         """
         cdef bint one_by_one = self.consumed == self.sent
         self.sent += 1
@@ -448,7 +447,7 @@ cdef class CompletionStack:
         reactor = thread._reactor
         if reactor is None:
             return False
-        # Nor can one whose core we are sitting on.
+        # Nor can a reactor whose core this OS thread occupies.
         if self.one_core == (<Reactor>reactor).core:
             return False
         wakeup = <wakeup_state *>st_loadp_relaxed(&thread.c.wakeup)
@@ -480,7 +479,7 @@ cdef class CompletionStack:
             self.misses += 1
 
     cdef int look(self) except -1:
-        """Not watching any more: take what nobody woke the loop for."""
+        """After watching: take the answers for which the loop was not woken."""
         if st_loadp_relaxed(&self.top) == NULL:
             return 0
         self.in_a_row += 1
@@ -516,7 +515,7 @@ cdef class Drain:
     def __call__(self):
         completions = self.completions()
         if completions is not None:
-            # First, so that whoever still found it due had pushed by now.
+            # First, so that a pusher that still found it due has pushed by now.
             st_exchange32(&(<CompletionStack>completions).due, 0)
             (<CompletionStack>completions).drain(True)
 

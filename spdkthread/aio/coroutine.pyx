@@ -25,7 +25,7 @@ from spdkthread.future cimport (
 from spdkthread.late cimport LATE_AWAIT_FUTURE, LATE_SPAWN, late_fill
 from spdkthread.poller cimport POLLER_WAITING
 from spdkthread.ring cimport RING_OK
-from spdkthread.cpython_ext cimport seal
+from spdkthread.cpython_ext cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, seal
 from spdkthread.thread cimport SpdkThread
 from spdkthread.timers cimport (
     TIMER_NEVER,
@@ -89,9 +89,6 @@ cdef extern from *:
     int PyGen_NEXT "PYGEN_NEXT"
     int PyGen_RETURN "PYGEN_RETURN"
     int PyIter_Send(object iterator, object value, PyObject **result) except? -1
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
-    object PyContext_CopyCurrent()
 
 # Sleepers whose time has come that are resumed in one poll; the others follow in the next one.
 cdef int SLEEPERS_AT_ONCE = 64

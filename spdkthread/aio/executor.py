@@ -48,12 +48,12 @@ class ThreadExecutor(Executor):
             self._threads: Callable[[], Iterable[SpdkThread]] = lambda: fixed
         else:
             self._threads = threads
-        self._places: dict[int, _Place] = {}
+        self._workers: dict[int, _Worker] = {}
         self._turn = itertools.count()
         self._shut = False
 
     def __repr__(self) -> str:
-        under_way = sum(len(place.under_way) for place in list(self._places.values()))
+        under_way = sum(len(worker.under_way) for worker in list(self._workers.values()))
         state = "shut down" if self._shut else f"{under_way} calls under way"
         return f"<ThreadExecutor of {len(tuple(self._threads()))} threads, {state}>"
 
@@ -70,20 +70,20 @@ class ThreadExecutor(Executor):
             When the function that names the threads returns something else.
         """
         self._refuse_if_shut()
-        for place in self._by_load():
-            future = make_future(place.thread)
-            place.under_way[id(future)] = future
+        for worker in self._by_load():
+            future = make_future(worker.thread)
+            worker.under_way[id(future)] = future
             try:
-                future.add_done_callback(place.finished)
+                future.add_done_callback(worker.finished)
                 # After it was entered: shutdown() looks the other way round, and one of the two sees the other.
                 self._refuse_if_shut()
-                place.take_in(future, fn, args, kwargs)
+                worker.take_in(future, fn, args, kwargs)
             except ThreadExitedError:
-                place.finished(future)
+                worker.finished(future)
             except BaseException:
-                # Not begun, it never runs: who called has no future of it.
+                # Not begun, it never runs: the caller gets no future of it.
                 future.cancel()
-                place.finished(future)
+                worker.finished(future)
                 raise
             else:
                 return future
@@ -122,15 +122,15 @@ class ThreadExecutor(Executor):
         if not wait:
             return
         while under_way := self._under_way():
-            for place, future in under_way:
-                if not future.done() and place.thread._is_driven_here():
+            for worker, future in under_way:
+                if not future.done() and worker.thread._is_driven_here():
                     raise WrongThreadError(
-                        f"waiting for {self!r} here would stop {place.thread!r}, which has to run its calls"
+                        f"waiting for {self!r} here would stop {worker.thread!r}, which has to run its calls"
                     )
-                place.give_up(future)
+                worker.give_up(future)
             wait_for_all([future for _, future in under_way])
-            for place, future in under_way:
-                place.finished(future)
+            for worker, future in under_way:
+                worker.finished(future)
 
     # Inside. There is no lock: a collection may run a destructor in any of these lines, and that may cancel a future of
     # this executor, or submit to it. What is shared is changed by single operations of dicts and deques.
@@ -139,29 +139,30 @@ class ThreadExecutor(Executor):
         if self._shut:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
-    def _under_way(self) -> list[tuple["_Place", Any]]:
-        return [(place, future) for place in list(self._places.values()) for future in list(place.under_way.values())]
+    def _under_way(self) -> list[tuple["_Worker", Any]]:
+        workers = list(self._workers.values())
+        return [(worker, future) for worker in workers for future in list(worker.under_way.values())]
 
-    def _by_load(self) -> list["_Place"]:
+    def _by_load(self) -> list["_Worker"]:
         """The threads, the least loaded first; of equal ones another each time."""
-        places = [self._place_of(thread) for thread in self._threads()]
-        if len(places) < 2:
-            return places
-        first = next(self._turn) % len(places)
-        places = places[first:] + places[:first]
-        return sorted(places, key=_Place.load)
+        workers = [self._worker_of(thread) for thread in self._threads()]
+        if len(workers) < 2:
+            return workers
+        first = next(self._turn) % len(workers)
+        workers = workers[first:] + workers[:first]
+        return sorted(workers, key=_Worker.load)
 
-    def _place_of(self, thread: SpdkThread) -> "_Place":
-        place = self._places.get(id(thread))
-        if place is not None:
-            return place
+    def _worker_of(self, thread: SpdkThread) -> "_Worker":
+        worker = self._workers.get(id(thread))
+        if worker is not None:
+            return worker
         if not isinstance(thread, SpdkThread):
             raise TypeError(f"threads must be SpdkThreads, got {type(thread).__name__}")
         # Those that are over: nothing is under way there, and nothing goes there any more.
-        for key, old in list(self._places.items()):
+        for key, old in list(self._workers.items()):
             if old.thread.is_exited and not old.under_way:
-                self._places.pop(key, None)
-        return self._places.setdefault(id(thread), _Place(thread))
+                self._workers.pop(key, None)
+        return self._workers.setdefault(id(thread), _Worker(thread))
 
 
 class _Work:
@@ -173,7 +174,7 @@ class _Work:
         self.future, self.fn, self.args, self.kwargs = future, fn, args, kwargs
 
 
-class _Place:
+class _Worker:
     """One thread of an executor: what is under way there, and what waits for room in its ring."""
 
     __slots__ = ("thread", "under_way", "waiting")
@@ -224,9 +225,9 @@ class _Place:
                     raise
 
 
-def _fetch(place: _Place) -> None:
+def _fetch(worker: _Worker) -> None:
     """The message of a call that found the ring full."""
-    work = place.next()
+    work = worker.next()
     if work is not None:
         run_call(work.future, work.fn, work.args, work.kwargs)
 

@@ -6,6 +6,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 
 from spdkthread.atomics cimport st_store32_relaxed
+from spdkthread.cpython_ext cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
 
 from spdkthread.errors import SpdkThreadError
 
@@ -19,9 +20,6 @@ cdef extern from *:
         ((PyTypeObject *)type)->tp_as_async->am_send = (sendfunc)(void (*)(void))sender;
     }
     """
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
-    object PyContext_CopyCurrent()
     ctypedef int (*st_sender)(PyObject *, PyObject *, PyObject **) except -1
     void st_set_sender(PyObject *type, st_sender sender)
     int PYGEN_RETURN
