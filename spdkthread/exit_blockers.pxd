@@ -47,3 +47,6 @@ cdef class NamedBlockers:
     cdef list of_kind(self, int kind)
     cdef dict things(self, int kind)
     cdef uint32_t *count(self, int kind) noexcept
+
+
+cdef NamedBlockers new_blockers(exit_blockers_s *counts)

@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint32_t
 
+from spdkthread.cpython_ext cimport seal
+
 __all__ = ["blockers_by_kind", "exit_blockers", "register_blocker"]
 
 cdef dict in_words_of = {}      # name of a kind -> function, in the order of registration
@@ -73,3 +75,12 @@ cdef class NamedBlockers:
 
     cdef list of_kind(self, int kind):
         return list(self.things(kind).copy())
+
+
+cdef NamedBlockers new_blockers(exit_blockers_s *counts):
+    cdef NamedBlockers blockers = NamedBlockers.__new__(NamedBlockers)
+    blockers.c = counts
+    return blockers
+
+
+seal(NamedBlockers)

@@ -39,3 +39,6 @@ cdef class FdHandlers:
     cdef int forget_parent(self) except -1
     cdef int leave_to_parent(self) except -1
     cdef int close_set(self) noexcept
+
+
+cdef FdHandlers new_fd_handlers(thread_s *thread)

@@ -366,6 +366,12 @@ cdef class FdHandlers:
         return 0
 
 
+cdef FdHandlers new_fd_handlers(thread_s *thread):
+    cdef FdHandlers handlers = FdHandlers.__new__(FdHandlers)
+    handlers.c = thread
+    return handlers
+
+
 cdef int report_handler_locks(thread_s *thread, FdHandler handler) except -1:
     return report_locks(thread, "handler", <PyObject *>handler)
 

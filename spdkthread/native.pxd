@@ -18,4 +18,3 @@ cdef NativeCall native_message(object fn, object ctx)
 cdef NativeCall native_poller(object fn, object ctx)
 cdef NativeCall native_completion(object fn, object ctx)
 cdef NativeCall native_call(object fn, object ctx, str signature)
-cdef bint is_native(object fn) except -1

@@ -61,11 +61,6 @@ cdef NativeCall native_completion(object fn, object ctx):
     return _make(fn, ctx, COMPLETION_SIGNATURE)
 
 
-cdef bint is_native(object fn) except -1:
-    """Whether `fn` is one of the accepted carriers, whatever its signature."""
-    return PyCapsule_CheckExact(fn) or _as_ctypes(fn) is not None or _is_cffi(fn)
-
-
 cdef NativeCall native_call(object fn, object ctx, str signature):
     """Accept `fn` as a function of `signature`, which `add_signature` has made known."""
     return _make(fn, ctx, signature)

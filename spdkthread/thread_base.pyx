@@ -42,8 +42,8 @@ from spdkthread.driver cimport (
     driver_release,
     driver_to_reactor,
 )
-from spdkthread.exit_blockers cimport BLOCKER_OPERATION, BLOCKER_UNREGISTRATION, NamedBlockers
-from spdkthread.fd_handler cimport FdHandler, FdHandlers
+from spdkthread.exit_blockers cimport BLOCKER_OPERATION, BLOCKER_UNREGISTRATION, new_blockers
+from spdkthread.fd_handler cimport FdHandler, new_fd_handlers
 from spdkthread.held_locks cimport locks_abandon
 from spdkthread.pointer_map cimport map_free
 from spdkthread.poller cimport POLLER_NOTHING, POLLER_UNREGISTER, POLLER_UNREGISTERED, Poller, new_poller
@@ -119,10 +119,8 @@ cdef class ThreadBase:
         self._pollers = []
         self._timers = []
         self._channels = {}
-        self._blockers = NamedBlockers.__new__(NamedBlockers)
-        self._blockers.c = &self.c.blockers
-        self._fds = FdHandlers.__new__(FdHandlers)
-        self._fds.c = &self.c
+        self._blockers = new_blockers(&self.c.blockers)
+        self._fds = new_fd_handlers(&self.c)
         self._entered = []
         self._weak = weakref.ref(self)
         self.c.owner = <PyObject *>self
