@@ -105,7 +105,8 @@ cdef class FdHandler:
 
     def unregister(self) -> None:
         """Never call it again. Idempotent; works for a descriptor that was closed already."""
-        if current_thread() == self.fds.c:
+        # Without a thread the garbage collector has taken both apart.
+        if self.thread is not None and current_thread() == self.fds.c:
             self.fds.remove(self)
         elif not self._over:
             try:
@@ -160,7 +161,7 @@ cdef class FdHandlers:
         """The reactor that polls the thread, or None."""
         return (<object>self.c.owner)._placed_on()
 
-    def add(self, FdHandler handler):
+    def add(self, FdHandler handler not None):
         """Register a handler; nothing for one that was unregistered on its way."""
         cdef int failed
         cdef object owner = <object>self.c.owner
@@ -200,7 +201,7 @@ cdef class FdHandlers:
             self.c.fd_natives = &handler.native
             self.c.fd_native_count += 1
 
-    def remove(self, FdHandler handler):
+    def remove(self, FdHandler handler not None):
         """Unregister a handler; nothing for one that is not registered."""
         handler._over = True
         if not handler.registered:
