@@ -234,10 +234,10 @@ cdef class ThreadBase:
 
         Notes
         -----
-        **Thread safety:** any OS thread. The claim of the driver's word orders it with every other attempt.
+        **Thread safety:** any OS thread. The claim of the driver orders it with every other attempt.
         """
         self._check_ready()
-        # A better word than that of the claim. What counts is looked at again after it.
+        # Only for an error that says more than the claim's. It is checked again after the claim, which orders it.
         self._refuse_owner(owner, refusal)
         self._claim_driver()
         try:
@@ -263,7 +263,7 @@ cdef class ThreadBase:
             raise refusal(f"{self!r} cannot be given to {describe(owner)}, it belongs to {describe(there)}")
 
     def _give_up(self, owner):
-        """`owner` lets go of the thread: the last thing that it does with it. Nothing when it has another owner."""
+        """The owner no longer has the thread, and does nothing with it afterwards. Nothing for one that has it not."""
         if self._owned_by() is not owner:
             return
         polled = self._placed_on() is not None
