@@ -1,7 +1,8 @@
 """Claims of cores by lock files, so that two programs that spin do not take one core without knowing of each other.
 
-The files are SPDK's: a core that an SPDK application has claimed is refused here, and the other way round. The lock is a
-record lock of the kernel's, which ends with its process however that ends, so a file that is left over claims nothing.
+The files are SPDK's: a core that an SPDK application has claimed is refused here, and the other way round. The lock is
+a record lock of the kernel's, which ends with its process however that ends, so a file that is left over claims
+nothing.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """The application framework: a program of reactors from its command line and configuration to its exit status.
 
 For programs that want SPDK's frame: cores from a mask and claimed by lock files, an RPC socket, a JSON configuration
-that is replayed, a start that can wait for RPC, an orderly end on SIGINT and SIGTERM. What it is made of (`ReactorGroup`,
-`rpc.Server`, `CoreClaims`) can be used without it.
+that is replayed, a start that can wait for RPC, an orderly end on SIGINT and SIGTERM. What it is made of
+(`ReactorGroup`, `rpc.Server`, `CoreClaims`) can be used without it.
 """
 
 from spdkthread.app.application import App, current_app, run

@@ -63,9 +63,7 @@ class App:
     def __init__(self, options: AppOptions) -> None:
         self.options = options
         self.lib = ThreadLib() if options.lib is None else options.lib
-        self.server = Server(
-            options.rpc, lib=self.lib, allowed=options.rpcs_allowed, wait_for_rpc=True
-        )
+        self.server = Server(options.rpc, lib=self.lib, allowed=options.rpcs_allowed, wait_for_rpc=True)
         self.report: ShutdownReport | None = None
         self._status = 0
         self._stopping = SignalSafeEvent()
@@ -81,7 +79,7 @@ class App:
 
     @property
     def iobuf_pool(self) -> IoBufPool:
-        """The application's buffers, as ``iobuf_set_options`` asked for; made when first asked for, closed at the end."""
+        """The application's buffers, as ``iobuf_set_options`` asked for; made at the first use, closed at the end."""
         with self._pool_lock:
             if self._iobuf_pool is None:
                 self._iobuf_pool = IoBufPool(**self._iobuf_options, lib=self.lib)

@@ -83,6 +83,4 @@ def replay(server: Server, requests: list[Request], *, startup: bool) -> None:
             try:
                 server.call(one.method, one.params)
             except RpcError as error:
-                raise ConfigError(
-                    f"{one.method} of subsystem {one.subsystem!r} with {one.params}: {error}"
-                ) from error
+                raise ConfigError(f"{one.method} of subsystem {one.subsystem!r} with {one.params}: {error}") from error

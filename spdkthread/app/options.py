@@ -36,8 +36,8 @@ class AppOptions:
     trace: str | None = None
     """Record a trace from the start and write it there at the end."""
     shutdown: Callable[["Any"], object] | None = None
-    """``shutdown(app)`` on the app thread, when SIGINT or SIGTERM comes; it calls ``app.stop()``, now or later. None: the
-    signal stops the application."""
+    """``shutdown(app)`` on the app thread, when SIGINT or SIGTERM comes; it calls ``app.stop()``, now or later. None:
+    the signal stops the application."""
     lib: ThreadLib | None = None
     """By default a library of its own, closed at the end."""
     lock_directory: str = field(default="/var/tmp", repr=False)

@@ -95,8 +95,8 @@ class Metrics:
         So many pollers, of the oldest threads first, have metrics of their own: every poller is four time series for
         as long as Prometheus keeps its data, so they are only shown on request.
     durations : bool, default False
-        Count how long callbacks take, by kind, in a histogram with bounds from 1 us, doubling, to 2 s. From then on each
-        callback of the process costs two looks at the clock and one addition more, until `close`.
+        Count how long callbacks take, by kind, in a histogram with bounds from 1 us, doubling, to 2 s. From then on
+        each callback of the process costs two looks at the clock and one addition more, until `close`.
 
     Notes
     -----

@@ -14,6 +14,7 @@ from spdkthread.monitor.metrics import Metrics
 
 __all__ = ["Collector"]
 
+
 class Collector(_CollectorBase):
     """The metrics of one library, for ``REGISTRY.register(Collector())``.
 

@@ -5,8 +5,9 @@ import os
 import threading
 
 import pytest
+from support import PATIENCE_S
 
-from spdkthread import ReactorGroup, SpdkThreadError
+from spdkthread import IoBufPool, ReactorGroup, SpdkThreadError
 from spdkthread.governor import Capabilities, Governor
 from spdkthread.rpc import Client, RpcError, Server, SocketInUseError, notify
 
@@ -222,3 +223,22 @@ def test_a_governor_is_shown(server):
     assert answer["cores"] == [
         {"lcore_id": CORE, "available_frequencies": [3_000_000, 1_000_000], "current_frequency": 1_000_000}
     ]
+
+
+def test_a_pool_of_buffers_is_shown_and_recreated_by_its_configuration(server, make_reactor):
+    thread = make_reactor(lib=server.lib).start().create_thread("net")
+    pool = IoBufPool(small_count=64, large_count=8, lib=server.lib)
+    channel = thread.call(pool.channel, "nvmf").result(PATIENCE_S)
+    (shown,) = server.call("iobuf_get_stats")
+    assert (shown["module"], set(shown["small_pool"])) == ("nvmf", {"cache", "main", "retry", "cache_size"})
+    assert {"subsystem": "iobuf", "depends_on": ["thread"]} in server.call("framework_get_subsystems")
+    (request,) = server.call("framework_get_config", {"name": "iobuf"})
+    assert request["method"] == "iobuf_set_options"
+    assert request["params"] == {
+        "small_pool_count": 64,
+        "large_pool_count": 8,
+        "small_bufsize": pool.small_size,
+        "large_bufsize": pool.large_size,
+    }
+    thread.call(channel.close).result(PATIENCE_S)
+    pool.close()
