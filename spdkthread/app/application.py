@@ -71,7 +71,7 @@ class App:
         self._interrupted = False
         self._main: Callable[[App], object] | None = None
         self._iobuf_pool: IoBufPool | None = None
-        self._iobuf_options: dict[str, int] = {}
+        self._iobuf_options: dict[str, Any] = {}
         self._pool_lock = threading.Lock()
 
     def __repr__(self) -> str:
