@@ -114,12 +114,12 @@ from spdkthread.trace_ring cimport (
     trace_text,
 )
 from spdkthread.wakeup cimport (
-    WAKEUP_READY_MAP,
     wakeup_give_back,
-    wakeup_list,
+    wakeup_make_ready_map,
+    wakeup_notify,
     wakeup_repair,
     wakeup_take,
-    wakeup_notify,
+    wakeup_use_ready_map,
 )
 
 from spdkthread import waiting
@@ -754,11 +754,9 @@ cdef class Reactor:
                     st_storep_release(&thread.c.wakeup, self.r.wakeup)
         except (MemoryError, OSError):
             return 0            # it goes on looking at all of them
-        if not wakeup_list(self.r.wakeup, self.r.count):
+        if not wakeup_make_ready_map(self.r.wakeup, self.r.count):
             return 0
-        self.r.wakeup_ready_map = WAKEUP_READY_MAP
-        st_store32_relaxed(&self.r.wakeup.sleeping, WAKEUP_READY_MAP)
-        st_fence_seq_cst()
+        wakeup_use_ready_map(self.r.wakeup)
         self.r.lists_from = st_ticks() + ADOPTION_TICKS
         self.r.listing = LISTS_SOON
         return 0

@@ -52,7 +52,6 @@ cdef struct reactor_s:
     uint32_t cursor             # the thread whose turn it is
     bint in_poll                # its poll is under way
     int listing                 # reactor_listing
-    uint32_t wakeup_ready_map         # WAKEUP_READY_MAP or 0: what stays set in the wakeup
     bint turn_worked
     bint single_turn            # embedded: come back after each turn
     bint watches_signals        # on the main thread
@@ -60,7 +59,7 @@ cdef struct reactor_s:
     bint exiting                # drained, the threads exit
     st_atomic_u32 requests
     idle_s idle
-    wakeup_state *wakeup             # NULL: never sleeps
+    wakeup_state *wakeup        # NULL: never sleeps
     int fd                      # polls the fds of all threads; -1: none has any
     uint32_t fd_countdown
     uint64_t signals_due

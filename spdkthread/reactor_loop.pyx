@@ -9,7 +9,6 @@ from spdkthread.atomics cimport (
     st_load_relaxed,
     st_loadp_relaxed,
     st_or32_release,
-    st_store32_relaxed,
 )
 from spdkthread.clock cimport account_ticks, clock_read, st_cycles, st_ticks
 from spdkthread.fd_group cimport FD_BATCH, fd_event, fd_group_wait
@@ -22,6 +21,12 @@ from spdkthread.idle cimport (
     IDLE_SHARED_CORE,
     IDLE_TRIM,
     IDLE_YIELD,
+    MANUAL_CLOCK_SLEEP_NS,
+    SLEEP_FD_CLOSED,
+    SLEEP_FD_READY,
+    SLEEP_SIGNAL,
+    SLEEP_TIMED_OUT,
+    idle_look_next,
     idle_reset,
     idle_sleep,
     idle_step,
@@ -47,11 +52,16 @@ from spdkthread.timers cimport (
     timer_node,
     timer_pop,
 )
-from spdkthread.trace_ring cimport TRACE_PARK, TRACE_WAKE, st_trace_word, st_tracing, trace_enrol, trace_put
-from spdkthread.wakeup cimport WAKEUP_ASLEEP, ready_clear, ready_map, ready_set, wakeup_clear
+from spdkthread.trace_ring cimport st_trace_word, trace_enrol
+from spdkthread.wakeup cimport (
+    ready_clear,
+    ready_map,
+    ready_set,
+    wakeup_begin_sleep,
+    wakeup_end_sleep,
+    wakeup_leave_ready_map,
+)
 
-# The longest sleep beside a manual clock: nobody tells us when that is moved.
-cdef int64_t SHORT_SLEEP_NS = 1_000_000
 # Between two looks at file descriptors while there is work: so many turns, or so long.
 cdef uint32_t FD_TURNS = 64
 cdef uint64_t FD_TICKS = 20_000
@@ -156,10 +166,10 @@ cdef void reactor_list_again(reactor_s *r) noexcept nogil:
 cdef void reactor_list_end(reactor_s *r) noexcept nogil:
     """Before the table changes: go back to turns over all threads."""
     cdef uint32_t index
+    if r.listing == LISTS_NOTHING:
+        return
     r.listing = LISTS_NOTHING
-    if r.wakeup_ready_map:
-        r.wakeup_ready_map = 0
-        st_store32_relaxed(&r.wakeup.sleeping, 0)
+    wakeup_leave_ready_map(r.wakeup)
     if r.alarms.count:
         for index in range(r.count):
             timer_cancel(&r.alarms, &r.threads[index].alarm_of_reactor.node)
@@ -271,94 +281,83 @@ cdef void trim_rings(reactor_s *r) noexcept nogil:
         ring_trim(r.threads[index].ring)
 
 
-cdef inline int stay_awake(reactor_s *r) noexcept nogil:
-    """Not to sleep after all. Who has seen the flag meanwhile rings, and is heard before the next sleep."""
-    st_store32_relaxed(&r.wakeup.sleeping, r.wakeup_ready_map)
-    return 0
-
-
-cdef int traced_sleep(reactor_s *r, int64_t timeout) noexcept nogil:
-    cdef uint64_t began = st_cycles(), ended
-    cdef int woken = idle_sleep(r.wakeup, r.fd, r.signal_fd, timeout)
-    ended = st_cycles()
-    trace_put(TRACE_PARK, 0, began, ended - began, 0, woken)
-    trace_put(TRACE_WAKE, 0, ended, 0, 0, woken)
-    return woken
-
-
-cdef int park(reactor_s *r, bint nap) noexcept nogil:
-    """Sleep until something happens, or take a nap. -1: a signal broke the sleep. The protocol stands in wakeup.pxd."""
-    cdef uint32_t index, every
+cdef bint may_sleep(reactor_s *r, bint nap, int64_t *timeout_ns) noexcept nogil:
+    """Sleeper, after `wakeup_begin_sleep`: False when there is something to do, else how long the sleep may be at most
+    (negative: for ever). A nap may be taken beside active pollers."""
+    cdef uint32_t index
     cdef thread_s *thread
     cdef uint64_t deadline
     cdef uint64_t now = 0
     cdef uint64_t earliest = TIMER_NEVER
-    cdef int64_t timeout = -1
-    cdef bint may_trim
-    cdef int woken
-    # Before anything is looked at: the last look at a new thread comes after its window, however long this call takes.
-    if r.adopted_until and st_ticks() >= r.adopted_until:
-        r.adopted_until = 0
-    # What rang before the flag is up is looked for below.
-    wakeup_clear(r.wakeup)
-    st_store32_relaxed(&r.wakeup.sleeping, r.wakeup_ready_map | WAKEUP_ASLEEP)
-    st_fence_seq_cst()
-    # A nap may be taken beside active pollers, whose threads are always among the ready ones.
-    every = r.count
+    # Those whose bit is not set have nothing to do. Before a nap the threads of active pollers are always among the
+    # ready ones, so all are looked at.
+    cdef uint32_t every = r.count
+    timeout_ns[0] = -1
     if r.listing == LISTS_READY and not nap:
         if any_ready(r):
-            return stay_awake(r)
+            return False
         earliest = timer_next_deadline(&r.alarms)
         every = 0
     for index in range(every):
         thread = r.threads[index]
         if poll_messages_ready(thread) or (thread.active_first != NULL and not nap):
-            return stay_awake(r)
+            return False
         if thread.timers.count:
             if thread.clock != NULL:
-                # Nobody tells us when a manual clock is moved.
-                timeout = SHORT_SLEEP_NS
+                timeout_ns[0] = MANUAL_CLOCK_SLEEP_NS
                 if clock_read(thread.clock) >= thread.timers.next_check:
-                    return stay_awake(r)
+                    return False
             else:
                 deadline = timer_next_deadline(&thread.timers)
                 if deadline < earliest:
                     earliest = deadline
     if st_load32_relaxed(&r.requests):
-        return stay_awake(r)
+        return False
     if earliest != TIMER_NEVER or r.adopted_until:
         now = st_ticks()
         if earliest <= now:
-            return stay_awake(r)
+            return False
         if r.adopted_until and r.adopted_until < earliest:
             earliest = r.adopted_until if r.adopted_until > now else now
-        if earliest != TIMER_NEVER and (timeout < 0 or earliest - now < <uint64_t>timeout):
-            timeout = <int64_t>(earliest - now)
-    if nap and (timeout < 0 or timeout > NAP_NS):
-        timeout = NAP_NS
-    may_trim = not nap and st_load_relaxed(&r.busy) != r.trimmed_busy and (timeout < 0 or timeout > TRIM_NS)
+        if earliest != TIMER_NEVER and (timeout_ns[0] < 0 or earliest - now < <uint64_t>timeout_ns[0]):
+            timeout_ns[0] = <int64_t>(earliest - now)
+    return True
+
+
+cdef int park(reactor_s *r, bint nap) noexcept nogil:
+    """Sleep until there is something to do, or take a nap. -1: a signal has come."""
+    cdef int64_t timeout_ns
+    cdef bint may_trim
+    cdef int result
+    # Before anything is looked at: the last look at a new thread comes after its window, however long this call takes.
+    if r.adopted_until and st_ticks() >= r.adopted_until:
+        r.adopted_until = 0
+    wakeup_begin_sleep(r.wakeup)
+    if not may_sleep(r, nap, &timeout_ns):
+        wakeup_end_sleep(r.wakeup)
+        return 0
+    if nap and (timeout_ns < 0 or timeout_ns > NAP_NS):
+        timeout_ns = NAP_NS
+    may_trim = not nap and st_load_relaxed(&r.busy) != r.trimmed_busy and (timeout_ns < 0 or timeout_ns > TRIM_NS)
     if may_trim:
-        timeout = TRIM_NS
-    # The sleep is certain: only now is anything armed, by the very call that sleeps.
+        timeout_ns = TRIM_NS
+    # No timer is armed for a sleep: its end is an argument of the system call that sleeps.
     r.parks += not nap
-    if st_tracing():
-        woken = traced_sleep(r, timeout)
-    else:
-        woken = idle_sleep(r.wakeup, r.fd, r.signal_fd, timeout)
-    st_store32_relaxed(&r.wakeup.sleeping, r.wakeup_ready_map)
-    if woken > 0:
+    result = idle_sleep(r.wakeup, r.fd, r.signal_fd, timeout_ns)
+    wakeup_end_sleep(r.wakeup)
+    if result > 0:
         r.wakes += not nap
-        if woken & 8:
+        if result & SLEEP_FD_CLOSED:
             st_or32_release(&r.requests, REQUEST_MEND)
-        if woken & 2:
+        if result & SLEEP_FD_READY:
             reactor_collect_fds(r)
             r.fd_countdown = FD_TURNS
-    elif woken == 0 and may_trim:
+    elif result == SLEEP_TIMED_OUT and may_trim:
         trim_rings(r)
-    # If there turns out to be no work, back to sleep at once instead of looking around again.
+    # Where the turn after a sleep finds no work, the reactor sleeps again at once instead of spinning first.
     if r.idle.mode != IDLE_YIELD:
-        r.idle.idle_turns = 31
-    return -1 if woken < 0 or woken & 4 else 0
+        idle_look_next(&r.idle)
+    return -1 if result < 0 or result & SLEEP_SIGNAL else 0
 
 
 cdef bint thread_is_drained(thread_s *thread) noexcept nogil:

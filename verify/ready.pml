@@ -23,10 +23,10 @@
 #define REACTOR 2               /* 0, 1: the senders */
 
 /* Words in memory. */
-#define GATE 0                  /* wakeup_flags */
+#define FLAGS 0                  /* wakeup_flags */
 #define ASLEEP 1
 #define LISTS 2
-#define WAKE 1                  /* whether the thread points to the gate */
+#define WAKE 1                  /* whether the thread points to the state */
 #define BIT 2                   /* read-modify-writes only */
 #define SLOT(k) (3 + (k))
 #define WORDS (3 + ALL)
@@ -37,7 +37,7 @@ chan buffer[3] = [3] of { byte, byte };
 #define store(who, word, value) buffer[who]!word, value
 #define fence(who) empty(buffer[who])
 
-bool bell;
+bool readable;
 byte tail;
 byte head;
 byte done;
@@ -73,7 +73,7 @@ proctype Sender(byte me) {
 #endif
             /* wakeup_thread */
             if
-            :: memory[GATE] & LISTS ->
+            :: memory[FLAGS] & LISTS ->
                 if
                 :: !memory[BIT] -> atomic { fence(me); memory[BIT] = 1 }
                 :: else
@@ -82,10 +82,10 @@ proctype Sender(byte me) {
             :: else
             fi;
             if
-            :: memory[GATE] & ASLEEP ->
-                atomic { fence(me); took = memory[GATE] & ASLEEP; memory[GATE] = memory[GATE] & LISTS };
+            :: memory[FLAGS] & ASLEEP ->
+                atomic { fence(me); took = memory[FLAGS] & ASLEEP; memory[FLAGS] = memory[FLAGS] & LISTS };
                 if
-                :: atomic { took -> bell = 1; took = 0 }
+                :: atomic { took -> readable = 1; took = 0 }
                 :: else
                 fi
             :: else
@@ -110,7 +110,8 @@ proctype Reactor() {
     /* _take_in and _rebuild: the thread comes, and its reactor has many. */
     :: !polled ->
         store(REACTOR, WAKE, 1);
-        store(REACTOR, GATE, LISTS);
+        /* wakeup_use_ready_map() */
+        store(REACTOR, FLAGS, LISTS);
         atomic {
             fence(REACTOR);
             polled = 1;
@@ -149,14 +150,15 @@ proctype Reactor() {
 #endif
     /* park */
     :: polled ->
-        bell = 0;
+        readable = 0;
         /* As long as the time after the adoption lasts, sleeps are short: judged before anything is looked at. */
 #ifdef LATE_WINDOW
         nap = 0;
 #else
         nap = (listing == 1 && on_their_way);
 #endif
-        store(REACTOR, GATE, LISTS + ASLEEP);
+        /* wakeup_begin_sleep(), which keeps LISTS: only the reactor changes that flag. */
+        store(REACTOR, FLAGS, LISTS + ASLEEP);
 #ifndef NO_SLEEPER_FENCE
         fence(REACTOR);
 #endif
@@ -172,11 +174,12 @@ proctype Reactor() {
 #endif
 end_asleep:
         if
-        :: bell
+        :: readable
         :: nap
         fi;
 awake:
-        store(REACTOR, GATE, LISTS)
+        /* wakeup_end_sleep() */
+        store(REACTOR, FLAGS, LISTS)
     od
 }
 

@@ -19,7 +19,6 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from spdkthread.affinity cimport affinity_enter, affinity_leave
 from spdkthread.atomics cimport (
-    st_fence_seq_cst,
     st_exchange32,
     st_load32_relaxed,
     st_load_acquire,
@@ -44,7 +43,16 @@ from spdkthread.fd_group cimport (
 )
 from spdkthread.forks cimport fork_generation
 from spdkthread.gil_handoff cimport gil_handoff_acquired, gil_handoff_released, gil_handoff_wait
-from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_sleep
+from spdkthread.idle cimport (
+    IDLE_ADAPTIVE,
+    IDLE_OBJECT,
+    IDLE_YIELD,
+    MANUAL_CLOCK_SLEEP_NS,
+    SLEEP_FD_READY,
+    SLEEP_TIMED_OUT,
+    idle_mode_of,
+    idle_sleep,
+)
 from spdkthread.ring cimport (
     MSG_PYTHON,
     RING_POSITION,
@@ -80,8 +88,6 @@ from spdkthread.timers cimport (
 )
 from spdkthread.trace_ring cimport (
     TRACE_CALLBACK,
-    TRACE_PARK,
-    TRACE_WAKE,
     st_trace_word,
     st_tracing,
     trace_enrol,
@@ -89,7 +95,7 @@ from spdkthread.trace_ring cimport (
     trace_put,
 )
 from spdkthread.cpython_ext cimport seal, st_call_base_traverse, st_replace_traverse, st_visitproc
-from spdkthread.wakeup cimport wakeup_clear, wakeup_give_back, wakeup_take, wakeup_notify
+from spdkthread.wakeup cimport wakeup_begin_sleep, wakeup_end_sleep, wakeup_give_back, wakeup_notify, wakeup_take
 
 from spdkthread.checks import check_number
 from spdkthread.errors import (
@@ -178,8 +184,6 @@ cdef uint64_t AWAY_TICKS = 40_000
 cdef uint64_t POLL_TICKS = 1_000_000
 # On the main thread a sleep ends now and then: a signal may come right before it begins.
 cdef int64_t SIGNAL_NAP_NS = 500_000_000
-# Beside a manual clock nobody says when a timer is due.
-cdef int64_t SHORT_NAP_NS = 1_000_000
 # Beyond this asyncio's selector loop does not sleep either.
 cdef int64_t LONGEST_NAP_NS = 24 * 3600 * 1_000_000_000
 
@@ -1007,16 +1011,14 @@ cdef class LoopCore:
         cdef object timeout = 0
         if self.selector.get_map().get(self.wakeup.wait_fd) is None:
             self.selector.register(self.wakeup.wait_fd, selectors.EVENT_READ, (None, None))
-        wakeup_clear(self.wakeup)
-        st_store32_relaxed(&self.wakeup.sleeping, 1)
-        st_fence_seq_cst()
+        wakeup_begin_sleep(self.wakeup)
         if self.idle_mode == IDLE_ADAPTIVE and not poll_work_ready(&self.thread.c):
             timeout = self.nap_ns() * 1e-9
         gil_handoff_released()
         try:
             seen = self.selector.select(timeout)
         finally:
-            st_store32_relaxed(&self.wakeup.sleeping, 0)
+            wakeup_end_sleep(self.wakeup)
             gil_handoff_acquired()
         return self.take_seen(seen)
 
@@ -1030,30 +1032,15 @@ cdef class LoopCore:
         return 0
 
     cdef int park(self) noexcept nogil:
-        """Sleep. The protocol stands in wakeup.pxd."""
-        cdef int woken
-        wakeup_clear(self.wakeup)
-        st_store32_relaxed(&self.wakeup.sleeping, 1)
-        st_fence_seq_cst()
-        if poll_work_ready(&self.thread.c):
-            st_store32_relaxed(&self.wakeup.sleeping, 0)
-            return 0
-        if st_tracing():
-            woken = self.traced_sleep()
-        else:
-            woken = idle_sleep(self.wakeup, self.poll_fd, -1, self.nap_ns())
-        st_store32_relaxed(&self.wakeup.sleeping, 0)
-        if woken > 0 and woken & 2 and self.direct:
+        """Sleep until there is something to do. -1: a signal has come."""
+        cdef int result = SLEEP_TIMED_OUT
+        wakeup_begin_sleep(self.wakeup)
+        if not poll_work_ready(&self.thread.c):
+            result = idle_sleep(self.wakeup, self.poll_fd, -1, self.nap_ns())
+        wakeup_end_sleep(self.wakeup)
+        if result > 0 and result & SLEEP_FD_READY and self.direct:
             self.events_count = fd_group_wait(self.poll_fd, self.events, FD_BATCH)
-        return -1 if woken < 0 else 0
-
-    cdef int traced_sleep(self) noexcept nogil:
-        cdef uint64_t began = st_cycles(), ended
-        cdef int woken = idle_sleep(self.wakeup, self.poll_fd, -1, self.nap_ns())
-        ended = st_cycles()
-        trace_put(TRACE_PARK, 0, began, ended - began, 0, woken)
-        trace_put(TRACE_WAKE, 0, ended, 0, 0, woken)
-        return woken
+        return -1 if result < 0 else 0
 
     cdef int64_t nap_ns(self) noexcept nogil:
         """Until the earliest timer is due, of the loop or of its thread."""
@@ -1070,7 +1057,7 @@ cdef class LoopCore:
             timeout = SIGNAL_NAP_NS
         if earliest != TIMER_NEVER:
             if self.thread.c.clock != NULL:
-                timeout = SHORT_NAP_NS
+                timeout = MANUAL_CLOCK_SLEEP_NS
             now = clock_read(self.thread.c.clock)
             if now >= earliest:
                 timeout = 0
