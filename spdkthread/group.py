@@ -17,7 +17,7 @@ from spdkthread.forks import ReentrantLock
 from spdkthread.future import make_future
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.placement import allowed_reactors, move_inside_mask
-from spdkthread.reactor import Reactor, get_reactor, on_any_reactor
+from spdkthread.reactor import Reactor, get_reactor
 from spdkthread.reactor_registry import available_cores, refuse_missing
 from spdkthread.report import ShutdownReport
 from spdkthread.scheduler import CoreLoad, Scheduler, Snapshot, StaticScheduler, ThreadLoad, make_scheduler
@@ -404,7 +404,7 @@ class _Balancer:
     def stop(self) -> None:
         self._over = True
         self._changed.set()
-        if self._thread is not None and self._thread is not threading.current_thread() and not on_any_reactor():
+        if self._thread is not None and self._thread is not threading.current_thread() and get_reactor() is None:
             self._thread.join()
 
     def look_again(self) -> None:

@@ -43,6 +43,7 @@ from spdkthread.atomics cimport (
     st_storep_release,
 )
 from spdkthread.clock cimport account_ticks, clock_read, never_less, st_cycles, st_ticks
+from spdkthread.current_reactor cimport current_reactor, set_current_reactor
 from spdkthread.fd_group cimport FD_READABLE, fd_is_open, fd_group_add, fd_group_open, fd_group_remove
 from spdkthread.gil_handoff cimport (
     GIL_HAND_OVER,
@@ -133,7 +134,6 @@ from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.report import ShutdownReport, what_is_left
 from spdkthread.reactor_registry import claim_core, register_reactor, warn_if_crowded
 from spdkthread.stats import ContextSwitches, ReactorStats, read_context_switches
-from spdkthread.thread import _mark_reactor
 from spdkthread.waiting import tell_while_waiting
 from spdkthread.watchdog import Watchdog
 
@@ -160,21 +160,6 @@ cdef extern from *:
     void st_nap() noexcept nogil
     int close(int fd) nogil
     uint64_t PyThread_get_thread_ident() nogil
-
-
-cdef extern from *:
-    """
-    /* The reactor whose turn it is on this OS thread, borrowed. */
-    static _Thread_local PyObject *st_reactor_here = NULL;
-    static inline PyObject *st_swap_reactor_here(PyObject *reactor) {
-        PyObject *before = st_reactor_here;
-        st_reactor_here = reactor;
-        return before;
-    }
-    static inline PyObject *st_get_reactor_here(void) { return st_reactor_here; }
-    """
-    PyObject *st_swap_reactor_here(PyObject *reactor) noexcept
-    PyObject *st_get_reactor_here() noexcept
 
 logger = logging.getLogger("spdkthread")
 
@@ -490,7 +475,7 @@ cdef class Reactor:
                 self._request(REQUEST_STOP)
         if not looping:
             return self._drain_by_hand(timeout_s)
-        if on_reactor_thread():
+        if current_reactor() != NULL:
             return self._what_is_left() + ShutdownReport(still_running=(self.name,))
         if not tell_while_waiting(self._ended.wait, timeout_s, self._tell_stop):
             self._request(REQUEST_ABORT)
@@ -620,12 +605,10 @@ cdef class Reactor:
         """This OS thread is the reactor's from now on; returns whose it was before."""
         if claim:
             st_store_release(&self._owner, PyThread_get_thread_ident())
-        _mark_reactor(True)
-        return st_swap_reactor_here(<PyObject *>self)
+        return set_current_reactor(<PyObject *>self)
 
     cdef int _be_gone(self, PyObject *outer) except -1:
-        st_swap_reactor_here(outer)
-        _mark_reactor(outer != NULL)
+        set_current_reactor(outer)
         return 0
 
     # Inside: places
@@ -1246,7 +1229,7 @@ cdef class Reactor:
         give_up = None if timeout_s is None else time.monotonic() + timeout_s
         began = time.monotonic()
         says_after_s = waiting.STOP_SAYS_AFTER_S
-        inside = on_reactor_thread()
+        inside = current_reactor() != NULL
         while not self._claim_loop():
             if self._looping:
                 # It was started meanwhile.
@@ -1476,19 +1459,10 @@ cdef int pass_on() except -1:
     return -1
 
 
-cdef bint on_reactor_thread() noexcept:
-    return st_get_reactor_here() != NULL
-
-
-def on_any_reactor() -> bool:
-    """Whether a reactor's turn is under way on the calling OS thread."""
-    return on_reactor_thread()
-
-
 def get_reactor() -> Reactor | None:
     """The reactor whose turn is under way on this OS thread, or None. **Thread safety:** any OS thread."""
-    cdef PyObject *one = st_get_reactor_here()
-    return None if one == NULL else <object>one
+    cdef PyObject *reactor = current_reactor()
+    return None if reactor == NULL else <object>reactor
 
 
 def check_os_threads(reactor):

@@ -46,6 +46,7 @@ from spdkthread.clock cimport (
     period_to_ticks,
     st_cycles,
 )
+from spdkthread.current_reactor cimport current_reactor
 from spdkthread.fd_handler cimport FdHandler
 from spdkthread.fd_group cimport (
     FD_BATCH,
@@ -414,7 +415,7 @@ cdef class SpdkThread:
         cdef uint64_t polls
         if timeout_s is not None:
             check_timeout(timeout_s)
-        if on_reactor() or self._is_here():
+        if current_reactor() != NULL or self._is_here():
             raise WrongThreadError(f"waiting for room in {self!r} would stop the thread that is to make room")
         if self._post_now(fn, args):
             return
@@ -2323,31 +2324,6 @@ a message, in order with what the caller sent before. All timers that are due ru
 and with every `poller_policy`: in the order of their deadlines, equal ones as they were made; what they arm runs in a
 later poll. A pending timer keeps the thread from exiting. Answers to no function of SPDK.
 """)
-
-
-cdef bint on_reactor() noexcept:
-    """Whether this OS thread belongs to a reactor."""
-    return reactor_mark()
-
-
-cdef extern from *:
-    """
-    static _Thread_local int st_reactor_mark = 0;
-    static inline int reactor_mark(void) { return st_reactor_mark; }
-    static inline void set_reactor_mark(int on) { st_reactor_mark = on; }
-    """
-    bint reactor_mark()
-    void set_reactor_mark(int on)
-
-
-def _on_reactor() -> bool:
-    """Whether this OS thread is a reactor's own."""
-    return reactor_mark()
-
-
-def _mark_reactor(on: bool):
-    """The calling OS thread is a reactor's own from now on, or not any more."""
-    set_reactor_mark(on)
 
 
 # What the floors above add, found when it is first used.
