@@ -58,7 +58,6 @@ from spdkthread.gil_handoff cimport (
 )
 from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, IDLE_YIELD, idle_mode_of, idle_reset
 from spdkthread.reactor_loop cimport (
-    FLUSH_TURNS,
     LISTS_READY,
     LISTS_SOON,
     LIST_THREADS,
@@ -79,17 +78,17 @@ from spdkthread.reactor_loop cimport (
     account_start,
     busy_owner,
     thread_is_drained,
-    reactor_begin,
     reactor_collect_fds,
     reactor_detached,
     reactor_finish,
-    reactor_list_again,
-    reactor_list_begin,
     reactor_list_end,
-    reactor_list_next,
     reactor_measure_cycles,
     reactor_is_drained,
     reactor_s,
+    turn_end,
+    turn_end_busy,
+    turn_next_poll,
+    turn_pass,
 )
 from spdkthread.ring cimport RING_POSITION, ring_set_stopping
 from spdkthread.thread cimport SpdkThread
@@ -1109,11 +1108,11 @@ cdef class Reactor:
                 return release_after(r, now)
             if step == STEP_RAISED:
                 reactor_finish(r, thread)
-                pass_thread(r)
+                turn_pass(r)
                 self._caught()
                 return GIL_NO_WORK_LEFT
             reactor_finish(r, thread)
-            pass_thread(r)
+            turn_pass(r)
             if busy_owner(r) == thread:
                 # Long callbacks show in the statistics at once.
                 if thread.rc > 0:
@@ -1125,16 +1124,8 @@ cdef class Reactor:
             # The clock says when others have their turn, after each poll: a turn may be any number of polls.
             if release_after(r, now) == GIL_PAUSE:
                 return GIL_PAUSE
-            while True:
-                if r.listing == LISTS_READY:
-                    if (r.cursor or reactor_list_begin(r)) and reactor_list_next(r):
-                        break
-                elif r.cursor < r.count:
-                    if reactor_begin(r, r.threads[r.cursor]):
-                        break
-                    r.cursor += 1
-                    continue
-                # The turn is over. Whatever is not plain going on is the detached phase's business.
+            while not turn_next_poll(r):
+                # The turn is over. A turn in which anything but polls may be due belongs to the detached phase.
                 if (
                     r.single_turn or r.stopping or not r.turn_worked
                     or (r.count > ATTACHED_SCAN and r.listing != LISTS_READY)
@@ -1144,12 +1135,8 @@ cdef class Reactor:
                     return GIL_NO_WORK_LEFT
                 if st_load_relaxed(&gil_wanted):
                     return GIL_HAND_OVER
-                r.turns += 1
-                if r.turns & FLUSH_TURNS == 0 and busy_owner(r) != NULL:
-                    account_flush(r, now)
-                r.cursor = 0
-                r.turn_worked = False
-                idle_reset(&r.idle)
+                turn_end(r)
+                turn_end_busy(r)
 
     cdef int _caught(self) except -1:
         """A poll was broken off by KeyboardInterrupt or SystemExit, which is set."""
@@ -1436,14 +1423,6 @@ cdef class Reactor:
         if not thread.c.polling and st_loadp_acquire(&self.r.busy_owner) != &thread.c:
             return None
         return st_load_acquire(&self.r.busy_since)
-
-
-cdef inline void pass_thread(reactor_s *r) noexcept nogil:
-    """The poll of the thread at `cursor` is over: on to the next."""
-    if r.listing == LISTS_READY:
-        reactor_list_again(r)
-    else:
-        r.cursor += 1
 
 
 cdef inline int release_after(reactor_s *r, uint64_t now) noexcept nogil:

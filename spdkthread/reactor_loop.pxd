@@ -13,7 +13,7 @@ from spdkthread.atomics cimport (
     st_storep_release,
 )
 from spdkthread.clock cimport clock_read, st_cycles
-from spdkthread.idle cimport idle_s
+from spdkthread.idle cimport idle_reset, idle_s
 from spdkthread.thread_poll cimport BATCH_SIZE, poll_begin, poll_end, poll_work_ready, thread_s
 from spdkthread.timers cimport timer_queue
 from spdkthread.trace_ring cimport TRACE_GIL_WAIT, st_tracing, trace_put
@@ -184,6 +184,40 @@ cdef inline void reactor_finish(reactor_s *r, thread_s *thread) noexcept nogil:
     # After its time is known to be busy: see `Reactor._unaccounted_since`.
     thread.polling = False
     r.in_poll = False
+
+
+# A turn: its polls, one after the other, and its end. The detached and the attached phase both go through these.
+
+cdef inline bint turn_next_poll(reactor_s *r) noexcept nogil:
+    """Begin the next poll of the turn, of the thread at `cursor` or of a later one. False: the turn is over."""
+    if r.listing and (r.cursor or reactor_list_begin(r)) and r.listing == LISTS_READY:
+        return reactor_list_next(r)
+    while r.cursor < r.count:
+        if reactor_begin(r, r.threads[r.cursor]):
+            return True
+        r.cursor += 1
+    return False
+
+
+cdef inline void turn_pass(reactor_s *r) noexcept nogil:
+    """The poll of the thread at `cursor` is over: on to the next thread."""
+    if r.listing == LISTS_READY:
+        reactor_list_again(r)
+    else:
+        r.cursor += 1
+
+
+cdef inline void turn_end(reactor_s *r) noexcept nogil:
+    r.cursor = 0
+    r.turns += 1
+
+
+cdef inline void turn_end_busy(reactor_s *r) noexcept nogil:
+    """After `turn_end`, when the turn has found work: the next one goes on with it."""
+    if r.turns & FLUSH_TURNS == 0 and busy_owner(r) != NULL:
+        account_flush(r, st_cycles())
+    r.turn_worked = False
+    idle_reset(&r.idle)
 
 
 cdef inline uint64_t account_pause(reactor_s *r) noexcept nogil:

@@ -27,7 +27,6 @@ from spdkthread.idle cimport (
     SLEEP_SIGNAL,
     SLEEP_TIMED_OUT,
     idle_look_next,
-    idle_reset,
     idle_sleep,
     idle_step,
 )
@@ -175,22 +174,6 @@ cdef void reactor_list_end(reactor_s *r) noexcept nogil:
             timer_cancel(&r.alarms, &r.threads[index].alarm_of_reactor.node)
 
 
-cdef bint listed_polls(reactor_s *r) noexcept nogil:
-    """The rest of a turn over the threads that may have work. True: it has come to Python work."""
-    cdef thread_s *thread
-    if r.cursor == 0 and not r.in_poll and not reactor_list_begin(r):
-        return False
-    if r.listing != LISTS_READY:
-        return False
-    while r.in_poll or reactor_list_next(r):
-        thread = r.threads[r.cursor]
-        if poll_detached(thread) == STEP_PYTHON:
-            return True
-        reactor_finish(r, thread)
-        reactor_list_again(r)
-    return False
-
-
 cdef bint any_ready(reactor_s *r) noexcept nogil:
     cdef ready_map *ready = ready_of(r)
     cdef uint32_t index
@@ -208,20 +191,13 @@ cdef int reactor_detached(reactor_s *r) noexcept nogil:
     cdef thread_s *thread
     cdef int action
     while True:
-        if r.listing and listed_polls(r):
-            return NEED_PYTHON
-        while r.cursor < r.count:
+        while r.in_poll or turn_next_poll(r):
             thread = r.threads[r.cursor]
-            if not r.in_poll and not reactor_begin(r, thread):
-                r.cursor += 1
-                continue
             if poll_detached(thread) == STEP_PYTHON:
                 return NEED_PYTHON
             reactor_finish(r, thread)
-            r.cursor += 1
-        # The turn is over.
-        r.cursor = 0
-        r.turns += 1
+            turn_pass(r)
+        turn_end(r)
         if st_load32_relaxed(&r.requests) or r.stopping:
             return NEED_REQUESTS
         if r.single_turn:
@@ -240,13 +216,10 @@ cdef int reactor_detached(reactor_s *r) noexcept nogil:
         else:
             r.stretch_began = 0
         if r.turn_worked:
-            if r.turns & FLUSH_TURNS == 0 and busy_owner(r) != NULL:
-                account_flush(r, st_cycles())
             # The user's object is told once that work has come.
             if r.idle.mode == IDLE_OBJECT and r.idle.idle_turns:
                 return NEED_IDLE_OBJECT
-            r.turn_worked = False
-            idle_reset(&r.idle)
+            turn_end_busy(r)
             continue
         account_idle(r)
         action = idle_step(&r.idle, 1 if r.listing == LISTS_READY else r.count)
