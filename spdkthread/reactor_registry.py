@@ -3,6 +3,7 @@
 import atexit
 import itertools
 import os
+import threading
 import time
 import warnings
 
@@ -15,7 +16,15 @@ from spdkthread.hooks import reactor_made
 from spdkthread.termination import Termination
 from spdkthread.weak_registry import WeakRegistry
 
-__all__ = ["all_reactors", "available_cores", "claim_core", "refuse_missing", "register_reactor", "warn_if_crowded"]
+__all__ = [
+    "all_reactors",
+    "available_cores",
+    "check_os_threads",
+    "claim_core",
+    "refuse_missing",
+    "register_reactor",
+    "warn_if_crowded",
+]
 
 _reactors = WeakRegistry()
 # Two reactors that are made at once must not take one name.
@@ -84,6 +93,21 @@ def warn_if_crowded(mine):
         "gives it up; use 'adaptive' or 'yield' where there are fewer cores than reactors",
         RuntimeWarning,
         stacklevel=2,
+    )
+
+
+def check_os_threads(reactor):
+    """Raise `ReactorError` where ``threading.Thread`` starts no OS thread: a reactor would stop all the others."""
+    starter = getattr(threading, "_start_joinable_thread", None) or getattr(threading, "_start_new_thread", None)
+    # affinity.pyx has its own function there, which says what it starts threads by: the interpreter's, or its replacement.
+    starter = getattr(starter, "_spdkthread_starts_by", starter)
+    if starter is None or type(starter) is type(len):
+        return
+    culprit = getattr(starter, "__module__", "other code").partition(".")[0]
+    raise ReactorError(
+        f"{reactor!r} cannot be started: {culprit} has replaced the threads of Python by its own, which share one OS "
+        "thread; leave out that part of its monkey patching (gevent: patch_all(thread=False)), or drive the reactor "
+        "by run() in a process of its own"
     )
 
 

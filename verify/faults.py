@@ -35,7 +35,7 @@ SITES = {
     ("iobuf.pyx", "create_channel"): "buffers",
     ("iobuf.pyx", "waiting_serials"): "buffers",
     ("pointer_map.pyx", "grow"): "channels",
-    ("reactor.pyx", "_make_room"): "a reactor",
+    ("reactor_members.pyx", "make_room"): "a reactor",
     ("ring.pyx", "ring_create"): "threads",
     ("ring.pyx", "spill_node"): "for_each_thread with full rings",
     ("thread_poll.pyx", "queue_ready"): "timers of call_later",
