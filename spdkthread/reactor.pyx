@@ -7,8 +7,10 @@ The loop has two phases and is lexically flat::
       native work runs here        ---->        the Python work of this turn, in order
       nothing to do: idle strategy <----        and of the next turns, as long as there is some, for a bounded time
 
-An empty turn never takes the GIL. Between reactors of one process the GIL is passed by a flag of our own
-(`gil_handoff`), so that it changes hands within a microsecond instead of by CPython's wait of 5 ms.
+An empty turn never takes the GIL. Between reactors of one process the GIL is handed over by two atomic words
+(`gil_handoff`), so that it changes hands within a microsecond instead of after CPython's wait of 5 ms.
+
+This file has the public class. ``reactor_state.pxd`` says which file has what of its mechanism.
 """
 
 import logging
@@ -701,7 +703,7 @@ cdef class Reactor(ReactorState):
 
     # For `Termination`, and for those that watch it
 
-    def _begin_end(self, termination):
+    def _stop_together(self, termination):
         stop_together(self, termination)
 
     def _log_waits(self, waited_s):

@@ -27,7 +27,7 @@ from spdkthread.gil_handoff cimport (
 )
 from spdkthread.idle cimport IDLE_OBJECT, idle_reset
 from spdkthread.reactor_loop cimport (
-    LISTS_READY,
+    SCAN_READY,
     NEED_IDLE_OBJECT,
     NEED_PYTHON,
     NEED_REQUESTS,
@@ -282,7 +282,7 @@ cdef int python_work(ReactorState reactor) except -1:
             # The turn is over. A turn in which anything but polls may be due belongs to the detached phase.
             if (
                 r.single_turn or r.stopping or not r.turn_worked
-                or (r.count > ATTACHED_SCAN and r.listing != LISTS_READY)
+                or (r.count > ATTACHED_SCAN and r.scan != SCAN_READY)
                 or r.watches_signals or r.fd >= 0 or r.idle.mode == IDLE_OBJECT
                 or st_load32_relaxed(&r.requests)
             ):

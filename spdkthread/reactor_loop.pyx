@@ -94,39 +94,39 @@ cdef int reactor_measure_cycles(reactor_s *r) except -1:
     return 0
 
 
-# Turns of a reactor with many threads, over those whose bit is set. The order is that of a turn over all: a message to
+# Turns of a reactor with many threads, over those whose bit is set in its ready map. The order is that of a turn over all: a message to
 # a thread that comes later runs in the same turn, one to a thread that came before in the next.
 
-cdef inline ready_map *ready_of(reactor_s *r) noexcept nogil:
+cdef inline ready_map *ready_map_of(reactor_s *r) noexcept nogil:
     return <ready_map *>st_loadp_relaxed(&r.wakeup.ready)
 
 
-cdef bint reactor_list_begin(reactor_s *r) noexcept nogil:
-    """Begin a turn. False: it is one over all threads."""
+cdef bint ready_turn_begin(reactor_s *r) noexcept nogil:
+    """Begin a turn. False: it looks at all threads."""
     cdef uint32_t index
     cdef uint64_t now
     cdef timer_node *node
-    if r.listing == LISTS_SOON:
-        if st_ticks() < r.lists_from:
+    if r.scan == SCAN_READY_SOON:
+        if st_ticks() < r.scan_ready_from:
             return False
-        # Whatever came to a thread before its bits could be relied on is found now.
+        # Messages that came to a thread before its bit could be relied on are found now.
         for index in range(r.count):
-            ready_set(ready_of(r), index)
+            ready_set(ready_map_of(r), index)
         st_fence_seq_cst()
-        r.listing = LISTS_READY
+        r.scan = SCAN_READY
     if r.alarms.count:
         now = st_ticks()
         while True:
             node = timer_pop(&r.alarms, now)
             if node == NULL:
                 break
-            ready_set(ready_of(r), (<reactor_alarm *>node).index)
+            ready_set(ready_map_of(r), (<reactor_alarm *>node).index)
     return True
 
 
-cdef bint reactor_list_next(reactor_s *r) noexcept nogil:
+cdef bint ready_turn_next(reactor_s *r) noexcept nogil:
     """Begin the next poll of the turn, that of the thread at `cursor`. False: there is none, the turn is over."""
-    cdef ready_map *ready = ready_of(r)
+    cdef ready_map *ready = ready_map_of(r)
     cdef uint64_t word
     while r.cursor < r.count:
         word = st_load_relaxed(&ready.bits[r.cursor >> 6]) >> (r.cursor & 63)
@@ -139,18 +139,18 @@ cdef bint reactor_list_next(reactor_s *r) noexcept nogil:
         ready_clear(ready, r.cursor)
         if reactor_begin(r, r.threads[r.cursor]):
             return True
-        reactor_list_again(r)
+        ready_turn_pass(r)
     r.cursor = r.count
     return False
 
 
-cdef void reactor_list_again(reactor_s *r) noexcept nogil:
-    """Pass on from the thread at `cursor`: with work left it stays on the list, and its next timer is known."""
+cdef void ready_turn_pass(reactor_s *r) noexcept nogil:
+    """Pass on from the thread at `cursor`: where work is left its bit is set, and its next timer has an alarm."""
     cdef thread_s *thread = r.threads[r.cursor]
     cdef timer_node *alarm = &thread.alarm_of_reactor.node
     cdef uint64_t deadline
     if poll_work_ready(thread):
-        ready_set(ready_of(r), r.cursor)
+        ready_set(ready_map_of(r), r.cursor)
     if thread.timers.count:
         deadline = thread.timers.next_check
         if not alarm.queued or alarm.deadline != deadline:
@@ -162,12 +162,12 @@ cdef void reactor_list_again(reactor_s *r) noexcept nogil:
     r.cursor += 1
 
 
-cdef void reactor_list_end(reactor_s *r) noexcept nogil:
+cdef void leave_ready_turns(reactor_s *r) noexcept nogil:
     """Before the table changes: go back to turns over all threads."""
     cdef uint32_t index
-    if r.listing == LISTS_NOTHING:
+    if r.scan == SCAN_ALL:
         return
-    r.listing = LISTS_NOTHING
+    r.scan = SCAN_ALL
     wakeup_leave_ready_map(r.wakeup)
     if r.alarms.count:
         for index in range(r.count):
@@ -175,7 +175,7 @@ cdef void reactor_list_end(reactor_s *r) noexcept nogil:
 
 
 cdef bint any_ready(reactor_s *r) noexcept nogil:
-    cdef ready_map *ready = ready_of(r)
+    cdef ready_map *ready = ready_map_of(r)
     cdef uint32_t index
     for index in range(r.count >> 6):
         if st_load_relaxed(&ready.bits[index]):
@@ -222,7 +222,7 @@ cdef int reactor_detached(reactor_s *r) noexcept nogil:
             turn_end_busy(r)
             continue
         account_idle(r)
-        action = idle_step(&r.idle, 1 if r.listing == LISTS_READY else r.count)
+        action = idle_step(&r.idle, 1 if r.scan == SCAN_READY else r.count)
         if action == IDLE_CALL:
             return NEED_IDLE_OBJECT
         if action == IDLE_SHARED_CORE:
@@ -242,12 +242,12 @@ cdef void reactor_collect_fds(reactor_s *r) noexcept nogil:
     for index in range(fd_group_wait(r.fd, ready, FD_BATCH)):
         thread = <thread_s *>ready[index].tag
         attention_set(thread, ATTENTION_FDS)
-        if r.listing:
-            ready_set(ready_of(r), st_load32_relaxed(&thread.ready_index))
+        if r.scan:
+            ready_set(ready_map_of(r), st_load32_relaxed(&thread.ready_index))
 
 
 cdef void trim_rings(reactor_s *r) noexcept nogil:
-    """Idle for a while: what the threads' rings have used is given back."""
+    """Idle for a while: give back the memory that the threads' rings have used."""
     cdef uint32_t index
     r.trimmed_busy = st_load_relaxed(&r.busy)
     for index in range(r.count):
@@ -266,7 +266,7 @@ cdef bint may_sleep(reactor_s *r, bint nap, int64_t *timeout_ns) noexcept nogil:
     # ready ones, so all are looked at.
     cdef uint32_t every = r.count
     timeout_ns[0] = -1
-    if r.listing == LISTS_READY and not nap:
+    if r.scan == SCAN_READY and not nap:
         if any_ready(r):
             return False
         earliest = timer_next_deadline(&r.alarms)
@@ -349,7 +349,7 @@ cdef bint thread_is_drained(thread_s *thread) noexcept nogil:
 
 
 cdef bint reactor_is_drained(reactor_s *r) noexcept nogil:
-    """While stopping: whether every thread is quiet."""
+    """While stopping: whether every thread is drained."""
     cdef uint32_t index
     for index in range(r.count):
         if not thread_is_drained(r.threads[index]):

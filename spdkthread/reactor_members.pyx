@@ -4,7 +4,7 @@ A thread is a member from `adopt` on, and polled from the next `rebuild` on: the
 turns only. What the loop will need for a thread is made before the thread comes, so that a lack of memory is the
 caller's `MemoryError` and not one on the loop.
 
-With more than LIST_THREADS threads a turn looks only at those whose bit is set in the ready map of the wake-up state;
+With more than READY_MAP_THREADS threads a turn looks only at those whose bit is set in the ready map of the wake-up state;
 the index of a thread's bit is its index in the table. See ``wakeup.pxd``.
 """
 
@@ -16,7 +16,7 @@ from spdkthread.alloc cimport core_calloc, core_free
 from spdkthread.atomics cimport st_store32_relaxed, st_storep_release
 from spdkthread.clock cimport clock_read, st_cycles, st_ticks
 from spdkthread.fd_group cimport FD_READABLE, fd_group_add, fd_group_open, fd_group_remove, fd_is_open
-from spdkthread.reactor_loop cimport LISTS_SOON, LIST_THREADS, REQUEST_MEMBERS, account_idle, reactor_list_end
+from spdkthread.reactor_loop cimport SCAN_READY_SOON, READY_MAP_THREADS, REQUEST_MEMBERS, account_idle, leave_ready_turns
 from spdkthread.reactor_state cimport PHASE_NEW, PHASE_RUNNING, PHASE_STOPPED, ReactorState, phase_now
 from spdkthread.ring cimport ring_set_stopping
 from spdkthread.thread cimport SpdkThread
@@ -85,7 +85,7 @@ cdef int hand_over(ReactorState reactor, SpdkThread thread, ReactorState to) exc
 cdef int give_up_all(ReactorState reactor) except -1:
     """Under the lock, at the end of the loop: the threads that are left are on no reactor."""
     cdef SpdkThread thread
-    reactor_list_end(&reactor.r)
+    leave_ready_turns(&reactor.r)
     for thread in list(reactor.members.values()):
         unwatch_fds(reactor, thread)
         st_storep_release(&thread.c.wakeup, NULL)
@@ -143,7 +143,7 @@ cdef int rebuild(ReactorState reactor) except -1:
     cdef uint32_t count = 0
     cdef SpdkThread thread
     account_idle(&reactor.r)
-    reactor_list_end(&reactor.r)
+    leave_ready_turns(&reactor.r)
     with reactor.lock:
         exited = [thread for thread in reactor.members.values() if thread.is_exited]
         for thread in exited:
@@ -165,7 +165,7 @@ cdef int rebuild(ReactorState reactor) except -1:
         for thread in reactor.members.values():
             if thread.c.fd_count:
                 watch_fds(reactor, thread)
-        if count > LIST_THREADS and not reactor.r.stopping:
+        if count > READY_MAP_THREADS and not reactor.r.stopping:
             use_ready_map(reactor)
     return 0
 
@@ -187,8 +187,8 @@ cdef int use_ready_map(ReactorState reactor) except -1:
     if not wakeup_make_ready_map(reactor.r.wakeup, reactor.r.count):
         return 0
     wakeup_use_ready_map(reactor.r.wakeup)
-    reactor.r.lists_from = st_ticks() + ADOPTION_TICKS
-    reactor.r.listing = LISTS_SOON
+    reactor.r.scan_ready_from = st_ticks() + ADOPTION_TICKS
+    reactor.r.scan = SCAN_READY_SOON
     return 0
 
 

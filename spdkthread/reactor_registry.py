@@ -1,4 +1,4 @@
-"""The reactors of this process, the cores that they have, and what becomes of them at its end and after a fork."""
+"""The registry of this process's reactors: their names and cores, their stop at its end, their end in a forked child."""
 
 import atexit
 import itertools
@@ -115,9 +115,9 @@ def check_os_threads(reactor):
 def stop_forgotten():
     """Interpreter exit: stop what still runs, while that is still possible."""
     forgotten = [one for one in all_reactors() if one.state in ("running", "stopping")]
-    ending = Termination(forgotten)
+    termination = Termination(forgotten)
     for one in forgotten:
-        one._begin_end(ending)
+        one._stop_together(termination)
     give_up = time.monotonic() + 5.0
     for one in forgotten:
         # A callback that does not return is not waited for.
@@ -127,7 +127,7 @@ def stop_forgotten():
 
 
 def mark_dead():
-    """In the child of a fork: what other OS threads ran does not exist here, and what the parent waits on is its own.
+    """In the child of a fork: other OS threads and their loops do not exist here, and descriptors are the parent's too.
 
     The child begins with this, while the numbers of inherited descriptors still mean what they meant in the parent.
     """

@@ -11,7 +11,7 @@ the end, after the turn under way.
 import logging
 
 from spdkthread.atomics cimport st_fence_seq_cst, st_load32_relaxed, st_load_acquire
-from spdkthread.reactor_loop cimport REQUEST_STOP, reactor_is_drained, reactor_list_end, thread_is_drained
+from spdkthread.reactor_loop cimport REQUEST_STOP, reactor_is_drained, leave_ready_turns, thread_is_drained
 from spdkthread.reactor_state cimport PHASE_ABORTING, PHASE_STOPPING, ReactorState, ask, phase_now, set_phase
 from spdkthread.reactor_view cimport running_now
 from spdkthread.ring cimport RING_POSITION, ring_set_stopping
@@ -31,7 +31,7 @@ cdef int begin_stop(ReactorState reactor) except -1:
     with reactor.lock:
         set_phase(reactor, PHASE_STOPPING)
         members = list(reactor.members.values())
-    reactor_list_end(&reactor.r)
+    leave_ready_turns(&reactor.r)
     reactor.r.stopping = True
     reactor.r.exiting = False
     reactor.r.stop_turn = reactor.r.turns

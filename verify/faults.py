@@ -293,7 +293,7 @@ def futures_and_messages(world):
 
 
 def first_wakeup_states(world):
-    """More reactors than there ever were, so that their gates are made now."""
+    """More reactors than there ever were, so that their wake-up states are made now."""
     spare = []
     try:
         while True:

@@ -4,7 +4,7 @@ One turn::
 
     the SpdkThread's poll     messages that lay in the ring when the turn began, its pollers and timers
     file descriptors          one look, whatever else there is to do; what is ready joins the ready callbacks
-    nothing to do?            look around without the GIL for `spin_us`, then sleep in the kernel
+    nothing to do?            spin without the GIL for `spin_us`, then sleep in the kernel
     timers of the loop        those due join the ready callbacks
     ready callbacks           those of this turn, in order; what they schedule runs in the next one
 

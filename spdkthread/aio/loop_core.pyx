@@ -206,7 +206,7 @@ cdef class LoopCore(LoopState):
             raise stop
 
     def leave_thread(self, error):
-        """Another OS thread drives it: there it lets go, and exits if it is ours."""
+        """Another OS thread drives the SpdkThread: there it is let go of, and exits if it is the loop's own."""
         try:
             if self.holds:
                 self.holds = False
@@ -221,10 +221,10 @@ cdef class LoopCore(LoopState):
         """Have the loop's own thread exit. Returns the exception that is to leave, or None."""
         cdef object stop = None
         self.thread.exit()
-        # What was sent to it runs; pollers and channels of the user's keep it.
+        # Messages that were sent to it run; the user's pollers and channels keep it from exiting.
         stop = self.drain_thread(stop)
         if not self.thread.is_exited and self.thread._coroutines is not None:
-            # Nothing will ever run them on, and there may be those that wait for them.
+            # No loop will ever resume them, and others may wait for their results.
             try:
                 self.thread._coroutines.abandon()
             except Exception as error:
@@ -483,7 +483,7 @@ cdef class LoopCore(LoopState):
         cdef ring_slot message
         cdef ring_slot *next_one
         cdef PyObject *append = <PyObject *>append_ready_fn
-        # Up to what was there at the beginning: a flood must not keep us here.
+        # Up to the messages that were there at the beginning: a flood must not hold this turn up.
         cdef uint64_t end = st_load_relaxed(&thread.ring.tail) & RING_POSITION
         cdef uint64_t overflow = st_load_relaxed(&thread.ring.overflow)
         cdef uint64_t head

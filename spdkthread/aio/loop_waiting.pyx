@@ -50,9 +50,9 @@ cdef uint32_t MOST_MISSES = 6
 # A longer gap between two looks: the kernel gave the core to another process, perhaps to the sender. Spinning ends.
 cdef uint64_t AWAY_TICKS = 40_000
 # On the main thread a sleep ends now and then: a signal may come right before it begins.
-cdef int64_t SIGNAL_NAP_NS = 500_000_000
+cdef int64_t SIGNAL_SLEEP_NS = 500_000_000
 # asyncio's selector loop does not sleep for longer either.
-cdef int64_t LONGEST_NAP_NS = 24 * 3600 * 1_000_000_000
+cdef int64_t LONGEST_SLEEP_NS = 24 * 3600 * 1_000_000_000
 
 
 cdef int this_core() noexcept nogil:
@@ -69,7 +69,7 @@ cdef int wait(LoopState loop) except -1:
         return wait_in_selector(loop)
     with nogil:
         gil_handoff_released()
-        woken = look_around(loop)
+        woken = spin_then_sleep(loop)
         gil_handoff_wait()
     gil_handoff_acquired()
     if woken < 0:
@@ -79,8 +79,8 @@ cdef int wait(LoopState loop) except -1:
     return take_seen(loop, loop.selector.select(0))
 
 
-cdef int look_around(LoopState loop) noexcept nogil:
-    """Without the GIL, until something has come. -1: a signal, perhaps."""
+cdef int spin_then_sleep(LoopState loop) noexcept nogil:
+    """Without the GIL, until there is something to do. -1: a signal, perhaps."""
     cdef uint64_t begun = st_ticks()
     cdef uint64_t now = begun
     cdef uint64_t due = TIMER_NEVER
@@ -98,7 +98,7 @@ cdef int look_around(LoopState loop) noexcept nogil:
             loop.skipped = 0
     sender_core = st_load32_relaxed(&loop.sender_core)
     if sender_core and sender_core == <uint32_t>(1 + this_core()):
-        spin = 0        # whoever sends would have to wait until we stop looking
+        spin = 0        # the sender would have to wait for this core until spinning ends
     if loop.timers.count:
         due = timer_next_deadline(&loop.timers)
     while True:
@@ -109,7 +109,7 @@ cdef int look_around(LoopState loop) noexcept nogil:
             else:
                 ready = fd_set_ready(loop.poll_fd)
             if ready or poll_needed(&loop.thread.c):
-                return found(loop, spin)
+                return spin_found(loop, spin)
             before = now
             now = st_ticks()
             if due != TIMER_NEVER and clock_read(loop.thread.c.clock) >= due:
@@ -124,13 +124,13 @@ cdef int look_around(LoopState loop) noexcept nogil:
             if loop._stopping or now - begun > 10_000_000:
                 return -1       # signals
         elif poll_work_ready(&loop.thread.c):
-            return found(loop, spin)
+            return spin_found(loop, spin)
         looks += 1
         st_pause()
 
 
-cdef int found(LoopState loop, uint64_t spin) noexcept nogil:
-    """Looking around was worth it."""
+cdef int spin_found(LoopState loop, uint64_t spin) noexcept nogil:
+    """Spinning has found something: it is worth its while."""
     if spin:
         loop.misses = 0
     return 0
@@ -143,7 +143,7 @@ cdef int wait_in_selector(LoopState loop) except -1:
         loop.selector.register(loop.wakeup.wait_fd, selectors.EVENT_READ, (None, None))
     wakeup_begin_sleep(loop.wakeup)
     if loop.idle_mode == IDLE_ADAPTIVE and not poll_work_ready(&loop.thread.c):
-        timeout = nap_ns(loop) * 1e-9
+        timeout = sleep_ns(loop) * 1e-9
     gil_handoff_released()
     try:
         seen = loop.selector.select(timeout)
@@ -158,18 +158,18 @@ cdef int park(LoopState loop) noexcept nogil:
     cdef int result = SLEEP_TIMED_OUT
     wakeup_begin_sleep(loop.wakeup)
     if not poll_work_ready(&loop.thread.c):
-        result = idle_sleep(loop.wakeup, loop.poll_fd, -1, nap_ns(loop))
+        result = idle_sleep(loop.wakeup, loop.poll_fd, -1, sleep_ns(loop))
     wakeup_end_sleep(loop.wakeup)
     if result > 0 and result & SLEEP_FD_READY and loop.direct:
         loop.events_count = fd_group_wait(loop.poll_fd, loop.events, FD_BATCH)
     return -1 if result < 0 else 0
 
 
-cdef int64_t nap_ns(LoopState loop) noexcept nogil:
+cdef int64_t sleep_ns(LoopState loop) noexcept nogil:
     """Until the earliest timer is due, of the loop or of its thread."""
     cdef uint64_t earliest = TIMER_NEVER
     cdef uint64_t deadline, now
-    cdef int64_t timeout = LONGEST_NAP_NS
+    cdef int64_t timeout = LONGEST_SLEEP_NS
     if loop.thread.c.timers.count:
         earliest = timer_next_deadline(&loop.thread.c.timers)
     if loop.timers.count:
@@ -177,7 +177,7 @@ cdef int64_t nap_ns(LoopState loop) noexcept nogil:
         if deadline < earliest:
             earliest = deadline
     if loop.on_main_thread:
-        timeout = SIGNAL_NAP_NS
+        timeout = SIGNAL_SLEEP_NS
     if earliest != TIMER_NEVER:
         if loop.thread.c.clock != NULL:
             timeout = MANUAL_CLOCK_SLEEP_NS
