@@ -1,5 +1,7 @@
-"""The reactor whose turn is under way on the calling OS thread: its own for as long as its loop runs, another OS thread's
-for a turn by hand. One thread-local word says so for the whole package."""
+"""The reactor whose turn is under way on the calling OS thread: one thread-local word for the whole package.
+
+It is set on the reactor's own OS thread for as long as the loop runs, and on another one for a turn by hand.
+"""
 
 from cpython.object cimport PyObject
 

@@ -1,9 +1,9 @@
 """Handing the GIL from loop to loop: two atomic words say whether a loop of this library holds it, and how many wait.
 
-A loop is that of a reactor, or an event loop. CPython wakes a thread that queues at the GIL through the kernel, and makes
-its holder let go only after 5 ms. Loops hold it for a microsecond or two at a time, so one that wants it looks at
-`gil_held` for a while, detached, before it queues. These words are advice only: a thread that does not read or write them is merely slower. On a build without
-the GIL nothing here does anything.
+A loop is that of a reactor, or an event loop. CPython wakes a thread that queues at the GIL through the kernel, and
+makes its holder let go only after 5 ms. Loops hold it for a microsecond or two at a time, so one that wants it looks at
+`gil_held` for a while, detached, before it queues. The words are advice only: a thread that does not read or write them
+is merely slower. On a build without the GIL nothing here does anything.
 
 There are two reasons to let go of the GIL with Python work still to do, and the holder decides for one of them while it
 is attached, because the words look different once it is not:

@@ -11,8 +11,8 @@ from spdkthread.balancer import Balancer, note_failed_move
 from spdkthread.checks import check_integer, check_number, check_timeout
 from spdkthread.cores import parse_cores
 from spdkthread.errors import ReactorError
-from spdkthread.forks import ReentrantLock
 from spdkthread.for_each_reactor import ReactorVisit
+from spdkthread.forks import ReentrantLock
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.placement import allowed_reactors, move_inside_mask
 from spdkthread.reactor import Reactor

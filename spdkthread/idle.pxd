@@ -28,7 +28,7 @@ cdef enum sleep_result:
     SLEEP_FD_CLOSED = 8         # other code has closed one of the descriptors
 
 cdef enum:
-    CLOCK_TURNS = 32            # idle turns from one look at the clock to the next: the clock costs more than a short turn
+    CLOCK_TURNS = 32            # idle turns between two looks at the clock, which costs more than a short turn
     MANUAL_CLOCK_SLEEP_NS = 1_000_000       # the longest sleep beside a manual clock: no event says when that is moved
 
 cdef struct idle_s:

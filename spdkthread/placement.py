@@ -12,7 +12,7 @@ __all__ = ["allowed_reactors", "move_inside_mask", "move_thread"]
 def move_thread(source, thread, to) -> Future:
     """Hand `thread` from one reactor to another, between two turns of the first.
 
-    The ring, the pollers, the timers and the file descriptors move with the thread, so nothing is lost, and the order of
+    The ring, the pollers, the timers and the file descriptors move with the thread, so nothing is lost and the order of
     its work stays. See `Reactor.move_thread`.
 
     Notes

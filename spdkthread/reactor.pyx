@@ -25,7 +25,6 @@ from libc.stdint cimport uint32_t, uint64_t
 from spdkthread.affinity cimport affinity_enter, affinity_leave
 from spdkthread.atomics cimport (
     st_and32_acq_rel,
-    st_atomic_u32,
     st_load32_acquire,
     st_load_acquire,
     st_load_relaxed,
@@ -63,6 +62,7 @@ from spdkthread.reactor_state cimport (
     PHASE_NEW,
     PHASE_RUNNING,
     PHASE_STOPPED,
+    PyThread_get_thread_ident,
     ReactorState,
     ask,
     claim_loop,
@@ -103,7 +103,6 @@ cdef extern from *:
     }
     """
     void st_name_os_thread(const char *name) nogil
-    uint64_t PyThread_get_thread_ident() nogil
 
 logger = logging.getLogger("spdkthread")
 

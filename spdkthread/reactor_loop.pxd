@@ -42,7 +42,7 @@ cdef enum reactor_scan:
 
 cdef enum:
     READY_MAP_THREADS = 64  # with no more threads, looking at each is cheaper
-    FLUSH_TURNS = 16        # a power of two: how often the accounting of a reactor that is always busy is brought up to date
+    FLUSH_TURNS = 16        # the accounting of a reactor that is always busy is brought up to date every so many turns
 
 
 # What the detached phase touches.

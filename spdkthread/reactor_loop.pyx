@@ -94,8 +94,8 @@ cdef int reactor_measure_cycles(reactor_s *r) except -1:
     return 0
 
 
-# Turns of a reactor with many threads, over those whose bit is set in its ready map. The order is that of a turn over all: a message to
-# a thread that comes later runs in the same turn, one to a thread that came before in the next.
+# Turns of a reactor with many threads, over those whose bit is set in its ready map. The order is that of a turn over
+# all: a message to a thread that comes later runs in the same turn, one to a thread that came before in the next.
 
 cdef inline ready_map *ready_map_of(reactor_s *r) noexcept nogil:
     return <ready_map *>st_loadp_relaxed(&r.wakeup.ready)

@@ -1,11 +1,11 @@
 """The threads of a reactor. See ``reactor_members.pxd``.
 
 A thread is a member from `adopt` on, and polled from the next `rebuild` on: the table of the loop changes between two
-turns only. What the loop will need for a thread is made before the thread comes, so that a lack of memory is the
-caller's `MemoryError` and not one on the loop.
+turns only. What the loop will need for a thread is made before the thread comes, so that a lack of memory is a
+`MemoryError` of the caller and not one on the loop.
 
-With more than READY_MAP_THREADS threads a turn looks only at those whose bit is set in the ready map of the wake-up state;
-the index of a thread's bit is its index in the table. See ``wakeup.pxd``.
+With more than READY_MAP_THREADS threads a turn looks only at those whose bit is set in the ready map of the wake-up
+state; the index of a thread's bit is its index in the table. See ``wakeup.pxd``.
 """
 
 import logging
@@ -16,7 +16,13 @@ from spdkthread.alloc cimport core_calloc, core_free
 from spdkthread.atomics cimport st_store32_relaxed, st_storep_release
 from spdkthread.clock cimport clock_read, st_cycles, st_ticks
 from spdkthread.fd_group cimport FD_READABLE, fd_group_add, fd_group_open, fd_group_remove, fd_is_open
-from spdkthread.reactor_loop cimport SCAN_READY_SOON, READY_MAP_THREADS, REQUEST_MEMBERS, account_idle, leave_ready_turns
+from spdkthread.reactor_loop cimport (
+    READY_MAP_THREADS,
+    REQUEST_MEMBERS,
+    SCAN_READY_SOON,
+    account_idle,
+    leave_ready_turns,
+)
 from spdkthread.reactor_state cimport PHASE_NEW, PHASE_RUNNING, PHASE_STOPPED, ReactorState, phase_now
 from spdkthread.ring cimport ring_set_stopping
 from spdkthread.thread cimport SpdkThread

@@ -1,4 +1,4 @@
-"""The registry of this process's reactors: their names and cores, their stop at its end, their end in a forked child."""
+"""The registry of this process's reactors: their names and cores, and what becomes of them at exit and after a fork."""
 
 import atexit
 import itertools
@@ -99,7 +99,7 @@ def warn_if_crowded(mine):
 def check_os_threads(reactor):
     """Raise `ReactorError` where ``threading.Thread`` starts no OS thread: a reactor would stop all the others."""
     starter = getattr(threading, "_start_joinable_thread", None) or getattr(threading, "_start_new_thread", None)
-    # affinity.pyx has its own function there, which says what it starts threads by: the interpreter's, or its replacement.
+    # affinity.pyx puts its own function there, which says what it starts threads by: Python's, or a replacement.
     starter = getattr(starter, "_spdkthread_starts_by", starter)
     if starter is None or type(starter) is type(len):
         return

@@ -87,7 +87,7 @@ cdef inline void release_loop(ReactorState reactor) noexcept:
 
 
 cdef inline PyObject *enter_reactor(ReactorState reactor) noexcept:
-    """The owner: this is the current reactor of the OS thread from now on. Returns the one before, for `leave_reactor`."""
+    """The owner: make this the OS thread's current reactor. Returns the one before, for `leave_reactor`."""
     return set_current_reactor(<PyObject *>reactor)
 
 

@@ -9,8 +9,8 @@ class Termination:
     """Says when all of them are drained: when two snapshots, one after the other, find them so and are equal.
 
     Each reactor that has nothing left to run asks; only then do the threads begin to exit, so that a message under way
-    between two reactors arrives. From outside nothing comes in any more by that time, hence a message can only come from
-    a callback, and a callback that is under way shows as a thread that is not drained. One snapshot is not enough,
+    between two reactors arrives. From outside nothing comes in any more by that time, hence a message can come only
+    from a callback, and a callback that is under way shows as a thread that is not drained. One snapshot is not enough,
     because it takes time and a message may cross it. But a snapshot also has the number of messages ever sent to each
     thread: when two are equal, nothing was sent, and nothing ran, from the end of the first to the beginning of the
     second.

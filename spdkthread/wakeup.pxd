@@ -36,9 +36,9 @@ A wake-up state is never freed, only reused, and its maps are not freed either: 
 reactor that has ended, and the worst that it can do is to wake the state's next owner, or set one of its bits, once for
 nothing.
 
-The child of a fork uses no wake-up state that the parent made: the descriptors are shared with the parent, so a write in
-the child would wake the parent for nothing and a read could take a wake-up from it. The child closes its descriptors of
-these states at once, by number while the numbers still mean what they meant in the parent, and makes new states.
+The child of a fork uses no wake-up state that the parent made: the descriptors are shared with the parent, so a write
+in the child would wake the parent for nothing and a read could take a wake-up from it. The child closes its descriptors
+of these states at once, by number while the numbers still mean what they meant in the parent, and makes new states.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -86,8 +86,8 @@ cdef void wakeup_thread(wakeup_state *wakeup, uint32_t index) noexcept nogil
 cdef void wakeup_clear(wakeup_state *wakeup) noexcept nogil
 
 
-# The sleeper's half. `wakeup_begin_sleep`, then a look at everything that a sender may have published, then the sleep if
-# there was nothing, and `wakeup_end_sleep` in any case.
+# The sleeper's half. `wakeup_begin_sleep`, then a look at everything that a sender may have published, then the sleep
+# if there was nothing, and `wakeup_end_sleep` in any case.
 
 cdef inline void wakeup_begin_sleep(wakeup_state *wakeup) noexcept nogil:
     """What is published from now on wakes the sleeper, and what was published before is seen by its next look."""

@@ -132,7 +132,7 @@ cdef void wakeup_give_back(wakeup_state *wakeup) noexcept nogil:
 
 
 cdef bint wakeup_make_ready_map(wakeup_state *wakeup, uint64_t threads) noexcept nogil:
-    """Have a map for `threads` threads. A smaller one is kept, as senders may still set bits in it. False: no memory."""
+    """Have a map for so many threads. A smaller one is kept, as senders may still set bits in it. False: no memory."""
     cdef ready_map *ready = <ready_map *>st_loadp_acquire(&wakeup.ready)
     cdef uint64_t words = (threads + 63) // 64
     cdef ready_map *larger
@@ -172,7 +172,7 @@ cdef void wakeup_clear(wakeup_state *wakeup) noexcept nogil:
 
 
 def close_after_fork():
-    """At the beginning of a child: the descriptors are the parent's too, and other code may soon reuse their numbers."""
+    """At the beginning of a child: the descriptors are the parent's too, and other code may soon have their numbers."""
     cdef wakeup_state *wakeup = made_wakeups
     while wakeup != NULL:
         if wakeup.generation != fork_generation and wakeup.wait_fd >= 0:

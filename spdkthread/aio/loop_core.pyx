@@ -14,7 +14,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from spdkthread.affinity cimport affinity_enter, affinity_leave
 from spdkthread.aio.loop_fds cimport asks_only_the_kernel, look_at_fds
 from spdkthread.aio.loop_handles cimport handles_find, new_handle, new_timer_handle, run_ready, st_handles
-from spdkthread.aio.loop_state cimport LoopState, runs_here
+from spdkthread.aio.loop_state cimport LoopState, PyThread_get_thread_ident, runs_here
 from spdkthread.aio.loop_timers cimport drop_timers, enqueue_timer, expire_timers, forget_timer, visit_timers
 from spdkthread.aio.loop_waiting cimport this_core, wait
 from spdkthread.atomics cimport (
@@ -73,7 +73,6 @@ __all__ = ["LoopCore"]
 
 cdef extern from *:
     void Py_DECREF_raw "Py_DECREF"(PyObject *)
-    uint64_t PyThread_get_thread_ident() nogil
     int close(int fd) nogil
 
 logger = logging.getLogger("asyncio")
