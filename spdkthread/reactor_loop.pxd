@@ -141,6 +141,32 @@ cdef inline void account_idle(reactor_s *r) noexcept nogil:
         st_storep_release(&r.busy_owner, NULL)
 
 
+cdef inline uint64_t account_pause(reactor_s *r) noexcept nogil:
+    """How long the loop has waited since `attach_started`: time in no callback, so no busy time."""
+    cdef uint64_t waited = st_cycles() - r.attach_started
+    r.attach_started = 0
+    st_store_relaxed(&r.busy_since, st_load_relaxed(&r.busy_since) + waited)
+    return waited
+
+
+cdef inline void account_attach(reactor_s *r, uint64_t handed) noexcept nogil:
+    """Right after attaching: how long that took, and since when loops hold the GIL.
+
+    `handed` is the stretch of the loop that handed it over, or 0.
+    """
+    cdef uint64_t began = r.attach_started
+    cdef uint64_t waited = account_pause(r)
+    if waited > r.wait_cycles:
+        r.gil_waits += 1
+        r.gil_wait += waited
+    if st_tracing():
+        trace_put(TRACE_GIL_WAIT, 0, began, waited, 0, 0)
+    if handed:
+        r.stretch_began = handed
+    elif r.stretch_began == 0 or began - r.detached_at > r.gap_cycles or waited > r.gap_cycles:
+        r.stretch_began = began + waited
+
+
 # One poll of one thread, begun and ended.
 
 cdef inline bint reactor_begin(reactor_s *r, thread_s *thread) noexcept nogil:
@@ -218,29 +244,3 @@ cdef inline void turn_end_busy(reactor_s *r) noexcept nogil:
         account_flush(r, st_cycles())
     r.turn_worked = False
     idle_reset(&r.idle)
-
-
-cdef inline uint64_t account_pause(reactor_s *r) noexcept nogil:
-    """How long the loop has waited since `attach_started`: time in no callback, so no busy time."""
-    cdef uint64_t waited = st_cycles() - r.attach_started
-    r.attach_started = 0
-    st_store_relaxed(&r.busy_since, st_load_relaxed(&r.busy_since) + waited)
-    return waited
-
-
-cdef inline void account_attach(reactor_s *r, uint64_t handed) noexcept nogil:
-    """Right after attaching: how long that took, and since when loops hold the GIL.
-
-    `handed` is the stretch of the loop that handed it over, or 0.
-    """
-    cdef uint64_t began = r.attach_started
-    cdef uint64_t waited = account_pause(r)
-    if waited > r.wait_cycles:
-        r.gil_waits += 1
-        r.gil_wait += waited
-    if st_tracing():
-        trace_put(TRACE_GIL_WAIT, 0, began, waited, 0, 0)
-    if handed:
-        r.stretch_began = handed
-    elif r.stretch_began == 0 or began - r.detached_at > r.gap_cycles or waited > r.gap_cycles:
-        r.stretch_began = began + waited

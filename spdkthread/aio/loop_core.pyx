@@ -14,7 +14,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from spdkthread.affinity cimport affinity_enter, affinity_leave
 from spdkthread.aio.loop_fds cimport asks_only_the_kernel, look_at_fds
 from spdkthread.aio.loop_handles cimport handles_find, new_handle, new_timer_handle, run_ready, st_handles
-from spdkthread.aio.loop_state cimport LoopState, PyThread_get_thread_ident, runs_here
+from spdkthread.aio.loop_state cimport LoopState, Py_DECREF_raw, PyThread_get_thread_ident, runs_here
 from spdkthread.aio.loop_timers cimport drop_timers, enqueue_timer, expire_timers, forget_timer, visit_timers
 from spdkthread.aio.loop_waiting cimport this_core, wait
 from spdkthread.atomics cimport (
@@ -71,8 +71,7 @@ from spdkthread.weak_registry import WeakRegistry
 
 __all__ = ["LoopCore"]
 
-cdef extern from *:
-    void Py_DECREF_raw "Py_DECREF"(PyObject *)
+cdef extern from "unistd.h":
     int close(int fd) nogil
 
 logger = logging.getLogger("asyncio")
@@ -557,7 +556,7 @@ cdef class LoopCore(LoopState):
                     due = clock_read(thread.clock)
             self.thread._driver_depth += 1      # a poll lets go of it once
             if self.thread._poll(limit, 0, False) == STEP_RAISED:
-                pass_on()
+                return -1       # the exception is set
             # Active pollers have one turn per turn of the loop.
             if thread.active_first != NULL or st_ticks() - begun >= POLL_TICKS:
                 break
@@ -590,11 +589,6 @@ cdef int traverse(PyObject *owner, st_visitproc visit, void *arg) noexcept:
 
 
 st_replace_traverse(<PyObject *>LoopCore, traverse)
-
-
-cdef int pass_on() except -1:
-    """The exception that is set leaves."""
-    return -1
 
 
 handles_find(&st_handles)

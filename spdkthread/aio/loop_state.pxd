@@ -13,6 +13,7 @@ one is a message, a cancelled timer is put onto a list that the loop looks at. W
 to the OS thread that holds the GIL, or the loop's critical section where there is no GIL.
 """
 
+from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.atomics cimport st_atomic_u32, st_atomic_u64, st_load_relaxed
@@ -23,6 +24,8 @@ from spdkthread.wakeup cimport wakeup_state
 
 cdef extern from *:
     uint64_t PyThread_get_thread_ident() noexcept nogil
+    # Of a reference that is counted by hand.
+    void Py_DECREF_raw "Py_DECREF"(PyObject *)
 
 
 cdef class LoopState:

@@ -13,7 +13,7 @@ from spdkthread.aio.loop_handles cimport (
     st_slot,
     st_slot_is_true,
 )
-from spdkthread.aio.loop_state cimport LoopState
+from spdkthread.aio.loop_state cimport LoopState, Py_DECREF_raw
 from spdkthread.atomics cimport st_exchange32, st_load32_relaxed
 from spdkthread.clock cimport clock_read
 from spdkthread.cpython_ext cimport seal, st_visitproc
@@ -26,9 +26,6 @@ from spdkthread.timers cimport (
     timer_pop,
     timer_queue,
 )
-
-cdef extern from *:
-    void Py_DECREF_raw "Py_DECREF"(PyObject *)
 
 
 @cython.final
