@@ -1,9 +1,9 @@
-"""Handing the GIL from loop to loop: two atomic words that say whether a loop of ours holds it, and how many wait.
+"""Handing the GIL from loop to loop: two atomic words say whether a loop of this library holds it, and how many wait.
 
-CPython wakes a thread that queues at the GIL through the kernel, and makes its holder let go only after 5 ms. Loops of
-ours hold it for a microsecond or two at a time, so one that wants it looks at `gil_held` for a while, detached, before
-it queues. These words are advice only: a thread that does not read or write them is merely slower. On a build without
-the GIL nothing here does anything.
+A loop is that of a reactor, or an event loop. CPython wakes a thread that queues at the GIL through the kernel, and
+makes its holder let go only after 5 ms. Loops hold it for a microsecond or two at a time, so one that wants it looks at
+`gil_held` for a while, detached, before it queues. The words are advice only: a thread that does not read or write them
+is merely slower. On a build without the GIL nothing here does anything.
 
 There are two reasons to let go of the GIL with Python work still to do, and the holder decides for one of them while it
 is attached, because the words look different once it is not:
@@ -49,7 +49,7 @@ cdef st_atomic_u64 gil_pause_end        # tick up to which loops that wait stay 
 
 cdef enum:
     GIL_SPIN_TICKS = 10_000         # how long to look before queueing
-    GIL_PAUSE_TICKS = 50_000          # another thread needs this to wake up and take the GIL
+    GIL_PAUSE_TICKS = 50_000        # another thread needs this to wake up and take the GIL
 
 cdef enum gil_release:
     GIL_NO_WORK_LEFT                # nothing is left to do attached, or something that is done detached

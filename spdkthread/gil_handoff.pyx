@@ -1,4 +1,4 @@
-"""The gate before the GIL. See ``gil_handoff.pxd``."""
+"""Handing the GIL from loop to loop. See ``gil_handoff.pxd``."""
 
 import os
 
@@ -21,14 +21,14 @@ cdef extern from *:
 
 
 cdef void gil_handoff_yield(int release) noexcept nogil:
-    """Detached, with more Python work to come: let others have the GIL first."""
+    """Detached, with more Python work to come: let another loop, or plain threads, have the GIL first."""
     cdef uint64_t end
     if not ST_GIL:
         return
     end = st_ticks()
     if release == GIL_HAND_OVER:
-        # The loop that waits takes itself off `gil_wanted` as soon as it sees the GIL free: what says that it has
-        # come is `gil_held`. If it has ceased to look, it queues at the lock and has it soon, too.
+        # The loop that waits takes itself off `gil_wanted` as soon as it sees the GIL free; `gil_held` says that it has
+        # taken it. If it does not look any more, it queues at the lock and has the GIL soon, too.
         end += GIL_SPIN_TICKS
         while not st_load32_acquire(&gil_held) and st_ticks() < end:
             st_pause()
@@ -48,7 +48,7 @@ cdef void gil_handoff_wait_pause() noexcept nogil:
 
 
 def _forget_after_fork():
-    # Whoever held it, or waited, is not in the child.
+    # The OS threads that held the GIL, or waited for it, are not in the child.
     st_store32_relaxed(&gil_held, 0)
     st_store_relaxed(&gil_wanted, 0)
     st_store_relaxed(&gil_pause_end, 0)

@@ -2,27 +2,24 @@
 
 import itertools
 import logging
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Literal, Self, TypedDict, Unpack
 
 from spdkthread import late
+from spdkthread.balancer import Balancer, note_failed_move
 from spdkthread.checks import check_integer, check_number, check_timeout
 from spdkthread.cores import parse_cores
-from spdkthread.error_log import describe
 from spdkthread.errors import ReactorError
+from spdkthread.for_each_reactor import ReactorVisit
 from spdkthread.forks import ReentrantLock
-from spdkthread.future import make_future
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.placement import allowed_reactors, move_inside_mask
-from spdkthread.reactor import Reactor, get_reactor, on_any_reactor
+from spdkthread.reactor import Reactor
 from spdkthread.reactor_registry import available_cores, refuse_missing
 from spdkthread.report import ShutdownReport
-from spdkthread.scheduler import CoreLoad, Scheduler, Snapshot, StaticScheduler, ThreadLoad, make_scheduler
-from spdkthread.signal_safe_event import SignalSafeEvent
+from spdkthread.scheduler import CoreLoad, Scheduler, Snapshot, ThreadLoad, make_scheduler
 from spdkthread.termination import Termination
 
 if TYPE_CHECKING:
@@ -100,7 +97,7 @@ class ReactorGroup:
         self._turn = itertools.count()
         self._first_cores: dict[int, int] = {}
         self._loads: dict[int, tuple[int, int, float | None]] = {}
-        self._balancer: _Balancer | None = None
+        self._balancer: Balancer | None = None
 
     def __repr__(self) -> str:
         return f"<ReactorGroup of cores {list(self._reactors)}>"
@@ -146,7 +143,7 @@ class ReactorGroup:
             for reactor in begun:
                 reactor.stop()
             raise
-        self._balancer = _Balancer(self)
+        self._balancer = Balancer(self)
         self._balancer.start()
         return self
 
@@ -160,9 +157,9 @@ class ReactorGroup:
         give_up = None if timeout_s is None else time.monotonic() + timeout_s
         if self._balancer is not None:
             self._balancer.stop()
-        ending = Termination(self)
+        termination = Termination(self)
         for reactor in self:
-            reactor._begin_end(ending)
+            reactor._stop_together(termination)
         report = ShutdownReport()
         for reactor in self:
             left = None if give_up is None else max(0.0, give_up - time.monotonic())
@@ -245,7 +242,7 @@ class ReactorGroup:
             raise TypeError(f"cpl must be callable or None, got {type(cpl).__name__}")
         if any(reactor.state != "running" for reactor in self):
             raise ReactorError(f"{self!r} does not run")
-        visit = _ReactorVisit(self, fn, cpl)
+        visit = ReactorVisit(self, fn, cpl)
         future = visit.future
         visit.hop()
         return future
@@ -307,7 +304,7 @@ class ReactorGroup:
                 continue
             try:
                 future = source.move_thread(thread, self[move.core])
-                future.add_done_callback(_note_failed_move)
+                future.add_done_callback(note_failed_move)
                 futures.append(future)
             except ReactorError:
                 # It has moved, exited or been stopped since the snapshot.
@@ -318,114 +315,6 @@ class ReactorGroup:
     def reactors(self) -> tuple[Reactor, ...]:
         """The reactors in the order of their cores."""
         return tuple(self._reactors.values())
-
-
-class _ReactorVisit:
-    """A for_each_reactor under way: the `waiting.Producer` of its future."""
-
-    def __init__(self, group: ReactorGroup, fn, cpl):
-        self.lib = group.lib
-        self.fn = fn
-        self.cpl = cpl
-        calling = get_reactor()
-        self.origin: Reactor = next((one for one in group.reactors if one is calling), group.reactors[0])
-        self.pending = deque(group.reactors)
-        self.target: Reactor | None = None
-        self.future = make_future(self, running=True)
-
-    def __str__(self) -> str:
-        return f"for_each_reactor of {describe(self.fn)}"
-
-    def __del__(self):
-        self.future._settle_orphan(f"{self} never ended: a reactor that had to run it is gone")
-
-    def _needed(self) -> tuple:
-        target = self.target
-        return (self.origin, *self.pending, *([] if target is None else [target]))
-
-    def _task_name(self) -> str:
-        return str(self)
-
-    def _reported_on(self) -> None:
-        return None
-
-    def hop(self) -> None:
-        """To the next reactor, or home."""
-        if self.pending:
-            target, step = self.pending.popleft(), self.visit
-            self.target = target
-        else:
-            self.target = None
-            target, step = self.origin, self.complete
-        target._call_on_loop(step)
-        # Without effect while it runs: a loop that ends serves what came too late for it.
-        target._serve_now()
-
-    def visit(self) -> None:
-        reactor = get_reactor()
-        if reactor is None or reactor.state not in ("running", "stopping"):
-            self.future.set_exception(ReactorError(f"{reactor!r} ended before its turn"))
-            return
-        try:
-            self.fn()
-        finally:
-            self.hop()
-
-    def complete(self) -> None:
-        try:
-            if self.cpl is not None:
-                self.cpl()
-        finally:
-            self.future.set_result(None)
-
-
-class _Balancer:
-    """Calls the scheduler once per period, from an OS thread of its own that otherwise sleeps.
-
-    The static scheduler has nothing to say between its selections, so with that one it sleeps until there is another.
-    """
-
-    def __init__(self, group: ReactorGroup):
-        self._group = group
-        self._over = False
-        self._changed = SignalSafeEvent()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        if self._group.period_us:
-            self._thread = threading.Thread(target=self._run, name="spdk_scheduler", daemon=True)
-            self._thread.start()
-
-    def stop(self) -> None:
-        self._over = True
-        self._changed.set()
-        if self._thread is not None and self._thread is not threading.current_thread() and not on_any_reactor():
-            self._thread.join()
-
-    def look_again(self) -> None:
-        """The group has another scheduler."""
-        self._changed.set()
-
-    def _run(self) -> None:
-        while True:
-            # A subclass may do what the static scheduler does not.
-            rests = type(self._group.scheduler) is StaticScheduler
-            if self._changed.wait(None if rests else self._group.period_us / 1e6):
-                self._changed.clear()
-                if self._over:
-                    return
-                continue
-            try:
-                self._group.balance()
-            except Exception:
-                logger.exception("the scheduler of %r failed", self._group)
-
-
-def _note_failed_move(move) -> None:
-    """The thread has moved, exited or been stopped since the snapshot; the next round sees where it is."""
-    error = move.exception()
-    if error is not None:
-        logger.debug("a thread was not moved: %s", error)
 
 
 def _core_numbers(cores) -> list[int]:

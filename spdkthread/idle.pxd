@@ -18,17 +18,30 @@ cdef enum idle_action:
     IDLE_SHARED_CORE    # say, once, that the core is shared; needs the GIL
     IDLE_CALL           # ask the user's object; needs the GIL
 
+cdef enum sleep_result:
+    SLEEP_INTERRUPTED = -1      # a signal handler of the process has run
+    SLEEP_TIMED_OUT = 0
+    # Flags: several of these may be true at once.
+    SLEEP_WOKEN = 1             # a sender woke the reactor
+    SLEEP_FD_READY = 2          # a file descriptor of a thread is ready
+    SLEEP_SIGNAL = 4            # a signal has come
+    SLEEP_FD_CLOSED = 8         # other code has closed one of the descriptors
+
+cdef enum:
+    CLOCK_TURNS = 32            # idle turns between two looks at the clock, which costs more than a short turn
+    MANUAL_CLOCK_SLEEP_NS = 1_000_000       # the longest sleep beside a manual clock: no event says when that is moved
+
 cdef struct idle_s:
     int mode
     uint32_t idle_turns
     uint64_t spin_ticks
-    uint64_t idle_since         # tick, or account stamp where the mode looks at no clock
+    uint64_t idle_since         # tick, or account stamp where the mode reads no clock
     uint64_t looked             # account stamp of the last look ("poll"), or of the first idle turn ("yield")
-    uint64_t nap_until          # account stamp, "yield"; 0: it gives up the core by sched_yield
-    uint64_t slice_cycles       # off the core for longer, it has lost a slice of the scheduler's time
-    uint64_t look_cycles        # before a nap it looks for work for so long
-    uint64_t nap_cycles         # naps instead of sched_yield for so long after that
-    uint64_t trim_cycles        # idle for so long, a reactor gives memory back
+    uint64_t nap_until          # account stamp, "yield": up to then naps give up the core; 0: sched_yield does
+    uint64_t slice_cycles       # off the core for longer, the reactor has lost a slice of the scheduler's time
+    uint64_t look_cycles        # how long it looks for work before a nap
+    uint64_t nap_cycles         # how long naps replace sched_yield after a lost slice
+    uint64_t trim_cycles        # idle for longer, the reactor gives memory back
     bint trimmed                # and has done so
     uint64_t slices_lost
     bint told                   # that the core is shared
@@ -43,3 +56,8 @@ cdef inline void idle_reset(idle_s *idle) noexcept nogil:
     """Work was found."""
     idle.idle_turns = 0
     idle.idle_since = 0
+
+
+cdef inline void idle_look_next(idle_s *idle) noexcept nogil:
+    """After a sleep: the next turn, if it is idle too, looks at the clock and not only the 32nd."""
+    idle.idle_turns = CLOCK_TURNS - 1

@@ -16,6 +16,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from spdkthread.affinity cimport affinity_tighten
 from spdkthread.clock cimport st_cycles, st_ticks
+from spdkthread.trace_ring cimport TRACE_PARK, TRACE_WAKE, st_trace_word, st_tracing, trace_enrol, trace_put
 
 cdef extern from *:
     """
@@ -27,30 +28,37 @@ cdef extern from *:
     #include <sched.h>
     #include <time.h>
 
-    /* Wait until one of the descriptors is readable, at most `timeout_ns` (negative: for ever). Returns their bits:
-       1: a sender woke the reactor, 2: a file descriptor of a thread is ready, 4: a signal has come,
-       8: other code has closed one of them; 0: the time is over, -1: interrupted. A negative one is passed over. */
-    static int st_sleep(int notify_fd, int fd, int signals, int64_t timeout_ns) {
-        struct pollfd waited[3] = {{notify_fd, POLLIN, 0}, {fd, POLLIN, 0}, {signals, POLLIN, 0}};
+    /* Wait until one of the descriptors is readable, at most `timeout_ns` (negative: for ever). Returns their number;
+       0: the time is over, -1: interrupted. A negative descriptor is passed over. */
+    static int st_wait(struct pollfd *waited, int count, int64_t timeout_ns) {
         int ready;
     #ifdef __linux__
         struct timespec limit = {timeout_ns / 1000000000, timeout_ns % 1000000000};
-        ready = ppoll(waited, signals < 0 ? fd < 0 ? 1 : 2 : 3, timeout_ns < 0 ? NULL : &limit, NULL);
+        ready = ppoll(waited, count, timeout_ns < 0 ? NULL : &limit, NULL);
     #else
         int64_t ms = timeout_ns < 0 ? -1 : (timeout_ns + 999999) / 1000000;
-        ready = poll(waited, 3, ms > 1 << 30 ? 1 << 30 : (int)ms);
+        ready = poll(waited, count, ms > 1 << 30 ? 1 << 30 : (int)ms);
     #endif
-        if (ready < 0) return errno == EINTR ? -1 : 0;
-        return (waited[0].revents != 0) | (waited[1].revents != 0) << 1 | (waited[2].revents != 0) << 2
-            | ((waited[0].revents | waited[1].revents | waited[2].revents) & POLLNVAL ? 8 : 0);
+        return ready >= 0 ? ready : errno == EINTR ? -1 : 0;
     }
     """
-    int st_sleep(int notify_fd, int fd, int signals, int64_t timeout_ns) noexcept nogil
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    const short POLLIN
+    const short POLLNVAL
+    int st_wait(pollfd *waited, int count, int64_t timeout_ns) noexcept nogil
     int sched_yield() noexcept nogil
 
 
-# Said after so many lost slices: one or two happen on a core of one's own, too.
+# The log says that the core is shared after so many lost slices: one or two happen on a core of one's own, too.
 cdef uint64_t TELL_AFTER = 16
+
+
+# A turn over so many threads costs more than the clock.
+cdef enum:
+    LONG_TURN_THREADS = 64
 
 
 cdef int idle_mode_of(object idle) except -1:
@@ -80,8 +88,7 @@ cdef int idle_step(idle_s *idle, uint32_t threads) noexcept nogil:
     if idle.mode == IDLE_OBJECT:
         return IDLE_CALL
     idle.idle_turns += 1
-    # The clock costs more than a short turn: look at it now and then.
-    if idle.idle_turns & 31 and threads < 64:
+    if idle.idle_turns % CLOCK_TURNS and threads < LONG_TURN_THREADS:
         return IDLE_GO_ON
     now = st_ticks()
     if idle.idle_since == 0:
@@ -92,7 +99,7 @@ cdef int idle_step(idle_s *idle, uint32_t threads) noexcept nogil:
 
 
 cdef inline int slice_lost(idle_s *idle) noexcept nogil:
-    """Off the core for a slice. Returns whether to say, now, that the core is shared."""
+    """The reactor was off its core for a slice. Returns whether the log is to say, now, that the core is shared."""
     idle.slices_lost += 1
     if idle.slices_lost < TELL_AFTER or idle.told:
         return False
@@ -112,12 +119,12 @@ cdef inline bint trim_due(idle_s *idle, uint64_t now) noexcept nogil:
 
 
 cdef int step_polling(idle_s *idle) noexcept nogil:
-    """Look again at once. A jump of the counter between two looks says that another process had the core."""
+    """Look again at once. A jump of the processor's counter between two looks: another process had the core."""
     cdef uint64_t now, before
     idle.idle_turns += 1
     if idle.idle_turns == 1:
         idle.looked = 0
-    if idle.idle_turns & 31:
+    if idle.idle_turns % CLOCK_TURNS:
         return IDLE_GO_ON
     now = st_cycles()
     before = idle.looked
@@ -152,6 +159,41 @@ cdef int step_yielding(idle_s *idle) noexcept nogil:
 
 
 cdef int idle_sleep(wakeup_state *wakeup, int fd, int signal_fd, int64_t timeout_ns) noexcept nogil:
-    # It may have started something in its last turn.
+    """Between `wakeup_begin_sleep` and `wakeup_end_sleep`: sleep, at most `timeout_ns` (negative: for ever), until a
+    sender wakes the reactor or one of the descriptors is readable (negative: there is none). Returns a sleep_result."""
+    cdef uint64_t began, ended
+    cdef int result
+    # A callback of the last turn may have started an OS thread.
     affinity_tighten()
-    return st_sleep(wakeup.wait_fd, fd, signal_fd, timeout_ns)
+    if not st_tracing():
+        return wait(wakeup.wait_fd, fd, signal_fd, timeout_ns)
+    began = st_cycles()
+    result = wait(wakeup.wait_fd, fd, signal_fd, timeout_ns)
+    ended = st_cycles()
+    trace_put(TRACE_PARK, 0, began, ended - began, 0, result)
+    trace_put(TRACE_WAKE, 0, ended, 0, 0, result)
+    return result
+
+
+cdef int wait(int wakeup_fd, int fd, int signal_fd, int64_t timeout_ns) noexcept nogil:
+    cdef pollfd waited[3]
+    cdef int descriptors[3]
+    cdef int index, ready
+    cdef int result = SLEEP_TIMED_OUT
+    descriptors[0], descriptors[1], descriptors[2] = wakeup_fd, fd, signal_fd
+    for index in range(3):
+        waited[index].fd = descriptors[index]
+        waited[index].events = POLLIN
+        waited[index].revents = 0
+    ready = st_wait(waited, 3 if signal_fd >= 0 else 2 if fd >= 0 else 1, timeout_ns)
+    if ready <= 0:
+        return SLEEP_INTERRUPTED if ready < 0 else SLEEP_TIMED_OUT
+    for index in range(3):
+        if waited[index].revents:
+            result |= SLEEP_WOKEN << index
+        if waited[index].revents & POLLNVAL:
+            result |= SLEEP_FD_CLOSED
+    return result
+
+
+trace_enrol(&st_trace_word)

@@ -15,8 +15,8 @@ __all__ = ["allowed_reactors", "move_inside_mask", "move_thread"]
 def move_thread(source, thread, to) -> "Future":
     """Hand `thread` from one reactor to another, between two turns of the first.
 
-    The ring, the pollers, the timers and the file descriptors move with the thread, so nothing is lost and nothing
-    changes its place. See `Reactor.move_thread`.
+    The ring, the pollers, the timers and the file descriptors move with the thread, so nothing is lost and the order of
+    its work stays. See `Reactor.move_thread`.
 
     Notes
     -----
@@ -41,7 +41,7 @@ def move_thread(source, thread, to) -> "Future":
 
 
 class _Placing:
-    """A change of place under way: the `waiting.Producer` of its future, which fails when it is dropped."""
+    """A thread's move under way: the `waiting.Producer` of its future, which fails when this object is dropped."""
 
     def __init__(self, thread):
         self.thread = thread
@@ -147,7 +147,7 @@ class _MaskChange(_Placing):
             self.again_or(error, source)
 
     def again_or(self, error: BaseException, source) -> None:
-        """It was moved elsewhere meanwhile, or there is a reason that stays."""
+        """After a move that failed: again if the thread is on another reactor by now, else it is an error."""
         if self.thread._placed_on() is source:
             self.future.set_exception(error)
         else:

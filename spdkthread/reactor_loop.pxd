@@ -13,7 +13,7 @@ from spdkthread.atomics cimport (
     st_storep_release,
 )
 from spdkthread.clock cimport clock_read, st_cycles
-from spdkthread.idle cimport idle_s
+from spdkthread.idle cimport idle_reset, idle_s
 from spdkthread.thread_poll cimport BATCH_SIZE, poll_begin, poll_end, poll_work_ready, thread_s
 from spdkthread.timers cimport timer_queue
 from spdkthread.trace_ring cimport TRACE_GIL_WAIT, st_tracing, trace_put
@@ -29,20 +29,20 @@ cdef enum reactor_request:
 
 cdef enum reactor_reason:
     NEED_PYTHON             # the poll under way has come to Python work
-    NEED_REQUESTS           # somebody asked for something
-    NEED_SIGNALS            # a while has passed on the main thread, or a signal broke a sleep
-    NEED_IDLE_OBJECT        # the user's idle object has its say
-    NEED_SHARED_CORE        # the core is shared with other processes: to be said once
-    NEED_NOTHING            # a turn is over and that was all that was asked for
+    NEED_REQUESTS           # an OS thread has asked for something, or the reactor stops
+    NEED_SIGNALS            # on the main thread: 10 ms have passed, or a signal has ended a sleep
+    NEED_IDLE_OBJECT        # the user's idle object is to be called
+    NEED_SHARED_CORE        # the log is to say, once, that the core is shared with other processes
+    NEED_NOTHING            # the one turn that was asked for is over
 
-cdef enum reactor_listing:
-    LISTS_NOTHING           # each turn looks at every thread
-    LISTS_SOON              # as yet too: threads have come or gone a moment ago, and their bits may not say it all
-    LISTS_READY             # a turn looks at the threads whose bits are set, see wakeup.pxd
+cdef enum reactor_scan:
+    SCAN_ALL                # each turn looks at every thread
+    SCAN_READY_SOON         # as yet too: threads have come or gone a moment ago, and their bits do not count yet
+    SCAN_READY              # a turn looks at the threads whose bits are set, see wakeup.pxd
 
 cdef enum:
-    LIST_THREADS = 64       # with no more threads, looking at each is cheaper
-    FLUSH_TURNS = 15        # accounting of a reactor that is always busy is brought up to date every so many turns
+    READY_MAP_THREADS = 64  # with no more threads, looking at each is cheaper
+    FLUSH_TURNS = 16        # the accounting of a reactor that is always busy is brought up to date every so many turns
 
 
 # What the detached phase touches.
@@ -51,8 +51,7 @@ cdef struct reactor_s:
     uint32_t count
     uint32_t cursor             # the thread whose turn it is
     bint in_poll                # its poll is under way
-    int listing                 # reactor_listing
-    uint32_t wakeup_ready_map         # WAKEUP_READY_MAP or 0: what stays set in the wakeup
+    int scan                    # reactor_scan
     bint turn_worked
     bint single_turn            # embedded: come back after each turn
     bint watches_signals        # on the main thread
@@ -60,15 +59,15 @@ cdef struct reactor_s:
     bint exiting                # drained, the threads exit
     st_atomic_u32 requests
     idle_s idle
-    wakeup_state *wakeup             # NULL: never sleeps
+    wakeup_state *wakeup        # NULL: never sleeps
     int fd                      # polls the fds of all threads; -1: none has any
     uint32_t fd_countdown
     uint64_t signals_due
     uint64_t fd_looked          # account stamp
     uint64_t adopted_until      # sleeps are short up to this tick: see wakeup.pxd
-    uint64_t lists_from         # tick: the end of LISTS_SOON
-    timer_queue alarms          # with LISTS_READY: when threads have timers that may be due
-    int signal_fd              # readable when a signal has come; -1: none
+    uint64_t scan_ready_from    # tick: the end of SCAN_READY_SOON
+    timer_queue alarms          # with SCAN_READY: for each thread that has timers, when the first may be due
+    int signal_fd               # readable when a signal has come; -1: none
     int64_t turn_rc
 
     # Accounting: whose time is running, and since when. What has passed since is neither busy nor idle yet. Readers on
@@ -77,8 +76,8 @@ cdef struct reactor_s:
     st_atomic_u64 busy_since
     st_atomic_u64 busy
     uint64_t manual_since       # the same for a thread with a manual clock
-    uint64_t started            # moved on by the time for which it was stopped; 0: never started
-    uint64_t stopped            # when it was; 0: it runs
+    uint64_t started            # account stamp, moved on by the time for which it was stopped; 0: never started
+    uint64_t stopped            # account stamp of its last stop; 0: it runs
     st_atomic_u64 busy_seen     # ticks: the most that `stats` has ever said
     st_atomic_u64 idle_seen
     st_atomic_u64 gil_wait_seen
@@ -89,12 +88,12 @@ cdef struct reactor_s:
     uint64_t wakes
     uint64_t gil_waits
     uint64_t gil_wait           # account stamps
-    uint64_t attach_started     # account stamp: since when it waits for the GIL; 0: it does not
-    uint64_t detached_at        # when it last did Python work
+    uint64_t attach_started     # account stamp: since when the loop waits for the GIL; 0: it does not
+    uint64_t detached_at        # account stamp: the end of its last Python work
     uint64_t stretch_began      # since when loops hold the GIL without a pause; 0: from the next attached phase on
     uint64_t trimmed_busy       # `busy` when the rings' memory was last given back
-    uint64_t hold_cycles        # after so much of it there is a pause
-    uint64_t gap_cycles         # off the GIL for so long, a loop has left time enough to others
+    uint64_t hold_cycles        # the longest such stretch, 1 ms: then plain threads get the GIL
+    uint64_t gap_cycles         # detached for longer, a loop has left plain threads the time to take the GIL
     bint ran_python             # in this turn
     uint64_t wait_cycles        # a wait below this is the price of an uncontended lock
     uint64_t fd_cycles          # between two looks at file descriptors while there is work
@@ -102,10 +101,10 @@ cdef struct reactor_s:
 
 
 cdef int reactor_detached(reactor_s *r) noexcept nogil
-cdef bint reactor_list_begin(reactor_s *r) noexcept nogil
-cdef void reactor_list_end(reactor_s *r) noexcept nogil
-cdef bint reactor_list_next(reactor_s *r) noexcept nogil
-cdef void reactor_list_again(reactor_s *r) noexcept nogil
+cdef bint ready_turn_begin(reactor_s *r) noexcept nogil
+cdef void leave_ready_turns(reactor_s *r) noexcept nogil
+cdef bint ready_turn_next(reactor_s *r) noexcept nogil
+cdef void ready_turn_pass(reactor_s *r) noexcept nogil
 cdef void reactor_collect_fds(reactor_s *r) noexcept nogil
 cdef bint reactor_is_drained(reactor_s *r) noexcept nogil
 cdef bint thread_is_drained(thread_s *thread) noexcept nogil
@@ -115,7 +114,7 @@ cdef int reactor_measure_cycles(reactor_s *r) except -1
 # Accounting. Stamps are taken where busy and idle change, not at every poll.
 
 cdef inline void account_start(reactor_s *r) noexcept nogil:
-    """It runs, for the first time or again: the time for which it was stopped is neither busy nor idle."""
+    """The reactor starts, for the first time or again: the time for which it was stopped is neither busy nor idle."""
     if r.started == 0:
         r.started = st_cycles()
     elif r.stopped:
@@ -140,6 +139,32 @@ cdef inline void account_idle(reactor_s *r) noexcept nogil:
     if busy_owner(r) != NULL:
         account_flush(r, st_cycles())
         st_storep_release(&r.busy_owner, NULL)
+
+
+cdef inline uint64_t account_pause(reactor_s *r) noexcept nogil:
+    """How long the loop has waited since `attach_started`: time in no callback, so no busy time."""
+    cdef uint64_t waited = st_cycles() - r.attach_started
+    r.attach_started = 0
+    st_store_relaxed(&r.busy_since, st_load_relaxed(&r.busy_since) + waited)
+    return waited
+
+
+cdef inline void account_attach(reactor_s *r, uint64_t handed) noexcept nogil:
+    """Right after attaching: how long that took, and since when loops hold the GIL.
+
+    `handed` is the stretch of the loop that handed it over, or 0.
+    """
+    cdef uint64_t began = r.attach_started
+    cdef uint64_t waited = account_pause(r)
+    if waited > r.wait_cycles:
+        r.gil_waits += 1
+        r.gil_wait += waited
+    if st_tracing():
+        trace_put(TRACE_GIL_WAIT, 0, began, waited, 0, 0)
+    if handed:
+        r.stretch_began = handed
+    elif r.stretch_began == 0 or began - r.detached_at > r.gap_cycles or waited > r.gap_cycles:
+        r.stretch_began = began + waited
 
 
 # One poll of one thread, begun and ended.
@@ -182,32 +207,40 @@ cdef inline void reactor_finish(reactor_s *r, thread_s *thread) noexcept nogil:
             )
         if thread.rc > r.turn_rc:
             r.turn_rc = thread.rc
-    # After its time is known to be busy: see `Reactor._unaccounted_since`.
+    # After its time is known to be busy: see `unaccounted_since` in reactor_view.pyx.
     thread.polling = False
     r.in_poll = False
 
 
-cdef inline uint64_t account_pause(reactor_s *r) noexcept nogil:
-    """How long it has waited since `attach_started`: time in no callback, so no busy time."""
-    cdef uint64_t waited = st_cycles() - r.attach_started
-    r.attach_started = 0
-    st_store_relaxed(&r.busy_since, st_load_relaxed(&r.busy_since) + waited)
-    return waited
+# A turn: its polls, one after the other, and its end. The detached and the attached phase both go through these.
+
+cdef inline bint turn_next_poll(reactor_s *r) noexcept nogil:
+    """Begin the next poll of the turn, of the thread at `cursor` or of a later one. False: the turn is over."""
+    if r.scan and (r.cursor or ready_turn_begin(r)) and r.scan == SCAN_READY:
+        return ready_turn_next(r)
+    while r.cursor < r.count:
+        if reactor_begin(r, r.threads[r.cursor]):
+            return True
+        r.cursor += 1
+    return False
 
 
-cdef inline void account_attach(reactor_s *r, uint64_t handed) noexcept nogil:
-    """Right after attaching: how long that took, and since when loops hold the GIL.
+cdef inline void turn_pass(reactor_s *r) noexcept nogil:
+    """The poll of the thread at `cursor` is over: on to the next thread."""
+    if r.scan == SCAN_READY:
+        ready_turn_pass(r)
+    else:
+        r.cursor += 1
 
-    `handed` is the stretch of the loop that handed it over, or 0.
-    """
-    cdef uint64_t began = r.attach_started
-    cdef uint64_t waited = account_pause(r)
-    if waited > r.wait_cycles:
-        r.gil_waits += 1
-        r.gil_wait += waited
-    if st_tracing():
-        trace_put(TRACE_GIL_WAIT, 0, began, waited, 0, 0)
-    if handed:
-        r.stretch_began = handed
-    elif r.stretch_began == 0 or began - r.detached_at > r.gap_cycles or waited > r.gap_cycles:
-        r.stretch_began = began + waited
+
+cdef inline void turn_end(reactor_s *r) noexcept nogil:
+    r.cursor = 0
+    r.turns += 1
+
+
+cdef inline void turn_end_busy(reactor_s *r) noexcept nogil:
+    """After `turn_end`, when the turn has found work: the next one goes on with it."""
+    if r.turns % FLUSH_TURNS == 0 and busy_owner(r) != NULL:
+        account_flush(r, st_cycles())
+    r.turn_worked = False
+    idle_reset(&r.idle)

@@ -9,7 +9,6 @@ from spdkthread.atomics cimport (
     st_load_relaxed,
     st_loadp_relaxed,
     st_or32_release,
-    st_store32_relaxed,
 )
 from spdkthread.clock cimport account_ticks, clock_read, st_cycles, st_ticks
 from spdkthread.fd_group cimport FD_BATCH, fd_event, fd_group_wait
@@ -22,7 +21,12 @@ from spdkthread.idle cimport (
     IDLE_SHARED_CORE,
     IDLE_TRIM,
     IDLE_YIELD,
-    idle_reset,
+    MANUAL_CLOCK_SLEEP_NS,
+    SLEEP_FD_CLOSED,
+    SLEEP_FD_READY,
+    SLEEP_SIGNAL,
+    SLEEP_TIMED_OUT,
+    idle_look_next,
     idle_sleep,
     idle_step,
 )
@@ -47,11 +51,16 @@ from spdkthread.timers cimport (
     timer_node,
     timer_pop,
 )
-from spdkthread.trace_ring cimport TRACE_PARK, TRACE_WAKE, st_trace_word, st_tracing, trace_enrol, trace_put
-from spdkthread.wakeup cimport WAKEUP_ASLEEP, ready_clear, ready_map, ready_set, wakeup_clear
+from spdkthread.trace_ring cimport st_trace_word, trace_enrol
+from spdkthread.wakeup cimport (
+    ready_clear,
+    ready_map,
+    ready_set,
+    wakeup_begin_sleep,
+    wakeup_end_sleep,
+    wakeup_leave_ready_map,
+)
 
-# The longest sleep beside a manual clock: nobody tells us when that is moved.
-cdef int64_t SHORT_SLEEP_NS = 1_000_000
 # Between two looks at file descriptors while there is work: so many turns, or so long.
 cdef uint32_t FD_TURNS = 64
 cdef uint64_t FD_TICKS = 20_000
@@ -85,39 +94,39 @@ cdef int reactor_measure_cycles(reactor_s *r) except -1:
     return 0
 
 
-# Turns of a reactor with many threads, over those whose bit is set. The order is that of a turn over all: a message to
-# a thread that comes later runs in the same turn, one to a thread that came before in the next.
+# Turns of a reactor with many threads, over those whose bit is set in its ready map. The order is that of a turn over
+# all: a message to a thread that comes later runs in the same turn, one to a thread that came before in the next.
 
-cdef inline ready_map *ready_of(reactor_s *r) noexcept nogil:
+cdef inline ready_map *ready_map_of(reactor_s *r) noexcept nogil:
     return <ready_map *>st_loadp_relaxed(&r.wakeup.ready)
 
 
-cdef bint reactor_list_begin(reactor_s *r) noexcept nogil:
-    """Begin a turn. False: it is one over all threads."""
+cdef bint ready_turn_begin(reactor_s *r) noexcept nogil:
+    """Begin a turn. False: it looks at all threads."""
     cdef uint32_t index
     cdef uint64_t now
     cdef timer_node *node
-    if r.listing == LISTS_SOON:
-        if st_ticks() < r.lists_from:
+    if r.scan == SCAN_READY_SOON:
+        if st_ticks() < r.scan_ready_from:
             return False
-        # Whatever came to a thread before its bits could be relied on is found now.
+        # Messages that came to a thread before its bit could be relied on are found now.
         for index in range(r.count):
-            ready_set(ready_of(r), index)
+            ready_set(ready_map_of(r), index)
         st_fence_seq_cst()
-        r.listing = LISTS_READY
+        r.scan = SCAN_READY
     if r.alarms.count:
         now = st_ticks()
         while True:
             node = timer_pop(&r.alarms, now)
             if node == NULL:
                 break
-            ready_set(ready_of(r), (<reactor_alarm *>node).index)
+            ready_set(ready_map_of(r), (<reactor_alarm *>node).index)
     return True
 
 
-cdef bint reactor_list_next(reactor_s *r) noexcept nogil:
+cdef bint ready_turn_next(reactor_s *r) noexcept nogil:
     """Begin the next poll of the turn, that of the thread at `cursor`. False: there is none, the turn is over."""
-    cdef ready_map *ready = ready_of(r)
+    cdef ready_map *ready = ready_map_of(r)
     cdef uint64_t word
     while r.cursor < r.count:
         word = st_load_relaxed(&ready.bits[r.cursor >> 6]) >> (r.cursor & 63)
@@ -130,18 +139,18 @@ cdef bint reactor_list_next(reactor_s *r) noexcept nogil:
         ready_clear(ready, r.cursor)
         if reactor_begin(r, r.threads[r.cursor]):
             return True
-        reactor_list_again(r)
+        ready_turn_pass(r)
     r.cursor = r.count
     return False
 
 
-cdef void reactor_list_again(reactor_s *r) noexcept nogil:
-    """Pass on from the thread at `cursor`: with work left it stays on the list, and its next timer is known."""
+cdef void ready_turn_pass(reactor_s *r) noexcept nogil:
+    """Pass on from the thread at `cursor`: where work is left its bit is set, and its next timer has an alarm."""
     cdef thread_s *thread = r.threads[r.cursor]
     cdef timer_node *alarm = &thread.alarm_of_reactor.node
     cdef uint64_t deadline
     if poll_work_ready(thread):
-        ready_set(ready_of(r), r.cursor)
+        ready_set(ready_map_of(r), r.cursor)
     if thread.timers.count:
         deadline = thread.timers.next_check
         if not alarm.queued or alarm.deadline != deadline:
@@ -153,36 +162,20 @@ cdef void reactor_list_again(reactor_s *r) noexcept nogil:
     r.cursor += 1
 
 
-cdef void reactor_list_end(reactor_s *r) noexcept nogil:
+cdef void leave_ready_turns(reactor_s *r) noexcept nogil:
     """Before the table changes: go back to turns over all threads."""
     cdef uint32_t index
-    r.listing = LISTS_NOTHING
-    if r.wakeup_ready_map:
-        r.wakeup_ready_map = 0
-        st_store32_relaxed(&r.wakeup.sleeping, 0)
+    if r.scan == SCAN_ALL:
+        return
+    r.scan = SCAN_ALL
+    wakeup_leave_ready_map(r.wakeup)
     if r.alarms.count:
         for index in range(r.count):
             timer_cancel(&r.alarms, &r.threads[index].alarm_of_reactor.node)
 
 
-cdef bint listed_polls(reactor_s *r) noexcept nogil:
-    """The rest of a turn over the threads that may have work. True: it has come to Python work."""
-    cdef thread_s *thread
-    if r.cursor == 0 and not r.in_poll and not reactor_list_begin(r):
-        return False
-    if r.listing != LISTS_READY:
-        return False
-    while r.in_poll or reactor_list_next(r):
-        thread = r.threads[r.cursor]
-        if poll_detached(thread) == STEP_PYTHON:
-            return True
-        reactor_finish(r, thread)
-        reactor_list_again(r)
-    return False
-
-
 cdef bint any_ready(reactor_s *r) noexcept nogil:
-    cdef ready_map *ready = ready_of(r)
+    cdef ready_map *ready = ready_map_of(r)
     cdef uint32_t index
     for index in range(r.count >> 6):
         if st_load_relaxed(&ready.bits[index]):
@@ -198,20 +191,13 @@ cdef int reactor_detached(reactor_s *r) noexcept nogil:
     cdef thread_s *thread
     cdef int action
     while True:
-        if r.listing and listed_polls(r):
-            return NEED_PYTHON
-        while r.cursor < r.count:
+        while r.in_poll or turn_next_poll(r):
             thread = r.threads[r.cursor]
-            if not r.in_poll and not reactor_begin(r, thread):
-                r.cursor += 1
-                continue
             if poll_detached(thread) == STEP_PYTHON:
                 return NEED_PYTHON
             reactor_finish(r, thread)
-            r.cursor += 1
-        # The turn is over.
-        r.cursor = 0
-        r.turns += 1
+            turn_pass(r)
+        turn_end(r)
         if st_load32_relaxed(&r.requests) or r.stopping:
             return NEED_REQUESTS
         if r.single_turn:
@@ -230,16 +216,13 @@ cdef int reactor_detached(reactor_s *r) noexcept nogil:
         else:
             r.stretch_began = 0
         if r.turn_worked:
-            if r.turns & FLUSH_TURNS == 0 and busy_owner(r) != NULL:
-                account_flush(r, st_cycles())
             # The user's object is told once that work has come.
             if r.idle.mode == IDLE_OBJECT and r.idle.idle_turns:
                 return NEED_IDLE_OBJECT
-            r.turn_worked = False
-            idle_reset(&r.idle)
+            turn_end_busy(r)
             continue
         account_idle(r)
-        action = idle_step(&r.idle, 1 if r.listing == LISTS_READY else r.count)
+        action = idle_step(&r.idle, 1 if r.scan == SCAN_READY else r.count)
         if action == IDLE_CALL:
             return NEED_IDLE_OBJECT
         if action == IDLE_SHARED_CORE:
@@ -259,106 +242,95 @@ cdef void reactor_collect_fds(reactor_s *r) noexcept nogil:
     for index in range(fd_group_wait(r.fd, ready, FD_BATCH)):
         thread = <thread_s *>ready[index].tag
         attention_set(thread, ATTENTION_FDS)
-        if r.listing:
-            ready_set(ready_of(r), st_load32_relaxed(&thread.ready_index))
+        if r.scan:
+            ready_set(ready_map_of(r), st_load32_relaxed(&thread.ready_index))
 
 
 cdef void trim_rings(reactor_s *r) noexcept nogil:
-    """Idle for a while: what the threads' rings have used is given back."""
+    """Idle for a while: give back the memory that the threads' rings have used."""
     cdef uint32_t index
     r.trimmed_busy = st_load_relaxed(&r.busy)
     for index in range(r.count):
         ring_trim(r.threads[index].ring)
 
 
-cdef inline int stay_awake(reactor_s *r) noexcept nogil:
-    """Not to sleep after all. Who has seen the flag meanwhile rings, and is heard before the next sleep."""
-    st_store32_relaxed(&r.wakeup.sleeping, r.wakeup_ready_map)
-    return 0
-
-
-cdef int traced_sleep(reactor_s *r, int64_t timeout) noexcept nogil:
-    cdef uint64_t began = st_cycles(), ended
-    cdef int woken = idle_sleep(r.wakeup, r.fd, r.signal_fd, timeout)
-    ended = st_cycles()
-    trace_put(TRACE_PARK, 0, began, ended - began, 0, woken)
-    trace_put(TRACE_WAKE, 0, ended, 0, 0, woken)
-    return woken
-
-
-cdef int park(reactor_s *r, bint nap) noexcept nogil:
-    """Sleep until something happens, or take a nap. -1: a signal broke the sleep. The protocol stands in wakeup.pxd."""
-    cdef uint32_t index, every
+cdef bint may_sleep(reactor_s *r, bint nap, int64_t *timeout_ns) noexcept nogil:
+    """Sleeper, after `wakeup_begin_sleep`: False when there is something to do, else how long the sleep may be at most
+    (negative: for ever). A nap may be taken beside active pollers."""
+    cdef uint32_t index
     cdef thread_s *thread
     cdef uint64_t deadline
     cdef uint64_t now = 0
     cdef uint64_t earliest = TIMER_NEVER
-    cdef int64_t timeout = -1
-    cdef bint may_trim
-    cdef int woken
-    # Before anything is looked at: the last look at a new thread comes after its window, however long this call takes.
-    if r.adopted_until and st_ticks() >= r.adopted_until:
-        r.adopted_until = 0
-    # What rang before the flag is up is looked for below.
-    wakeup_clear(r.wakeup)
-    st_store32_relaxed(&r.wakeup.sleeping, r.wakeup_ready_map | WAKEUP_ASLEEP)
-    st_fence_seq_cst()
-    # A nap may be taken beside active pollers, whose threads are always among the ready ones.
-    every = r.count
-    if r.listing == LISTS_READY and not nap:
+    # Those whose bit is not set have nothing to do. Before a nap the threads of active pollers are always among the
+    # ready ones, so all are looked at.
+    cdef uint32_t every = r.count
+    timeout_ns[0] = -1
+    if r.scan == SCAN_READY and not nap:
         if any_ready(r):
-            return stay_awake(r)
+            return False
         earliest = timer_next_deadline(&r.alarms)
         every = 0
     for index in range(every):
         thread = r.threads[index]
         if poll_messages_ready(thread) or (thread.active_first != NULL and not nap):
-            return stay_awake(r)
+            return False
         if thread.timers.count:
             if thread.clock != NULL:
-                # Nobody tells us when a manual clock is moved.
-                timeout = SHORT_SLEEP_NS
+                timeout_ns[0] = MANUAL_CLOCK_SLEEP_NS
                 if clock_read(thread.clock) >= thread.timers.next_check:
-                    return stay_awake(r)
+                    return False
             else:
                 deadline = timer_next_deadline(&thread.timers)
                 if deadline < earliest:
                     earliest = deadline
     if st_load32_relaxed(&r.requests):
-        return stay_awake(r)
+        return False
     if earliest != TIMER_NEVER or r.adopted_until:
         now = st_ticks()
         if earliest <= now:
-            return stay_awake(r)
+            return False
         if r.adopted_until and r.adopted_until < earliest:
             earliest = r.adopted_until if r.adopted_until > now else now
-        if earliest != TIMER_NEVER and (timeout < 0 or earliest - now < <uint64_t>timeout):
-            timeout = <int64_t>(earliest - now)
-    if nap and (timeout < 0 or timeout > NAP_NS):
-        timeout = NAP_NS
-    may_trim = not nap and st_load_relaxed(&r.busy) != r.trimmed_busy and (timeout < 0 or timeout > TRIM_NS)
+        if earliest != TIMER_NEVER and (timeout_ns[0] < 0 or earliest - now < <uint64_t>timeout_ns[0]):
+            timeout_ns[0] = <int64_t>(earliest - now)
+    return True
+
+
+cdef int park(reactor_s *r, bint nap) noexcept nogil:
+    """Sleep until there is something to do, or take a nap. -1: a signal has come."""
+    cdef int64_t timeout_ns
+    cdef bint may_trim
+    cdef int result
+    # Before anything is looked at: the last look at a new thread comes after its window, however long this call takes.
+    if r.adopted_until and st_ticks() >= r.adopted_until:
+        r.adopted_until = 0
+    wakeup_begin_sleep(r.wakeup)
+    if not may_sleep(r, nap, &timeout_ns):
+        wakeup_end_sleep(r.wakeup)
+        return 0
+    if nap and (timeout_ns < 0 or timeout_ns > NAP_NS):
+        timeout_ns = NAP_NS
+    may_trim = not nap and st_load_relaxed(&r.busy) != r.trimmed_busy and (timeout_ns < 0 or timeout_ns > TRIM_NS)
     if may_trim:
-        timeout = TRIM_NS
-    # The sleep is certain: only now is anything armed, by the very call that sleeps.
+        timeout_ns = TRIM_NS
+    # No timer is armed for a sleep: its end is an argument of the system call that sleeps.
     r.parks += not nap
-    if st_tracing():
-        woken = traced_sleep(r, timeout)
-    else:
-        woken = idle_sleep(r.wakeup, r.fd, r.signal_fd, timeout)
-    st_store32_relaxed(&r.wakeup.sleeping, r.wakeup_ready_map)
-    if woken > 0:
+    result = idle_sleep(r.wakeup, r.fd, r.signal_fd, timeout_ns)
+    wakeup_end_sleep(r.wakeup)
+    if result > 0:
         r.wakes += not nap
-        if woken & 8:
+        if result & SLEEP_FD_CLOSED:
             st_or32_release(&r.requests, REQUEST_MEND)
-        if woken & 2:
+        if result & SLEEP_FD_READY:
             reactor_collect_fds(r)
             r.fd_countdown = FD_TURNS
-    elif woken == 0 and may_trim:
+    elif result == SLEEP_TIMED_OUT and may_trim:
         trim_rings(r)
-    # If there turns out to be no work, back to sleep at once instead of looking around again.
+    # Where the turn after a sleep finds no work, the reactor sleeps again at once instead of spinning first.
     if r.idle.mode != IDLE_YIELD:
-        r.idle.idle_turns = 31
-    return -1 if woken < 0 or woken & 4 else 0
+        idle_look_next(&r.idle)
+    return -1 if result < 0 or result & SLEEP_SIGNAL else 0
 
 
 cdef bint thread_is_drained(thread_s *thread) noexcept nogil:
@@ -377,7 +349,7 @@ cdef bint thread_is_drained(thread_s *thread) noexcept nogil:
 
 
 cdef bint reactor_is_drained(reactor_s *r) noexcept nogil:
-    """While stopping: whether every thread is quiet."""
+    """While stopping: whether every thread is drained."""
     cdef uint32_t index
     for index in range(r.count):
         if not thread_is_drained(r.threads[index]):

@@ -1,8 +1,9 @@
-"""The reactors of this process, the cores that they have, and what becomes of them at its end and after a fork."""
+"""The registry of this process's reactors: their names and cores, and what becomes of them at exit and after a fork."""
 
 import atexit
 import itertools
 import os
+import threading
 import time
 import warnings
 
@@ -15,7 +16,15 @@ from spdkthread.forks import ReentrantLock
 from spdkthread.termination import Termination
 from spdkthread.weak_registry import WeakRegistry
 
-__all__ = ["all_reactors", "available_cores", "claim_core", "refuse_missing", "register_reactor", "warn_if_crowded"]
+__all__ = [
+    "all_reactors",
+    "available_cores",
+    "check_os_threads",
+    "claim_core",
+    "refuse_missing",
+    "register_reactor",
+    "warn_if_crowded",
+]
 
 _reactors = WeakRegistry()
 # Two reactors that are made at once must not take one name.
@@ -88,13 +97,28 @@ def warn_if_crowded(mine):
     )
 
 
+def check_os_threads(reactor):
+    """Raise `ReactorError` where ``threading.Thread`` starts no OS thread: a reactor would stop all the others."""
+    starter = getattr(threading, "_start_joinable_thread", None) or getattr(threading, "_start_new_thread", None)
+    # affinity.pyx puts its own function there, which says what it starts threads by: Python's, or a replacement.
+    starter = getattr(starter, "_spdkthread_starts_by", starter)
+    if starter is None or type(starter) is type(len):
+        return
+    culprit = getattr(starter, "__module__", "other code").partition(".")[0]
+    raise ReactorError(
+        f"{reactor!r} cannot be started: {culprit} has replaced the threads of Python by its own, which share one OS "
+        "thread; leave out that part of its monkey patching (gevent: patch_all(thread=False)), or drive the reactor "
+        "by run() in a process of its own"
+    )
+
+
 @atexit.register
 def stop_forgotten():
     """Interpreter exit: stop what still runs, while that is still possible."""
     forgotten = [one for one in all_reactors() if one.state in ("running", "stopping")]
-    ending = Termination(forgotten)
+    termination = Termination(forgotten)
     for one in forgotten:
-        one._begin_end(ending)
+        one._stop_together(termination)
     give_up = time.monotonic() + 5.0
     for one in forgotten:
         # A callback that does not return is not waited for.
@@ -104,7 +128,7 @@ def stop_forgotten():
 
 
 def mark_dead():
-    """In the child of a fork: what other OS threads ran does not exist here, and what the parent waits on is its own.
+    """In the child of a fork: other OS threads and their loops do not exist here, and descriptors are the parent's too.
 
     The child begins with this, while the numbers of inherited descriptors still mean what they meant in the parent.
     """

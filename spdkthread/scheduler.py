@@ -132,7 +132,7 @@ class _Plan:
 
     limits: DynamicScheduler
     snapshot: Snapshot
-    place: dict[int, int] = field(default_factory=dict)
+    planned_core: dict[int, int] = field(default_factory=dict)
     demand: dict[int, float] = field(default_factory=dict)
     idle: list[ThreadLoad] = field(default_factory=list)
     active: list[ThreadLoad] = field(default_factory=list)
@@ -141,14 +141,14 @@ class _Plan:
         self.cores = [core.core for core in self.snapshot.cores]
         self.free = [core.core for core in self.snapshot.cores if not core.isolated]
         self.main = self.free[0] if self.free else None
-        self.place = {thread.id: thread.core for thread in self.snapshot.threads}
+        self.planned_core = {thread.id: thread.core for thread in self.snapshot.threads}
         for thread in self.snapshot.threads:
             self.demand[thread.id] = max(thread.load, thread.previous_load or 0.0)
         self._estimate_crowded_cores()
         movable = [thread for thread in self.snapshot.threads if not thread.bound and thread.core in self.free]
         self.idle = [thread for thread in movable if self.demand[thread.id] < self.limits.load_limit]
         self.active = [thread for thread in movable if self.demand[thread.id] >= self.limits.load_limit]
-        # The heaviest first: they are the hardest to place. Ties in the order of creation.
+        # The heaviest first: they are the hardest to planned_core. Ties in the order of creation.
         self.active.sort(key=lambda thread: (-self.demand[thread.id], thread.id))
 
     def _estimate_crowded_cores(self) -> None:
@@ -169,24 +169,24 @@ class _Plan:
         return sum(
             self.demand[thread.id]
             for thread in self.snapshot.threads
-            if self.place[thread.id] == core and thread is not without
+            if self.planned_core[thread.id] == core and thread is not without
         )
 
     def gather(self, thread: ThreadLoad) -> None:
-        """An idle thread: to the main core, or the lowest one of its mask, where what little it does still fits."""
+        """An idle thread: to the main core, or the lowest one of its mask, where its load still fits."""
         allowed = self.allowed(thread)
         need = self.demand[thread.id]
         for core in allowed:
             others = self.load(core, without=thread)
             if need < self.limits.negligible or others == 0 or others + need <= self.limits.core_limit:
-                self.place[thread.id] = core
+                self.planned_core[thread.id] = core
                 return
-        if allowed and self.place[thread.id] not in allowed:
-            self.place[thread.id] = min(allowed, key=lambda core: (self.load(core), core))
+        if allowed and self.planned_core[thread.id] not in allowed:
+            self.planned_core[thread.id] = min(allowed, key=lambda core: (self.load(core), core))
 
     def spread(self, thread: ThreadLoad) -> None:
         """A busy thread: stays while its core is not overfull, else goes where it fits, else to the emptiest core."""
-        here = self.place[thread.id]
+        here = self.planned_core[thread.id]
         need = self.demand[thread.id]
         allowed = self.allowed(thread)
         others_here = self.load(here, without=thread)
@@ -197,18 +197,18 @@ class _Plan:
                 continue
             others = self.load(core)
             if others == 0 or others + need <= self.limits.core_limit:
-                self.place[thread.id] = core
+                self.planned_core[thread.id] = core
                 return
         emptiest = min(allowed, key=lambda core: (self.load(core, without=thread), core))
         # Only for a real gain: two cores that are about equally overfull would pass it back and forth.
         if here not in allowed or self.load(emptiest, without=thread) + self.limits.load_limit < others_here:
-            self.place[thread.id] = emptiest
+            self.planned_core[thread.id] = emptiest
 
     def moves(self) -> list[Move]:
         return [
-            Move(thread.id, self.place[thread.id])
+            Move(thread.id, self.planned_core[thread.id])
             for thread in self.snapshot.threads
-            if self.place[thread.id] != thread.core
+            if self.planned_core[thread.id] != thread.core
         ]
 
 

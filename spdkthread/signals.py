@@ -11,7 +11,7 @@ __all__ = ["SignalWatch"]
 class SignalWatch:
     """Makes Ctrl-C a request to stop, and a signal something that ends a sleep.
 
-    Python's own handler would raise KeyboardInterrupt in the middle of whatever callback runs. Here the first Ctrl-C
+    Python's own handler would raise KeyboardInterrupt in the middle of the callback that runs. Here the first Ctrl-C
     calls `on_interrupt`, and only a second one raises. A handler of the user's is left in its place.
 
     A signal that comes right before the reactor falls asleep would not be seen until something else woke it. So
@@ -28,7 +28,7 @@ class SignalWatch:
         self._on_interrupt = on_interrupt
         self._handler = self._handle
         self._interrupted = False
-        self._owed = -1
+        self._previous_fd = -1
         self.wait_fd = -1
         self._notify_fd = -1
 
@@ -36,7 +36,7 @@ class SignalWatch:
         self.wait_fd, self._notify_fd = (above_standard(end) for end in os.pipe())
         os.set_blocking(self.wait_fd, False)
         os.set_blocking(self._notify_fd, False)
-        self._owed = signal.set_wakeup_fd(self._notify_fd, warn_on_full_buffer=False)
+        self._previous_fd = signal.set_wakeup_fd(self._notify_fd, warn_on_full_buffer=False)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._handler)
 
@@ -45,21 +45,21 @@ class SignalWatch:
             return
         if signal.getsignal(signal.SIGINT) is self._handler:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        found = signal.set_wakeup_fd(self._owed)
+        found = signal.set_wakeup_fd(self._previous_fd)
         if found != self._notify_fd:
-            signal.set_wakeup_fd(found)  # somebody else took it over meanwhile
+            signal.set_wakeup_fd(found)  # other code has set another one meanwhile
         self.clear()
         os.close(self._notify_fd)
         os.close(self.wait_fd)
         self.wait_fd = self._notify_fd = -1
 
     def die(self) -> None:
-        """In the child of a fork, on its only OS thread: the parent's pipe must not hear of our signals."""
+        """In the child of a fork, on its only OS thread: the child's signals must not go into the parent's pipe."""
         if self._notify_fd < 0:
             return
         if signal.getsignal(signal.SIGINT) is self._handler:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        found = signal.set_wakeup_fd(self._owed)
+        found = signal.set_wakeup_fd(self._previous_fd)
         if found != self._notify_fd:
             signal.set_wakeup_fd(found)
         os.close(self._notify_fd)
@@ -67,18 +67,18 @@ class SignalWatch:
         self.wait_fd = self._notify_fd = -1
 
     def clear(self) -> None:
-        """What has come so far is heard."""
+        """Empty the pipe, so that `wait_fd` is not readable until the next signal."""
         if self.wait_fd < 0:
             return
         try:
             numbers = os.read(self.wait_fd, 4096)
         except BlockingIOError:
             return
-        if self._owed >= 0:
+        if self._previous_fd >= 0:
             try:
-                os.write(self._owed, numbers)
+                os.write(self._previous_fd, numbers)
             except OSError:
-                pass  # full: it is awake already
+                pass  # full: its reader has bytes to be woken by
 
     def _handle(self, number, frame) -> None:
         if self._interrupted:

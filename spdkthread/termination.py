@@ -6,13 +6,14 @@ __all__ = ["Termination"]
 
 
 class Termination:
-    """Asked by each reactor that has nothing left to run: whether the same is true of all of them.
+    """Says when all of them are drained: when two snapshots, one after the other, find them so and are equal.
 
-    Only then do the threads begin to exit, so that what is under way between two reactors arrives. From outside nothing
-    comes in any more by that time, hence a message can only come from a callback, and a callback that is under way
-    shows as a thread that is not quiet. One look at all threads after the other is not enough: a message may cross it.
-    But when two looks find everything quiet and the same number of messages ever sent to each thread, then nothing was
-    sent, and nothing ran, from the end of the first look to the beginning of the second.
+    Each reactor that has nothing left to run asks; only then do the threads begin to exit, so that a message under way
+    between two reactors arrives. From outside nothing comes in any more by that time, hence a message can come only
+    from a callback, and a callback that is under way shows as a thread that is not drained. One snapshot is not enough,
+    because it takes time and a message may cross it. But a snapshot also has the number of messages ever sent to each
+    thread: when two are equal, nothing was sent, and nothing ran, from the end of the first to the beginning of the
+    second.
 
     Notes
     -----
@@ -25,11 +26,11 @@ class Termination:
 
     def may_exit(self) -> bool:
         if not self._over:
-            first = self._look()
-            self._over = first is not None and first == self._look()
+            first = self._snapshot()
+            self._over = first is not None and first == self._snapshot()
         return self._over
 
-    def _look(self) -> list | None:
+    def _snapshot(self) -> list | None:
         marks = []
         for reactor in self.reactors:
             mark = reactor._drained_mark()

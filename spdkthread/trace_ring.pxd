@@ -46,7 +46,7 @@ cdef enum trace_kind:
     TRACE_SEND                  # subject: number of the thread it goes to; value: 1 + position in its ring
     TRACE_GIL_WAIT
     TRACE_ATTACHED              # from taking the GIL to giving it back
-    TRACE_PARK                  # value: what ended the sleep, see idle.pyx
+    TRACE_PARK                  # value: a sleep_result, see idle.pxd
     TRACE_WAKE                  # value as above
     TRACE_MOVE                  # subject: core that it leaves; value: core that it goes to
     TRACE_CHANNEL_CREATE        # subject: key of the device's name

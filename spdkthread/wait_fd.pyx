@@ -5,13 +5,13 @@ import sys
 cimport cython
 from libc.stdint cimport uint64_t
 
-from spdkthread.atomics cimport st_fence_seq_cst, st_loadp_relaxed, st_store32_relaxed, st_storep_release
+from spdkthread.atomics cimport st_loadp_relaxed, st_storep_release
 from spdkthread.clock cimport st_ticks
 from spdkthread.fd_group cimport FD_READABLE, fd_group_add, fd_group_open
 from spdkthread.thread cimport SpdkThread
 from spdkthread.thread_poll cimport poll_work_ready, thread_s
 from spdkthread.timers cimport TIMER_NEVER, timer_next_deadline
-from spdkthread.wakeup cimport wakeup_clear, wakeup_give_back, wakeup_take
+from spdkthread.wakeup cimport wakeup_begin_sleep, wakeup_end_sleep, wakeup_give_back, wakeup_take
 
 from spdkthread.errors import FdError, ThreadExitedError, WrongThreadError
 
@@ -38,7 +38,7 @@ cdef extern from *:
     int close(int fd) nogil
 
 
-# The thread is needed to the end: it points to the wakeup.
+# Not cleared by the collector: the thread points to the wake-up state until `_release`.
 @cython.no_gc_clear
 cdef class WaitFd:
     """A descriptor that is readable while a thread that is driven by hand has something to do.
@@ -171,16 +171,13 @@ cdef class WaitFd:
         self.fileno()
         self._check()
         if st_loadp_relaxed(&thread.wakeup) != self.wakeup:
-            # It has been on a reactor meanwhile.
+            # The thread has been on a reactor meanwhile.
             st_storep_release(&thread.wakeup, self.wakeup)
         if thread.fd_count and (self.fd_set != thread.fd_set or self.fd_set_serial != thread.fd_set_serial):
-            # A set that was there and is closed has left by itself.
+            # The thread's former set was closed, and so has left the epoll by itself.
             fd_group_add(self.epoll, thread.fd_set, FD_READABLE, 0)
             self.fd_set, self.fd_set_serial = thread.fd_set, thread.fd_set_serial
-        # The protocol stands in wakeup.pxd.
-        wakeup_clear(self.wakeup)
-        st_store32_relaxed(&self.wakeup.sleeping, 1)
-        st_fence_seq_cst()
+        wakeup_begin_sleep(self.wakeup)
         if not poll_work_ready(thread):
             if thread.timers.count:
                 deadline = timer_next_deadline(&thread.timers)
@@ -190,7 +187,7 @@ cdef class WaitFd:
             if deadline > st_ticks():
                 st_alarm_set(self.alarm, deadline)
                 return True
-        st_store32_relaxed(&self.wakeup.sleeping, 0)
+        wakeup_end_sleep(self.wakeup)
         return False
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 A reactor that can sleep owns a `wakeup_state`, and its threads point to it. A reactor that never sleeps has none, and
 senders to its threads pay one load. Sender and sleeper each write first and read second, with a full fence between::
 
-    sender                            sleeper
+    sender: wakeup_notify             sleeper: wakeup_begin_sleep ... wakeup_end_sleep
     publish the message               sleeping = 1
     fence                             fence
     sleeping?  -> take it to 0,       anything published?  -> sleeping = 0, go on
@@ -33,11 +33,12 @@ the bits has changed, are not relied on for the millisecond of above: the reacto
 and once more after that time. ``verify/ready.pml`` is a model of this.
 
 A wake-up state is never freed, only reused, and its maps are not freed either: a sender may still hold the pointer of a
-reactor that has ended, and the worst that it can do is wake the next owner, or set a bit of its, once for nothing.
+reactor that has ended, and the worst that it can do is to wake the state's next owner, or set one of its bits, once for
+nothing.
 
-The child of a fork uses no wake-up state of before it: the descriptors are shared with the parent, so a write there
-would wake the parent for nothing and a read could take a wake-up from it. The child closes its descriptors of them at
-once, by number while the numbers still mean what they meant in the parent, and makes new states.
+The child of a fork uses no wake-up state that the parent made: the descriptors are shared with the parent, so a write
+in the child would wake the parent for nothing and a read could take a wake-up from it. The child closes its descriptors
+of these states at once, by number while the numbers still mean what they meant in the parent, and makes new states.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -52,11 +53,12 @@ from spdkthread.atomics cimport (
     st_load32_relaxed,
     st_load_relaxed,
     st_or_acq_rel,
+    st_store32_relaxed,
 )
 
 cdef enum wakeup_flags:
-    WAKEUP_ASLEEP = 1             # the reactor sleeps, or is about to
-    WAKEUP_READY_MAP = 2              # its senders set the bits of their threads
+    WAKEUP_ASLEEP = 1           # the reactor sleeps, or is about to; its senders take the flag away
+    WAKEUP_READY_MAP = 2        # its senders set the bits of their threads; only the reactor changes this flag
 
 
 cdef struct ready_map:
@@ -67,8 +69,8 @@ cdef struct ready_map:
 
 cdef struct wakeup_state:
     st_atomic_u32 sleeping      # wakeup_flags
-    st_atomic_u32 notify_fd          # eventfd, or the writing end of a pipe
-    int wait_fd                     # what the sleeper waits on; the same descriptor for an eventfd
+    st_atomic_u32 notify_fd     # eventfd, or the writing end of a pipe
+    int wait_fd                 # what the sleeper waits on; the same descriptor for an eventfd
     uint32_t generation         # of the process that made it, see forks.pxd
     st_atomic_ptr ready         # ready_map; NULL: none yet
     wakeup_state *next_free
@@ -78,15 +80,47 @@ cdef struct wakeup_state:
 cdef wakeup_state *wakeup_take() except NULL
 cdef void wakeup_give_back(wakeup_state *wakeup) noexcept nogil
 cdef bint wakeup_repair(wakeup_state *wakeup) noexcept nogil
-cdef bint wakeup_list(wakeup_state *wakeup, uint64_t threads) noexcept nogil
+cdef bint wakeup_make_ready_map(wakeup_state *wakeup, uint64_t threads) noexcept nogil
 cdef void wakeup_signal(wakeup_state *wakeup) noexcept nogil
 cdef void wakeup_thread(wakeup_state *wakeup, uint32_t index) noexcept nogil
 cdef void wakeup_clear(wakeup_state *wakeup) noexcept nogil
 
 
-cdef inline void wakeup_notify(wakeup_state *wakeup) noexcept nogil:
-    """Sender: what is published is seen by the sleeper, or it is woken."""
+# The sleeper's half. `wakeup_begin_sleep`, then a look at everything that a sender may have published, then the sleep
+# if there was nothing, and `wakeup_end_sleep` in any case.
+
+cdef inline void wakeup_begin_sleep(wakeup_state *wakeup) noexcept nogil:
+    """What is published from now on wakes the sleeper, and what was published before is seen by its next look."""
+    # First: what is written to the descriptor after this belongs to the flag of this sleep.
+    wakeup_clear(wakeup)
+    st_store32_relaxed(
+        &wakeup.sleeping, st_load32_relaxed(&wakeup.sleeping) & WAKEUP_READY_MAP | WAKEUP_ASLEEP
+    )
+    # Pairs with the fence of the sender, between its message and its look at the flag.
     st_fence_seq_cst()
+
+
+cdef inline void wakeup_end_sleep(wakeup_state *wakeup) noexcept nogil:
+    """The sleep is over, or there is none after all. A sender that has taken the flag may still write the descriptor,
+    which the next `wakeup_begin_sleep` clears."""
+    st_store32_relaxed(&wakeup.sleeping, st_load32_relaxed(&wakeup.sleeping) & WAKEUP_READY_MAP)
+
+
+cdef inline void wakeup_use_ready_map(wakeup_state *wakeup) noexcept nogil:
+    """Reactor, awake: senders that look at the word from now on set the bits of their threads."""
+    st_store32_relaxed(&wakeup.sleeping, WAKEUP_READY_MAP)
+    st_fence_seq_cst()
+
+
+cdef inline void wakeup_leave_ready_map(wakeup_state *wakeup) noexcept nogil:
+    """Reactor, awake: the bits do not count any more."""
+    st_store32_relaxed(&wakeup.sleeping, 0)
+
+
+# The sender's half.
+
+cdef inline void wakeup_sleeper(wakeup_state *wakeup) noexcept nogil:
+    """After a message and a fence: wake the sleeper if there is one. Of many senders one writes the descriptor."""
     if (
         st_load32_relaxed(&wakeup.sleeping) & WAKEUP_ASLEEP
         and st_and32_acq_rel(&wakeup.sleeping, ~<uint32_t>WAKEUP_ASLEEP) & WAKEUP_ASLEEP
@@ -94,14 +128,20 @@ cdef inline void wakeup_notify(wakeup_state *wakeup) noexcept nogil:
         wakeup_signal(wakeup)
 
 
+cdef inline void wakeup_notify(wakeup_state *wakeup) noexcept nogil:
+    """What is published is seen by the sleeper, or the sleeper is woken."""
+    st_fence_seq_cst()
+    wakeup_sleeper(wakeup)
+
+
 cdef inline void ready_set(ready_map *ready, uint32_t index) noexcept nogil:
-    """The thread of that number may have work. A number that is not in the map is one of another wakeup."""
+    """The thread at `index` may have work. An index beyond the map is one among the threads of another reactor."""
     cdef uint64_t bit = <uint64_t>1 << (index & 63)
     if index >> 6 < ready.words and not st_load_relaxed(&ready.bits[index >> 6]) & bit:
         st_or_acq_rel(&ready.bits[index >> 6], bit)
 
 
 cdef inline void ready_clear(ready_map *ready, uint32_t index) noexcept nogil:
-    """Reactor, before it polls the thread: what is published from now on sets the bit again."""
+    """Reactor, before it polls the thread: a message that is published from now on sets the bit again."""
     st_and_acq_rel(&ready.bits[index >> 6], ~(<uint64_t>1 << (index & 63)))
     st_fence_seq_cst()

@@ -7,7 +7,6 @@ from libc.stdint cimport uint32_t, uint64_t
 from spdkthread.alloc cimport core_calloc, core_free
 from spdkthread.atomics cimport (
     st_add_relaxed,
-    st_and32_acq_rel,
     st_atomic_u32,
     st_atomic_u64,
     st_fence_seq_cst,
@@ -46,7 +45,7 @@ cdef extern from *:
     #endif
     static inline void st_notify_write(int notify_fd) {
         uint64_t one = 1;
-        /* EAGAIN means that it rings already. */
+        /* EAGAIN: the descriptor is readable already. */
         while (write(notify_fd, &one, sizeof one) < 0 && errno == EINTR) { }
     }
     static inline void st_notify_clear(int wait_fd) {
@@ -83,15 +82,15 @@ cdef int open_notify_fd(wakeup_state *wakeup) noexcept nogil:
 
 
 cdef bint wakeup_repair(wakeup_state *wakeup) noexcept nogil:
-    """Sleeper: a new notify_fd when other code has closed this one. Whether it had.
+    """Sleeper: open new descriptors if other code has closed these. Returns whether it had.
 
-    A sender may just be ringing the old number; what it has published is found before the next sleep.
+    A sender may just be writing to the old number; its message is found before the next sleep.
     """
     return not fd_is_open(wakeup.wait_fd) and open_notify_fd(wakeup) == 0
 
 
 cdef wakeup_state *wakeup_take() except NULL:
-    """A wakeup nobody uses, made when there is none."""
+    """A wake-up state that no reactor uses; a new one when all are in use."""
     global free_wakeups, made_wakeups, wakeups
     cdef wakeup_state *wakeup
     spin_lock(&free_wakeups_lock)
@@ -104,10 +103,10 @@ cdef wakeup_state *wakeup_take() except NULL:
     if wakeup == NULL:
         wakeup = <wakeup_state *>core_calloc(1, sizeof(wakeup_state))
         if wakeup == NULL:
-            raise MemoryError("no memory for a wake wakeup")
+            raise MemoryError("no memory for a wake-up state")
         if open_notify_fd(wakeup) < 0:
             core_free(wakeup)
-            raise OSError("no file descriptor for a wake-up notify_fd")
+            raise OSError("no file descriptor for a wake-up state")
         wakeup.generation = fork_generation
         spin_lock(&free_wakeups_lock)
         wakeup.next_made = made_wakeups
@@ -121,6 +120,7 @@ cdef wakeup_state *wakeup_take() except NULL:
 
 
 cdef void wakeup_give_back(wakeup_state *wakeup) noexcept nogil:
+    """The reactor of this state does not sleep any more: another one may have it."""
     global free_wakeups
     if wakeup == NULL or wakeup.generation != fork_generation:
         return
@@ -131,8 +131,8 @@ cdef void wakeup_give_back(wakeup_state *wakeup) noexcept nogil:
     spin_unlock(&free_wakeups_lock)
 
 
-cdef bint wakeup_list(wakeup_state *wakeup, uint64_t threads) noexcept nogil:
-    """Have a map for so many threads. A smaller one stays, as senders may still set bits in it. False: no memory."""
+cdef bint wakeup_make_ready_map(wakeup_state *wakeup, uint64_t threads) noexcept nogil:
+    """Have a map for so many threads. A smaller one is kept, as senders may still set bits in it. False: no memory."""
     cdef ready_map *ready = <ready_map *>st_loadp_acquire(&wakeup.ready)
     cdef uint64_t words = (threads + 63) // 64
     cdef ready_map *larger
@@ -151,31 +151,28 @@ cdef bint wakeup_list(wakeup_state *wakeup, uint64_t threads) noexcept nogil:
 
 
 cdef void wakeup_thread(wakeup_state *wakeup, uint32_t index) noexcept nogil:
-    """Sender, after its fence, at a reactor that sleeps or lists: what it has published is for thread `index`."""
+    """Sender, after its message and a fence, when `sleeping` is not 0: the message is for the thread at `index`."""
     cdef ready_map *ready
     if st_load32_relaxed(&wakeup.sleeping) & WAKEUP_READY_MAP:
         ready = <ready_map *>st_loadp_acquire(&wakeup.ready)
         if ready != NULL:
             ready_set(ready, index)
             st_fence_seq_cst()
-    if (
-        st_load32_relaxed(&wakeup.sleeping) & WAKEUP_ASLEEP
-        and st_and32_acq_rel(&wakeup.sleeping, ~<uint32_t>WAKEUP_ASLEEP) & WAKEUP_ASLEEP
-    ):
-        wakeup_signal(wakeup)
+    wakeup_sleeper(wakeup)
 
 
 cdef void wakeup_signal(wakeup_state *wakeup) noexcept nogil:
+    """Sender that has taken the flag away: end the sleep."""
     st_notify_write(<int>st_load32_relaxed(&wakeup.notify_fd))
 
 
 cdef void wakeup_clear(wakeup_state *wakeup) noexcept nogil:
-    """Sleeper: what has rung so far is heard."""
+    """Sleeper: `wait_fd` is not readable until the next write."""
     st_notify_clear(wakeup.wait_fd)
 
 
 def close_after_fork():
-    """At the beginning of a child: the descriptors are the parent's too, and their numbers may soon be others'."""
+    """At the beginning of a child: the descriptors are the parent's too, and other code may soon have their numbers."""
     cdef wakeup_state *wakeup = made_wakeups
     while wakeup != NULL:
         if wakeup.generation != fork_generation and wakeup.wait_fd >= 0:
@@ -191,10 +188,10 @@ os.register_at_fork(after_in_child=close_after_fork)
 
 
 def wakeup_count() -> int:
-    """Gates made so far; they are reused, never freed."""
+    """Wake-up states made so far; they are reused, never freed."""
     return wakeups
 
 
 def map_count() -> int:
-    """Maps of their threads that wakeups have had so far; they are kept like the wakeups."""
+    """Ready maps made so far; they are kept like the wake-up states."""
     return st_load_relaxed(&maps)

@@ -35,13 +35,13 @@ SITES = {
     ("iobuf.pyx", "create_channel"): "buffers",
     ("iobuf.pyx", "waiting_serials"): "buffers",
     ("pointer_map.pyx", "grow"): "channels",
-    ("reactor.pyx", "_make_room"): "a reactor",
+    ("reactor_members.pyx", "make_room"): "a reactor",
     ("ring.pyx", "ring_create"): "threads",
     ("ring.pyx", "spill_node"): "for_each_thread with full rings",
     ("thread_poll.pyx", "queue_ready"): "timers of call_later",
     ("timers.pyx", "timer_queue_init"): "timers",
-    ("wakeup.pyx", "wakeup_list"): "a crowded reactor",
-    ("wakeup.pyx", "wakeup_take"): "the first gates",
+    ("wakeup.pyx", "wakeup_make_ready_map"): "a crowded reactor",
+    ("wakeup.pyx", "wakeup_take"): "the first wake-up states",
 }
 
 
@@ -292,8 +292,8 @@ def futures_and_messages(world):
     thread.send_critical_msg(noop)
 
 
-def first_gates(world):
-    """More reactors than there ever were, so that their gates are made now."""
+def first_wakeup_states(world):
+    """More reactors than there ever were, so that their wake-up states are made now."""
     spare = []
     try:
         while True:
@@ -415,7 +415,7 @@ SCENARIOS = {
     "device ends with full rings": device_ends_with_full_rings,
     "requests from elsewhere to full rings": requests_from_elsewhere_to_full_rings,
     "futures and messages": futures_and_messages,
-    "the first gates": first_gates,
+    "the first wake-up states": first_wakeup_states,
     "a reactor": a_reactor,
     "a running reactor": a_running_reactor,
     "moves": moves,

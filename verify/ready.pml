@@ -23,10 +23,10 @@
 #define REACTOR 2               /* 0, 1: the senders */
 
 /* Words in memory. */
-#define GATE 0                  /* wakeup_flags */
+#define FLAGS 0                  /* wakeup_flags */
 #define ASLEEP 1
-#define LISTS 2
-#define WAKE 1                  /* whether the thread points to the gate */
+#define READY_MAP 2
+#define WAKE 1                  /* whether the thread points to the state */
 #define BIT 2                   /* read-modify-writes only */
 #define SLOT(k) (3 + (k))
 #define WORDS (3 + ALL)
@@ -37,14 +37,14 @@ chan buffer[3] = [3] of { byte, byte };
 #define store(who, word, value) buffer[who]!word, value
 #define fence(who) empty(buffer[who])
 
-bool bell;
+bool readable;
 byte tail;
 byte head;
 byte done;
 
 /* reactor_s */
 bool polled;
-byte listing;                   /* 0: nothing, 1: soon, 2: ready */
+byte scan;                      /* 0: nothing, 1: soon, 2: ready */
 byte on_their_way;              /* stores of senders at the adoption that have not arrived; a bit for each */
 
 active proctype Memory() {
@@ -73,7 +73,7 @@ proctype Sender(byte me) {
 #endif
             /* wakeup_thread */
             if
-            :: memory[GATE] & LISTS ->
+            :: memory[FLAGS] & READY_MAP ->
                 if
                 :: !memory[BIT] -> atomic { fence(me); memory[BIT] = 1 }
                 :: else
@@ -82,10 +82,10 @@ proctype Sender(byte me) {
             :: else
             fi;
             if
-            :: memory[GATE] & ASLEEP ->
-                atomic { fence(me); took = memory[GATE] & ASLEEP; memory[GATE] = memory[GATE] & LISTS };
+            :: memory[FLAGS] & ASLEEP ->
+                atomic { fence(me); took = memory[FLAGS] & ASLEEP; memory[FLAGS] = memory[FLAGS] & READY_MAP };
                 if
-                :: atomic { took -> bell = 1; took = 0 }
+                :: atomic { took -> readable = 1; took = 0 }
                 :: else
                 fi
             :: else
@@ -110,27 +110,28 @@ proctype Reactor() {
     /* _take_in and _rebuild: the thread comes, and its reactor has many. */
     :: !polled ->
         store(REACTOR, WAKE, 1);
-        store(REACTOR, GATE, LISTS);
+        /* wakeup_use_ready_map() */
+        store(REACTOR, FLAGS, READY_MAP);
         atomic {
             fence(REACTOR);
             polled = 1;
-            listing = 1;
+            scan = 1;
             on_their_way = (len(buffer[0]) > 0) + 2 * (len(buffer[1]) > 0)
         }
     /* A turn over all. */
-    :: listing == 1 && published -> head++
-    /* reactor_list_begin */
+    :: scan == 1 && published -> head++
+    /* ready_turn_begin */
 #ifdef NO_WINDOW
-    :: listing == 1 ->
+    :: scan == 1 ->
 #else
-    :: listing == 1 && !on_their_way ->
+    :: scan == 1 && !on_their_way ->
 #endif
 #ifndef NO_SWEEP
         atomic { fence(REACTOR); memory[BIT] = 1 };
 #endif
-        listing = 2
-    /* reactor_list_next, a poll of one message, reactor_list_again */
-    :: listing == 2 && memory[BIT] ->
+        scan = 2
+    /* ready_turn_next, a poll of one message, ready_turn_pass */
+    :: scan == 2 && memory[BIT] ->
 #ifdef LATE_TAKE
         poll();
         if
@@ -149,34 +150,36 @@ proctype Reactor() {
 #endif
     /* park */
     :: polled ->
-        bell = 0;
+        readable = 0;
         /* As long as the time after the adoption lasts, sleeps are short: judged before anything is looked at. */
 #ifdef LATE_WINDOW
         nap = 0;
 #else
-        nap = (listing == 1 && on_their_way);
+        nap = (scan == 1 && on_their_way);
 #endif
-        store(REACTOR, GATE, LISTS + ASLEEP);
+        /* wakeup_begin_sleep(), which keeps READY_MAP: only the reactor changes that flag. */
+        store(REACTOR, FLAGS, READY_MAP + ASLEEP);
 #ifndef NO_SLEEPER_FENCE
         fence(REACTOR);
 #endif
 #ifndef NO_LOOK
         if
-        :: listing == 2 && memory[BIT] -> goto awake
-        :: listing == 1 && published -> goto awake
+        :: scan == 2 && memory[BIT] -> goto awake
+        :: scan == 1 && published -> goto awake
         :: else
         fi;
 #endif
 #ifdef LATE_WINDOW
-        nap = (listing == 1 && on_their_way);
+        nap = (scan == 1 && on_their_way);
 #endif
 end_asleep:
         if
-        :: bell
+        :: readable
         :: nap
         fi;
 awake:
-        store(REACTOR, GATE, LISTS)
+        /* wakeup_end_sleep() */
+        store(REACTOR, FLAGS, READY_MAP)
     od
 }
 

@@ -1,5 +1,6 @@
-/* Falling asleep and being woken: a model of wakeup.pxd, reactor_loop.pyx (park) and a thread that changes its reactor.
- * The event loop's park (loop_core.pyx) is the case of MOVES=0: one thread, which never moves, and no requests.
+/* Falling asleep and being woken: a model of wakeup.pxd, reactor_loop.pyx (park, may_sleep) and a thread that changes
+ * its reactor. An event loop's sleep (aio/loop_core.pyx) and WaitFd.arm are the case of MOVES=0: one thread, which never
+ * moves, and no requests.
  *
  * Two senders, two reactors that can sleep, and one thread that polls on the first, then on the second, then on the
  * first again, with its timer. Every OS thread has a store buffer: what it stores with a plain store reaches memory at
@@ -10,7 +11,7 @@
  *   nothing lost    when nothing can move any more, every message has run, every timer has fired, every thread has
  *                   arrived (the process Judge)
  *   no deadlock     the search has no invalid end state
- *   one bell        a reactor's bell is rung at most once for each time its flag went up
+ *   one wake-up     a reactor's descriptor is written at most once for each time its flag went up
  *   one poller      never do two reactors poll the thread
  *
  * A reactor's tries at sleeping come at any time between turns, so every `spin_us` is covered. Each of these words, as
@@ -34,8 +35,8 @@
 #define BUFFERS 4               /* the mover has none: it stores nothing */
 
 /* Words in memory that are written by plain stores. */
-#define SLEEPING(n) (n)         /* 0, 1: the flags in the gates */
-#define WAKE 2                  /* which gate the thread points to: 1 + the number of its reactor */
+#define SLEEPING(n) (n)         /* 0, 1: the flags in the wake-up states */
+#define WAKE 2                  /* which state the thread points to: 1 + the number of its reactor */
 #define SLOT(k) (3 + (k))       /* whether a slot of the ring is published */
 #define WORDS (3 + ALL)
 
@@ -46,7 +47,7 @@ chan buffer[BUFFERS] = [2] of { byte, byte };
 #define fence(who) empty(buffer[who])
 
 /* The kernel's side. */
-bool bell[2];
+bool readable[2];
 
 /* Read-modify-writes only. */
 byte tail;
@@ -68,7 +69,7 @@ bool polled[2];                 /* in the array that the loop goes through */
 bool in_window[2];
 byte on_their_way[2];           /* a bit for each sender */
 
-bool unrung[2];                 /* the flag went up, and nobody has taken it down to ring */
+bool untaken[2];                 /* the flag went up, and no sender has taken it */
 byte arrived;
 byte done;
 
@@ -81,24 +82,24 @@ inline thread_fence(who) {
 }
 
 /* wakeup_notify(), after its fence. */
-inline notify(who, gate) {
+inline notify(who, state) {
     if
-    :: memory[SLEEPING(gate)] ->
+    :: memory[SLEEPING(state)] ->
 #ifdef NO_TAKE
         /* As if a load and a store were enough. */
         atomic {
-            if :: memory[SLEEPING(gate)] -> took = 1; assert(unrung[gate]); unrung[gate] = 0 :: else fi
+            if :: memory[SLEEPING(state)] -> took = 1; assert(untaken[state]); untaken[state] = 0 :: else fi
         }
-        if :: took -> store(who, SLEEPING(gate), 0) :: else fi;
+        if :: took -> store(who, SLEEPING(state), 0) :: else fi;
 #else
         atomic {
             fence(who);
-            if :: memory[SLEEPING(gate)] -> took = 1; assert(unrung[gate]); unrung[gate] = 0 :: else fi;
-            memory[SLEEPING(gate)] = 0
+            if :: memory[SLEEPING(state)] -> took = 1; assert(untaken[state]); untaken[state] = 0 :: else fi;
+            memory[SLEEPING(state)] = 0
         }
 #endif
         if
-        :: atomic { took -> bell[gate] = 1; took = 0 }
+        :: atomic { took -> readable[state] = 1; took = 0 }
         :: else
         fi
     :: else
@@ -114,14 +115,14 @@ end_memory:
     :: atomic { buffer[SENDER(1)]?word, value -> memory[word] = value;
                 on_their_way[0] = on_their_way[0] & 1; on_their_way[1] = on_their_way[1] & 1; word = 0; value = 0 }
     :: atomic { buffer[REACTOR(0)]?word, value -> memory[word] = value;
-                if :: word == SLEEPING(0) && value -> unrung[0] = 1 :: else fi; word = 0; value = 0 }
+                if :: word == SLEEPING(0) && value -> untaken[0] = 1 :: else fi; word = 0; value = 0 }
     :: atomic { buffer[REACTOR(1)]?word, value -> memory[word] = value;
-                if :: word == SLEEPING(1) && value -> unrung[1] = 1 :: else fi; word = 0; value = 0 }
+                if :: word == SLEEPING(1) && value -> untaken[1] = 1 :: else fi; word = 0; value = 0 }
     od
 }
 
 proctype Sender(byte me) {
-    byte sent, slot, gate, took;
+    byte sent, slot, state, took;
     do
     :: sent < MSGS ->
         /* Claim: a compare-and-swap. */
@@ -129,27 +130,27 @@ proctype Sender(byte me) {
         /* Publish. */
         store(me, SLOT(slot), 1);
         /* thread_wake */
-        gate = memory[WAKE];
+        state = memory[WAKE];
         if
-        :: gate -> gate--; thread_fence(me); notify(me, gate)
+        :: state -> state--; thread_fence(me); notify(me, state)
         :: else
         fi;
-        atomic { sent++; gate = 0; slot = 0 }
+        atomic { sent++; state = 0; slot = 0 }
     :: else -> break
     od;
     done++
 }
 
 /* The same for one that has stored nothing. */
-inline notify_unbuffered(gate) {
+inline notify_unbuffered(state) {
     atomic {
         if
-        :: memory[SLEEPING(gate)] -> took = 1; assert(unrung[gate]); unrung[gate] = 0; memory[SLEEPING(gate)] = 0
+        :: memory[SLEEPING(state)] -> took = 1; assert(untaken[state]); untaken[state] = 0; memory[SLEEPING(state)] = 0
         :: else
         fi
     }
     if
-    :: atomic { took -> bell[gate] = 1; took = 0 }
+    :: atomic { took -> readable[state] = 1; took = 0 }
     :: else
     fi
 }
@@ -212,8 +213,9 @@ proctype Reactor(byte me) {
     /* park() */
     :: true ->
         nap = 0;
+        /* wakeup_begin_sleep(): clear the descriptor, raise the flag, fence. */
 #ifndef LATE_CLEAR
-        bell[me] = 0;
+        readable[me] = 0;
 #endif
 #ifndef LATE_WINDOW
         if :: in_window[me] && !on_their_way[me] -> in_window[me] = 0 :: else fi;
@@ -222,6 +224,7 @@ proctype Reactor(byte me) {
 #ifndef NO_SLEEPER_FENCE
         fence(REACTOR(me));
 #endif
+        /* may_sleep() */
         if
         :: polled[me] && head < ALL && memory[SLOT(head)] -> goto awake
         :: else
@@ -237,14 +240,16 @@ proctype Reactor(byte me) {
         if :: in_window[me] -> nap = 1 :: else fi;
 #endif
 #ifdef LATE_CLEAR
-        bell[me] = 0;
+        readable[me] = 0;
 #endif
+        /* idle_sleep() */
 end_asleep:
         if
-        :: bell[me]
+        :: readable[me]
         :: nap          /* a timer, or the end of a short sleep */
         fi;
 awake:
+        /* wakeup_end_sleep() */
         store(REACTOR(me), SLEEPING(me), 0)
     od
 }

@@ -167,7 +167,7 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
 
 
 def new_event_loop() -> EventLoop:
-    """An `EventLoop` with an SpdkThread of its own, for whatever takes a loop factory.
+    """An `EventLoop` with an SpdkThread of its own, for an API that takes a loop factory.
 
     Notes
     -----

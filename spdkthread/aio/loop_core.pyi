@@ -4,20 +4,15 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
+from spdkthread.aio.loop_state import LoopState
 from spdkthread.thread import SpdkThread
 
 __all__ = ["LoopCore"]
 
-def event_loop_in_words(thread: SpdkThread) -> list[str]: ...
-
-class TimerHandle(asyncio.TimerHandle): ...
-
-class LoopCore:
+class LoopCore(LoopState):
     _csock: Any
     _ssock: Any
     _internal_fds: int
-    @property
-    def thread(self) -> SpdkThread: ...
     def _set_up(
         self,
         thread: SpdkThread,
@@ -43,7 +38,6 @@ class LoopCore:
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle: ...
-    def put_back(self, batch: list[asyncio.Handle], index: int) -> None: ...
 
 class LoopOwner:
     loop_type: str
@@ -51,6 +45,3 @@ class LoopOwner:
     def __init__(self, loop: LoopCore, thread: SpdkThread) -> None: ...
 
 def arm_timer(handle: asyncio.TimerHandle) -> None: ...
-def append_ready(handle: asyncio.Handle) -> None: ...
-def find_slots() -> None: ...
-def report_failure(loop: LoopCore, handle: asyncio.Handle, error: BaseException) -> None: ...

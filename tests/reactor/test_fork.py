@@ -233,6 +233,30 @@ def test_a_callback_under_run_that_forks_and_returns_leaves_run_in_the_child():
     assert out == "parent\n"
 
 
+@pytest.mark.parametrize("how", ["run", "poll"])
+def test_a_callback_that_forks_and_raises_in_the_child_has_it_raised_there(how):
+    program(f"""
+        reactor = spdkthread.Reactor()
+        thread = reactor.create_thread()
+        children = []
+
+        def fork():
+            children.append(os.fork())
+            if not children[0]:
+                raise SystemExit("the child leaves")
+            reactor.stop()
+
+        thread.send_msg(fork)
+        try:
+            reactor.{how}()
+        except SystemExit as error:
+            os._exit(7 if error.code == "the child leaves" and reactor.state == "dead" else 8)
+        assert children[0], "the exception was lost in the child"
+        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 7
+        reactor.stop()
+    """)
+
+
 def test_a_child_that_ends_as_python_programs_do_stops_nothing_of_the_parent():
     program("""
         reactor = spdkthread.Reactor().start()

@@ -1,0 +1,5 @@
+from spdkthread.thread import SpdkThread
+
+class LoopState:
+    @property
+    def thread(self) -> SpdkThread: ...

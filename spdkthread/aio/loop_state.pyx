@@ -1,0 +1,15 @@
+"""What `aio.EventLoop` consists of beside asyncio's own classes. See ``loop_state.pxd``."""
+
+from collections import deque
+
+
+cdef class LoopState:
+    """The state of an `EventLoop`, which alone makes one."""
+
+    def __cinit__(self):
+        self.ready = []
+        self.batch = []
+        self.cancelled = deque()
+        self.poll_fd = -1
+        self.thread_fds = -1
+        self._closed = True         # until it is set up
