@@ -29,7 +29,6 @@ from spdkthread.clock cimport (
     delay_to_ticks,
     never_less,
 )
-<<<<<<< HEAD
 from spdkthread.cpython_ext cimport (
     PyCallable_CheckRaw,
     Py_DECREF_raw,
@@ -37,17 +36,14 @@ from spdkthread.cpython_ext cimport (
     fast_method,
     pass_on,
 )
+from spdkthread.current_reactor cimport current_reactor
 from spdkthread.driver cimport driver_is_here
 from spdkthread.exit_blockers cimport BLOCKER_LOOP, BLOCKER_OPERATION, BLOCKER_UNREGISTRATION
-=======
-from spdkthread.current_reactor cimport current_reactor
->>>>>>> a94e52fa3adbebebe1a8a44fba83831b5b47ac72
 from spdkthread.fd_handler cimport FdHandler
 from spdkthread.future cimport FutureCore, new_future
 from spdkthread.late cimport (
     LATE_ACALL,
     LATE_EXECUTOR,
-    LATE_GET_REACTOR,
     LATE_IO_DEVICE,
     LATE_SPAWN,
     LATE_START_TRACE,
@@ -951,12 +947,6 @@ register_blocker("unregistration", lambda thread: thread._kept_by(BLOCKER_UNREGI
 register_blocker("event loop", lambda thread: thread._kept_by(BLOCKER_LOOP))
 
 
-cdef bint on_reactor() except -1:
-    """Whether this OS thread runs a reactor's loop."""
-    get_reactor = late_found(LATE_GET_REACTOR)
-    return get_reactor is not None and get_reactor() is not None
-
-
 cdef int thread_send_python(SpdkThread thread, PyObject *fn, PyObject *const *args, Py_ssize_t count) except -1:
     return send_msg(thread, fn, args, count)
 
@@ -1068,60 +1058,6 @@ later poll. A pending timer keeps the thread from exiting. Answers to no functio
 """)
 
 
-<<<<<<< HEAD
-=======
-# What the floors above add, found when it is first used.
-
-cdef object acall = None
-cdef object spawn = None
-
-
-cdef int load_upper_floor() except -1:
-    global acall, spawn
-    from spdkthread.aio.acall import acall as found_acall
-    from spdkthread.aio.coroutine import spawn as found_spawn
-
-    acall = found_acall
-    spawn = found_spawn
-    return 0
-
-
-cdef str shorten(list names):
-    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-
-
-cdef int pass_on() except -1:
-    """The exception that is set leaves."""
-    return -1
-
-
-# The ring is C memory, so the garbage collector has to be shown what it holds. Only of a thread that no reactor polls:
-# there the ring cannot move under its feet. What is not shown is merely not collected.
-
-# The collector calls this: no tracer may.
-@cython.profile(False)
-@cython.linetrace(False)
-cdef int traverse(PyObject *owner, st_visitproc visit, void *arg) noexcept:
-    cdef thread_s *thread = &(<SpdkThread>owner).c
-    cdef int stop = st_call_base_traverse(owner, visit, arg)
-    cdef uint32_t index
-    cdef void *critical
-    if stop or thread.ring == NULL or (<SpdkThread>owner)._reactor is not None or thread.polling:
-        return stop
-    stop = visit_waiting(thread.ring, visit, arg)
-    index = thread.batch_next
-    while index < thread.batch_count and not stop:
-        stop = visit_message(&thread.batch[index], visit, arg)
-        index += 1
-    critical = st_loadp_relaxed(&thread.critical)
-    if not stop and critical != NULL and critical != CLOSED_SLOT:
-        stop = visit(<PyObject *>critical, arg)
-    return stop
-
-
-st_replace_traverse(<PyObject *>SpdkThread, traverse)
-
->>>>>>> a94e52fa3adbebebe1a8a44fba83831b5b47ac72
 trace_enrol(&st_trace_word)
 late_fill(LATE_THREAD, SpdkThread)
 if os.environ.get("SPDKTHREAD_TRACE"):
