@@ -149,6 +149,11 @@ _HOMES = {
 
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
+# What a thread's methods reach on the floors above it. They come with the first thing that can make a thread: an import
+# in the middle of a program may be interrupted by a signal handler, or a destructor, that needs the same module.
+_MAKERS = {"group", "io_device", "lib", "reactor", "thread"}
+_REACHED = ("coro", "acall", "for_each", "foreign", "io_device", "placement", "reactor", "aio")
+
 if PathFinder.find_spec("spdkthread.thread", __path__) is None:
     raise ImportError(
         f"the spdkthread in {__path__[0]} has no extension modules for this Python: it is the source tree. Build it "
@@ -160,7 +165,11 @@ if PathFinder.find_spec("spdkthread.thread", __path__) is None:
 def __getattr__(name: str) -> Any:
     module = _MODULE_OF.get(name)
     if module is not None:
-        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        if module in _MAKERS:
+            for reached in _REACHED:
+                importlib.import_module(f"{__name__}.{reached}")
+        globals()[name] = value
         return value
     if not name.startswith("_"):
         try:

@@ -7,6 +7,7 @@ can be held, or belongs to one process, remembers the generation in which it was
 
 spin lock         0: free; a generation: taken in it. One of another generation is taken as if it were free.
 `ReentrantLock`   a new lock at its first use in the child, unless the OS thread that forked holds it itself.
+imports           those of other OS threads that are under way come to their end before the fork.
 `wakeup_state`       one of another generation is never used again, see wakeup.pxd.
 
 Descriptors that live on in the child are closed, or replaced in their places, as soon as it begins: see

@@ -1,5 +1,8 @@
 """Forks: what was made before one, and locks that the child finds free. See ``forks.pxd``."""
 
+import _frozen_importlib
+import os
+import sys
 from threading import RLock
 
 from libc.stdint cimport uint32_t
@@ -24,6 +27,28 @@ cdef extern from *:
 fork_generation = 1
 if st_watch_forks(&fork_generation):
     raise MemoryError("no memory for the watch of forks")
+
+
+# Of the import system: the locks of modules that are being imported, by name, and what waits for one of them.
+module_locks = getattr(_frozen_importlib, "_module_locks", {})
+wait_for_import = getattr(_frozen_importlib, "_lock_unlock_module", None)
+
+
+def finish_imports():
+    """Before a fork: wait for what other OS threads are importing at the moment.
+
+    The lock of such a module stays shut in the child, and the library imports some only when it needs them: asyncio
+    with the first cancelled coroutine, its own upper modules. What users import is not waited for, it may never come
+    to an end; the standard library's modules and these do at once.
+    """
+    for name in tuple(module_locks):
+        package = name.partition(".")[0]
+        if package == "spdkthread" or package in sys.stdlib_module_names:
+            wait_for_import(name)
+
+
+if wait_for_import is not None:
+    os.register_at_fork(before=finish_imports)
 
 
 cdef class ReentrantLock:

@@ -435,8 +435,10 @@ cdef class IoDevice:
     cdef IoChannel _new_channel(self):
         return IoChannel.__new__(IoChannel)
 
-    def _destroy_now(self, IoChannel channel):
+    def _destroy_now(self, IoChannel channel not None):
         """The end of a channel, on its thread."""
+        if channel.device is not self:
+            raise DeviceError(f"{channel!r} is not one of {self!r}")
         channel.c.refs = 0
         self._unlist(channel)
         if st_tracing():
@@ -928,7 +930,7 @@ cdef class IoChannelIter:
         (<SpdkThread>thread)._let_go(self)
         self._go_on(status)
 
-    def _visit(self, SpdkThread thread):
+    def _visit(self, SpdkThread thread not None):
         """On the thread of the next channel, by a message. The channel is looked up here and not before."""
         cdef channel_s *channel = thread_channel(&thread.c, &self.device.c)
         if channel == NULL:

@@ -498,7 +498,7 @@ cdef class IoBufPool(IoDevice):
             core_free(self.pool.classes[which].next)
             core_free(self.pool.classes[which].holder)
 
-    def create_channel(self, channel):
+    def create_channel(self, channel not None):
         """What a thread has of the pool. Only the library calls it."""
         cdef IoChannel one = channel
         cdef ThreadHome home = ThreadHome.__new__(ThreadHome)
@@ -519,7 +519,7 @@ cdef class IoBufPool(IoDevice):
 
     def destroy_channel(self, channel):
         """The end of `create_channel`."""
-        leave_pool(<ThreadHome>channel.ctx)
+        leave_pool(<ThreadHome?>channel.ctx)
 
     def channel(self, module, *, small_cache=128, large_cache=16):
         """A channel of the current thread, for one module: its caches and its statistics.

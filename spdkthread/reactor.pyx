@@ -472,13 +472,13 @@ cdef class Reactor(ReactorState):
 
     # For the modules around this one: which threads it polls, and its descriptors
 
-    def _hand_over(self, SpdkThread thread, Reactor to):
+    def _hand_over(self, SpdkThread thread not None, Reactor to not None):
         hand_over(self, thread, to)
 
-    def _watch_fds(self, SpdkThread thread):
+    def _watch_fds(self, SpdkThread thread not None):
         watch_fds(self, thread)
 
-    def _unwatch_fds(self, SpdkThread thread):
+    def _unwatch_fds(self, SpdkThread thread not None):
         unwatch_fds(self, thread)
 
     # Requests
@@ -716,7 +716,7 @@ cdef class Reactor(ReactorState):
     def _stalled(self):
         return stalled(self)
 
-    def _unaccounted_since(self, SpdkThread thread):
+    def _unaccounted_since(self, SpdkThread thread not None):
         return unaccounted_since(self, thread)
 
     def _last_report(self):

@@ -341,7 +341,7 @@ cdef class ThreadBase:
             self._send_lib(self._add_poller, (poller,), 0)
         return poller
 
-    def _add_poller(self, Poller poller):
+    def _add_poller(self, Poller poller not None):
         poller_add(&self.c, poller)
 
     cdef int _request(self, int what, Poller poller) except -1:
@@ -380,7 +380,7 @@ cdef class ThreadBase:
             poller.wanted = what
         return 0
 
-    def _do_wanted(self, Poller poller):
+    def _do_wanted(self, Poller poller not None):
         cdef int what
         with requests_lock:
             what = poller.wanted
@@ -388,7 +388,7 @@ cdef class ThreadBase:
         if what != POLLER_NOTHING:
             poller_act(&self.c, what, poller)
 
-    def _poller_act(self, int what, Poller poller):
+    def _poller_act(self, int what, Poller poller not None):
         poller_act(&self.c, what, poller)
 
     # Inside: timers
@@ -427,10 +427,10 @@ cdef class ThreadBase:
 
     # Inside: file descriptors
 
-    def _fd_add(self, FdHandler handler):
+    def _fd_add(self, FdHandler handler not None):
         self._fds.add(handler)
 
-    def _fd_remove(self, FdHandler handler):
+    def _fd_remove(self, FdHandler handler not None):
         self._fds.remove(handler)
 
     def _run_fds(self):
@@ -492,6 +492,7 @@ cdef class ThreadBase:
 
     def _finish_exit(self):
         """At the end of a poll that found nothing left: become exited, unless a message came in at the last moment."""
+        self._check_ready()
         if self._coroutines is not None and self._coroutines.close_generators():
             return
         if not st_casp_acq_rel(&self.c.critical, NULL, <void *>CRITICAL_CLOSED):
@@ -540,6 +541,7 @@ cdef class ThreadBase:
 
     def _waiting(self):
         """What was accepted and has not run, without taking it: for a report. Only while nothing polls."""
+        self._check_ready()
         return [LeftoverMessage(self.name, name) for name in undelivered_names(&self.c)]
 
     def _die(self):
@@ -548,6 +550,7 @@ cdef class ThreadBase:
         What waits in it is left alone: it runs in the parent, and a lock inside it may be held by an OS thread that
         is not here.
         """
+        self._check_ready()
         if self._dead:
             return              # its reactor or its library has called this before
         self._give_up(self._owned_by())

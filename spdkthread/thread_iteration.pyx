@@ -105,7 +105,7 @@ cdef class Iteration:
                 except ThreadExitedError:
                     pass        # it exited between the look and the send
 
-    def visit(self, SpdkThread thread):
+    def visit(self, SpdkThread thread not None):
         try:
             self.fn()
         except (KeyboardInterrupt, SystemExit):

@@ -3,6 +3,7 @@
 cimport cython
 
 import logging
+import sys
 import weakref
 from collections.abc import AsyncGenerator as AsyncGeneratorABC
 from collections.abc import Coroutine as CoroutineABC
@@ -69,6 +70,9 @@ cdef extern from *:
         here->async_gen_firstiter = first;
         here->async_gen_finalizer = finalizer;
     }
+    static inline int st_generators_are_of(PyObject *first) {
+        return PyThreadState_Get()->async_gen_firstiter == first;
+    }
     static inline void st_reset_generator_hooks(st_generator_hooks *before) {
         PyThreadState *here = PyThreadState_Get();
         PyObject *first = here->async_gen_firstiter;
@@ -83,6 +87,7 @@ cdef extern from *:
         pass
     void st_set_generator_hooks(generator_hooks *before, PyObject *first, PyObject *finalizer)
     void st_reset_generator_hooks(generator_hooks *before)
+    bint st_generators_are_of(PyObject *first)
     void *st_current_coroutine
     uint32_t st_strays
     uint64_t st_last_stray
@@ -114,8 +119,21 @@ cdef object cancelled_error():
 
 
 cdef bint in_coroutine() noexcept:
-    """Whether a spawned coroutine is running on this OS thread."""
-    return st_current_coroutine != NULL
+    """Whether a spawned coroutine is running on this OS thread, and not an event loop inside it.
+
+    Such a loop, of a signal handler for instance, has put its own hooks for asynchronous generators in place of ours.
+    """
+    return st_current_coroutine != NULL and (
+        st_generators_are_of(<PyObject *>first_step) or not asyncio_runs()
+    )
+
+
+cdef bint asyncio_runs() noexcept:
+    try:
+        asyncio = sys.modules.get("asyncio")
+        return asyncio is not None and asyncio._get_running_loop() is not None
+    except Exception:
+        return False        # it is being imported
 
 
 cdef bint stray() noexcept:
@@ -794,7 +812,7 @@ cdef class FutureWait(Suspension):
 def await_future(FutureCore future not None):
     """What ``await future`` does, in a spawned coroutine or under asyncio."""
     cdef FutureWait wait
-    if st_current_coroutine == NULL:
+    if not in_coroutine():
         return await_under_asyncio(future, asyncio_loop(future))
     wait = FutureWait.__new__(FutureWait)
     wait.future = future

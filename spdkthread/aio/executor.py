@@ -159,7 +159,7 @@ class ThreadExecutor(Executor):
         if not isinstance(thread, SpdkThread):
             raise TypeError(f"threads must be SpdkThreads, got {type(thread).__name__}")
         # Those that are over: nothing is under way there, and nothing goes there any more.
-        for key, old in list(self._workers.items()):
+        for key, old in self._workers.copy().items():  # a collection may add one at any tuple of an iteration
             if old.thread.is_exited and not old.under_way:
                 self._workers.pop(key, None)
         return self._workers.setdefault(id(thread), _Worker(thread))

@@ -15,6 +15,7 @@ from spdkthread.app.options import AppOptions
 from spdkthread.core_claims import CoreClaims
 from spdkthread.error_log import describe
 from spdkthread.errors import SpdkThreadError
+from spdkthread.forks import ReentrantLock
 from spdkthread.group import ReactorGroup
 from spdkthread.iobuf import IoBufPool
 from spdkthread.lib import ThreadLib
@@ -72,7 +73,7 @@ class App:
         self._main: Callable[[App], object] | None = None
         self._iobuf_pool: IoBufPool | None = None
         self._iobuf_options: dict[str, Any] = {}
-        self._pool_lock = threading.Lock()
+        self._pool_lock = ReentrantLock()
 
     def __repr__(self) -> str:
         return f"<App {self.options.name!r}>"

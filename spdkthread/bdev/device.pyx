@@ -536,7 +536,7 @@ cdef class Bdev(IoDevice):
         """Write zeros, without a buffer; as `read`. Resolves to `nbytes`."""
         return self._start("write_zeroes", (offset, nbytes), thread)
 
-    def _start(self, str what, tuple args, thread):
+    def _start(self, str what not None, tuple args not None, thread):
         cdef thread_s *here = current_thread()
         if thread is not None and not isinstance(thread, SpdkThread):
             raise TypeError(f"thread must be an SpdkThread or None, got {type(thread).__name__}")
@@ -550,7 +550,7 @@ cdef class Bdev(IoDevice):
             thread.send_msg(self._issue_remote, what, args, waiter)
         return future
 
-    def _issue(self, str what, tuple args, Awaited waiter):
+    def _issue(self, str what not None, tuple args not None, Awaited waiter not None):
         """On the thread: begin the request."""
         waiter.channel = channel = self.get()
         try:
@@ -560,7 +560,7 @@ cdef class Bdev(IoDevice):
             channel.put()
             raise
 
-    def _issue_remote(self, str what, tuple args, Awaited waiter):
+    def _issue_remote(self, str what not None, tuple args not None, Awaited waiter not None):
         try:
             self._issue(what, args, waiter)
         except (KeyboardInterrupt, SystemExit):
@@ -568,7 +568,7 @@ cdef class Bdev(IoDevice):
         except BaseException as error:
             waiter.future.set_exception(error)
 
-    def _any_thread(self, str what):
+    def _any_thread(self, str what not None):
         for channel in self.channels:
             return channel.thread
         for thread in self.lib.threads:
@@ -653,7 +653,7 @@ cdef class BdevChannel(IoChannel):
         words = IoChannel.__repr__(self)[10:].removesuffix(">")
         return f"<BdevChannel{words}, {c.q.in_use} of {c.depth} requests, {how}>"
 
-    def _begin(self, Bdev bdev):
+    def _begin(self, Bdev bdev not None):
         """Make the queue."""
         cdef channel_state *c = <channel_state *>core_calloc(1, sizeof(channel_state))
         cdef bq_request *requests = <bq_request *>core_calloc(bdev.depth, sizeof(bq_request))

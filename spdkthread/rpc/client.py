@@ -1,13 +1,15 @@
 """Client: calls methods of a JSON-RPC server on a unix socket, ours or SPDK's."""
 
 import json
+import os
 import socket
-import threading
 import time
 from types import TracebackType
 from typing import Any, Self
 
 from spdkthread.checks import check_number
+from spdkthread.errors import SpdkThreadError
+from spdkthread.forks import ReentrantLock
 from spdkthread.rpc.address import read_address
 from spdkthread.rpc.errors import RpcError
 
@@ -40,7 +42,8 @@ class Client:
     Notes
     -----
     **Thread safety:** any OS thread; one call at a time, the others wait. Not on a reactor's own OS thread, which it
-    would block. Answers to ``spdk.rpc.client.JSONRPCClient``.
+    would block. A signal handler, or a destructor, that interrupts a call may close the client, and is refused a call
+    of its own. The child of a fork has to connect for itself. Answers to ``spdk.rpc.client.JSONRPCClient``.
     """
 
     def __init__(self, path: str = "/var/tmp/spdk.sock", *, timeout_s: float = 60.0):
@@ -48,7 +51,9 @@ class Client:
             raise ValueError(f"timeout_s must be above 0, got {timeout_s!r}")
         self.path = path
         self.timeout_s = timeout_s
-        self._lock = threading.Lock()
+        self._lock = ReentrantLock()
+        self._pid = os.getpid()
+        self._calling: str | None = None
         self._next_id = 0
         self._rest = b""
         address = read_address(path)
@@ -96,52 +101,65 @@ class Client:
         TimeoutError
             When there is no answer within ``timeout_s``. The connection is closed then.
         OSError
-            When the connection ends.
+            When the connection ends, or is that of the process that this one was forked from.
+        SpdkThreadError
+            In a signal handler or a destructor that has interrupted a call of this client.
         """
         with self._lock:
+            if self._pid != os.getpid():
+                self._close()  # the parent's copy stays open
+                raise ConnectionError(f"{self!r} was connected before a fork: make a new one in the child")
+            if self._calling is not None:
+                raise SpdkThreadError(
+                    f"{self!r} is in the middle of {self._calling}, which this call interrupts: make another Client"
+                )
             if self._socket is None:
                 raise ConnectionError(f"{self!r}: make a new one")
-            self._next_id += 1
-            request: dict[str, Any] = {"jsonrpc": "2.0", "id": self._next_id, "method": method}
-            if params is not None:
-                request["params"] = params
-            text = json.dumps(request).encode() + b"\n"
+            self._calling = method
             try:
-                answer = self._exchange(text, self._next_id)
+                self._next_id += 1
+                request: dict[str, Any] = {"jsonrpc": "2.0", "id": self._next_id, "method": method}
+                if params is not None:
+                    request["params"] = params
+                text = json.dumps(request).encode() + b"\n"
+                answer = self._exchange(self._socket, text, self._next_id)
             except BaseException as error:
                 # What is left of this answer would be taken for the next one's.
+                closed = self._socket is None
                 self._close()
                 if isinstance(error, TimeoutError):
                     raise TimeoutError(f"{method} was not answered within {self.timeout_s:g} s by {self!r}") from None
+                if closed and isinstance(error, OSError):
+                    raise ConnectionError(f"{self!r} was closed during {method}") from None
                 raise
+            finally:
+                self._calling = None
         if "error" in answer:
             raise RpcError(answer["error"]["code"], answer["error"]["message"])
         return answer["result"]
 
-    def _exchange(self, text: bytes, id: int) -> dict[str, Any]:
+    def _exchange(self, connection: socket.socket, text: bytes, id: int) -> dict[str, Any]:
         give_up = time.monotonic() + self.timeout_s
-        assert self._socket is not None
-        self._socket.settimeout(self.timeout_s)
-        self._socket.sendall(text)
+        connection.settimeout(self.timeout_s)
+        connection.sendall(text)
         while True:
-            answer = json.loads(self._read_line(give_up))
+            answer = json.loads(self._read_line(connection, give_up))
             # An error without an id answers what could not be read as a request.
             if isinstance(answer, dict) and (
                 answer.get("id") == id or (answer.get("id") is None and "error" in answer)
             ):
                 return answer
 
-    def _read_line(self, give_up: float) -> bytes:
+    def _read_line(self, connection: socket.socket, give_up: float) -> bytes:
         """The next response: compact JSON, which has no end of line inside, and an end of line."""
-        assert self._socket is not None
         pieces = [self._rest]
         size = len(self._rest)
         while b"\n" not in pieces[-1]:
             left_s = give_up - time.monotonic()
             if left_s <= 0:
                 raise TimeoutError
-            self._socket.settimeout(left_s)
-            data = self._socket.recv(1 << 16)
+            connection.settimeout(left_s)
+            data = connection.recv(1 << 16)
             if not data:
                 raise ConnectionError(f"the server of {self!r} closed the connection before it answered")
             size += len(data)

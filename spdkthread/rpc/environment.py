@@ -2,10 +2,10 @@
 
 import logging
 import os
-import threading
 
 from spdkthread import late
 from spdkthread.errors import SpdkThreadError
+from spdkthread.forks import ReentrantLock
 from spdkthread.lib import ThreadLib
 from spdkthread.rpc.server import Server
 
@@ -15,7 +15,7 @@ logger = logging.getLogger("spdkthread.rpc")
 
 VARIABLE = "SPDKTHREAD_RPC_SOCKET"
 
-_lock = threading.Lock()
+_lock = ReentrantLock()
 _tried_in: int | None = None
 _server: Server | None = None
 
@@ -39,8 +39,7 @@ def open_once(lib: ThreadLib) -> None:
 
 
 def _forget_in_child() -> None:
-    global _lock, _server
-    _lock = threading.Lock()
+    global _server
     _server = None
 
 

@@ -5,7 +5,7 @@ has come. What does not answer in time, because a callback holds it up or nothin
 the counters can be read anywhere, they are only not all of one moment then, and the snapshot says so.
 """
 
-import threading
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -75,74 +75,89 @@ class ReactorView(NamedTuple):
 
 
 class Gather:
-    """One reading under way: complete when the last answer is there or the time is over."""
+    """One reading under way: complete when the last answer is there or the time is over.
+
+    An answer may come inside a signal handler or a destructor that interrupts another one, so there is no lock: each
+    step is one operation of a list, and what completes the reading is who takes `done` out of its list.
+    """
 
     def __init__(self, done: Callable[[], object]):
-        self._lock = threading.Lock()
-        self._missing = 1  # the one that `close_list` counts down
-        self._done: Callable[[], object] | None = done
+        self._missing: list[None] = [None]  # one for each answer, and the one that `close_list` takes out
+        self._done = [done]
         self.deadline = time.monotonic() + PATIENCE_S
 
     def expect(self) -> None:
-        with self._lock:
-            self._missing += 1
+        self._missing.append(None)
 
     def arrived(self) -> None:
-        with self._lock:
-            self._missing -= 1
-            done = self._done if not self._missing else None
-            if done is not None:
-                self._done = None
-        if done is not None:
-            done()
+        self._missing.pop()
+        if not self._missing:
+            self.give_up()
 
     close_list = arrived
 
     def give_up(self) -> None:
         """Do with what is there."""
-        with self._lock:
-            done, self._done = self._done, None
-        if done is not None:
-            done()
+        try:
+            done = self._done.pop()
+        except IndexError:
+            return
+        done()
 
 
 class _Probe:
     """A question that waits in the ring of a thread or at the loop of a reactor. Later readers join the one that
     waits: it has not been answered, so its answer is new enough for them, and a thread that does not run collects one
-    message and not one for each reader."""
+    message and not one for each reader.
+
+    There is no lock, as in `Gather`. A reader is answered by what takes it out of the dict. One that comes late, when
+    the answer may have emptied the dict already, takes itself out again.
+    """
 
     def __init__(self, read: Callable[[bool], Any]):
-        self._lock = threading.Lock()
         self._read: Callable[[bool], Any] | None = read
-        self._readers: list[tuple[Gather, dict, Any]] | None = []
+        self._serials = itertools.count()
+        self._readers: dict[int, tuple[Gather, dict, Any]] = {}
 
     def join(self, gather: Gather, into: dict, key: Any) -> bool:
-        with self._lock:
-            if self._readers is None:
-                return False
-            gather.expect()
-            self._readers.append((gather, into, key))
-            return True
+        """Wait for the answer. False: it is given already."""
+        if self._read is None:
+            return False
+        gather.expect()
+        serial = next(self._serials)
+        self._readers[serial] = gather, into, key
+        return self._read is not None or not self._take_back(serial)
 
     def answer(self) -> None:
         """On the OS thread of what was asked."""
-        with self._lock:
-            readers, self._readers = self._readers, None
-            read, self._read = self._read, None
+        read, self._read = self._read, None
         if read is None:
             return
+        readers = []
+        while self._readers:
+            try:
+                readers.append(self._readers.popitem()[1])
+            except KeyError:
+                break  # it has just taken itself out
         try:
             view = read(True)
-            for _, into, key in readers or ():
+            for _, into, key in readers:
                 into[key] = view
         finally:
-            for gather, _, _ in readers or ():
+            for gather, _, _ in readers:
                 gather.arrived()
 
     def withdraw(self, gather: Gather) -> None:
-        with self._lock:
-            if self._readers is not None:
-                self._readers = [one for one in self._readers if one[0] is not gather]
+        """There will be no answer."""
+        for serial, reader in self._readers.copy().items():
+            if reader[0] is gather:
+                self._take_back(serial)
+
+    def _take_back(self, serial: int) -> bool:
+        reader = self._readers.pop(serial, None)
+        if reader is not None:
+            reader[0].arrived()
+        return reader is not None
 
 
 class Gatherer:
@@ -225,7 +240,6 @@ class Gatherer:
         except SpdkThreadError:
             # It has exited meanwhile, or it takes nothing any more.
             probe.withdraw(gather)
-            gather.arrived()
 
     def _ask_reactor(self, reactor: Reactor, gather: Gather, views: dict[int, tuple]) -> None:
         key = id(reactor)

@@ -15,7 +15,6 @@ import socket
 import stat
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 from spdkthread.core_claims import CoreClaims
 from spdkthread.error_log import describe
 from spdkthread.errors import SpdkThreadError
+from spdkthread.forks import ReentrantLock
 from spdkthread.governor import Governor
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.reactor_registry import available_cores
@@ -49,6 +49,7 @@ from spdkthread.rpc.framing import (
     parse,
 )
 from spdkthread.rpc.gather import Gatherer
+from spdkthread.weak_registry import WeakRegistry
 
 __all__ = ["DEFAULT_PATH", "Server"]
 
@@ -66,7 +67,7 @@ FLUSH_S = 0.5
 
 _Fn = TypeVar("_Fn", bound=Callable[..., Any])
 
-_servers: "weakref.WeakSet[Server]" = weakref.WeakSet()
+_servers = WeakRegistry()
 
 
 class Method(NamedTuple):
@@ -141,7 +142,7 @@ class Server:
         self._methods: dict[str, Method] = {}
         self._aliases: dict[str, str] = {}
         self._warned_aliases: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock = ReentrantLock()
         self._loop: _Loop | None = None
         for table in _tables:
             for method in table.methods:
@@ -337,7 +338,6 @@ class Server:
     def _close_in_child(self) -> None:
         """In the child of a fork: the socket is the parent's."""
         loop, self._loop = self._loop, None
-        self._lock = threading.Lock()
         if loop is not None:
             loop.close_in_child()
 
@@ -850,12 +850,12 @@ def _lock_path(path: str) -> int:
 @atexit.register
 def _stop_forgotten() -> None:
     """Interpreter exit: no socket is left behind that nothing serves."""
-    for server in list(_servers):
+    for server in _servers.all():
         server.stop()
 
 
 def _close_in_child() -> None:
-    for server in list(_servers):
+    for server in _servers.all():
         server._close_in_child()
 
 

@@ -589,6 +589,25 @@ def test_cancelling_from_another_os_thread_ends_a_coroutine_on_a_reactor(reactor
 # What cannot be awaited
 
 
+@pytest.mark.parametrize("loop_factory", [asyncio.SelectorEventLoop, aio.EventLoop])
+def test_an_event_loop_that_runs_inside_a_coroutine_awaits_as_everywhere_under_asyncio(thread, reactor, loop_factory):
+    other = reactor.create_thread("disk")
+
+    async def inside():
+        return await other.acall(abs, -1), await other.call(abs, -2), await asyncio.wait_for(other.acall(abs, -3), 30)
+
+    async def outside():
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            first = runner.run(inside())
+        await aio.sleep_us(0)
+        return *first, await other.acall(abs, -4), await other.call(abs, -5)
+
+    future = thread.spawn(outside())
+    while not future.done():
+        thread.poll()
+    assert future.result(0) == (1, 2, 3, 4, 5)
+
+
 def test_awaiting_an_asyncio_future_is_a_clear_error(thread):
     loop = asyncio.new_event_loop()
     foreign = loop.create_future()

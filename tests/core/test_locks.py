@@ -1,91 +1,17 @@
 """Locks of the library: whatever runs while one is held may call the library, and no fork leaves one shut."""
 
-import textwrap
 import threading
 
+import interruptions
 import pytest
-from support import PATIENCE_S, elsewhere, finish, run_python
+from support import PATIENCE_S, elsewhere, finish
 
 from spdkthread import SpdkThread, ThreadLib
 from spdkthread.error_log import ErrorLog
 from spdkthread.forks import ReentrantLock
 
-PRELUDE = f"""
-import faulthandler, gc, itertools, logging, os, signal, sys, threading, time, warnings
-faulthandler.dump_traceback_later({PATIENCE_S * 0.8}, exit=True)
-logging.disable(logging.CRITICAL)
-warnings.simplefilter("ignore", DeprecationWarning)     # fork in a process with threads: that is the point here
-import spdkthread
-
-class Litter:
-    '''Garbage that calls the library when it is collected.'''
-
-    collected = 0
-    inside = False
-
-    def __init__(self, use):
-        self.me, self.use = self, use
-
-    def __del__(self):
-        Litter.collected += 1
-        if Litter.inside:
-            return
-        Litter.inside = True
-        try:
-            self.use()
-        finally:
-            Litter.inside = False
-
-def at_every_allocation(act, use, rounds=200):
-    '''Collections at every allocation of the collector's; each finds garbage whose destructor calls `use`.'''
-    for number in range(rounds):
-        gc.set_threshold(1)
-        Litter(use)
-        act()
-    gc.set_threshold(700)
-    assert Litter.collected > rounds // 4, Litter.collected
-
-def under_signals(act, handler, seconds=1.0):
-    '''A signal every 50 us, whose handler calls the library, while `act` is called again and again.'''
-    heard = []
-    signal.signal(signal.SIGALRM, lambda *args: (heard.append(1), handler()))
-    signal.setitimer(signal.ITIMER_REAL, 50e-6, 50e-6)
-    give_up = time.monotonic() + seconds
-    try:
-        while time.monotonic() < give_up:
-            act()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    assert heard
-
-def in_child(act):
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(30)        # ends it by its default action
-        try:
-            act()
-            os._exit(0)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-def locks_of(one):
-    from spdkthread.forks import ReentrantLock
-    return [what for what in gc.get_referents(one) if isinstance(what, ReentrantLock)]
-
-def held_elsewhere(lock):
-    '''Another OS thread takes `lock` and keeps it.'''
-    held, over = threading.Event(), threading.Event()
-    def hold():
-        with lock:
-            held.set()
-            over.wait()
-    threading.Thread(target=hold, daemon=True).start()
-    held.wait()
-    return over
+SETTING = """
+import spdkthread.reactor_registry
 
 lib = spdkthread.ThreadLib()
 thread = lib.create_thread("net", ring_size=64)
@@ -140,8 +66,7 @@ USES = ["fail", "make_thread", "look", "use_device", "ask_beside", "make_reactor
 
 
 def program(source):
-    done = run_python(PRELUDE + "\nimport spdkthread.reactor_registry\n" + textwrap.dedent(source))
-    assert (done.returncode, done.stderr) == (0, "")
+    interruptions.program(source, SETTING)
 
 
 @pytest.mark.parametrize("use", USES)
@@ -231,6 +156,64 @@ def test_forks_from_many_threads_leave_no_lock_shut():
         over.set()
         for worker in workers:
             worker.join()
+    """)
+
+
+@pytest.mark.parametrize(
+    "module", ["asyncio.events", "concurrent.futures._base", "spdkthread.aio.acall", "spdkthread.group"]
+)
+def test_a_child_forked_in_the_middle_of_an_import_may_import_the_same(module):
+    """What the library imports when it needs it, another OS thread may be importing at that moment."""
+    interruptions.program(f"""
+        import importlib, importlib.machinery
+        under_way, over = threading.Event(), []
+        class Slow(importlib.machinery.PathFinder):
+            # Takes half a second for one module.
+            @classmethod
+            def find_spec(cls, name, path=None, target=None):
+                if name == {module!r}:
+                    under_way.set()
+                    time.sleep(0.5)
+                return None
+        sys.meta_path.insert(0, Slow)
+        thread = spdkthread.ThreadLib().create_thread("net")
+        importer = threading.Thread(target=lambda: over.append(importlib.import_module({module!r})))
+        importer.start()
+        under_way.wait()
+        async def forever():
+            await spdkthread.aio.sleep_us(1e9)
+        def child():
+            group = spdkthread.ReactorGroup(1)
+            with group:
+                group.create_thread()
+                assert group.executor().submit(abs, -1).result(20) == 1
+            future = thread.spawn(forever())
+            thread.poll()
+            future.cancel()
+            while not future.done():
+                thread.poll()
+            import asyncio
+            async def main():
+                return await thread.acall(abs, -1)
+            with asyncio.Runner(loop_factory=lambda: spdkthread.aio.EventLoop(thread)) as runner:
+                assert runner.run(main()) == 1
+        in_child(child)
+        importer.join()
+        assert over == [sys.modules[{module!r}]]
+    """)
+
+
+def test_a_fork_does_not_wait_for_what_users_import(tmp_path):
+    (tmp_path / "server.py").write_text("import __main__; __main__.under_way.set(); __main__.over.wait()")
+    interruptions.program(f"""
+        sys.path.insert(0, {str(tmp_path)!r})
+        under_way, over = threading.Event(), threading.Event()
+        importer = threading.Thread(target=lambda: __import__("server"))
+        importer.start()
+        under_way.wait()
+        in_child(lambda: None)
+        over.set()
+        importer.join()
     """)
 
 

@@ -21,7 +21,7 @@ from spdkthread import IoDevice, Reactor, SpdkThread, ThreadLib, aio
 from spdkthread.testing import ManualClock
 
 # These wait, or run, until something else acts; there is nothing else here.
-WAIT = {"join", "wait", "result", "exception", "send_msg_wait"}
+WAIT = {"join", "wait", "result", "exception", "send_msg_wait", "look"}
 RUN = {"run", "run_forever", "start", "run_until_complete", "exit", "__exit__", "stop"}
 SKIP = {
     "__class__",
@@ -39,7 +39,8 @@ PATIENCE_S = 30
 def modules():
     yield spdkthread
     for info in pkgutil.walk_packages(spdkthread.__path__, "spdkthread."):
-        yield importlib.import_module(info.name)
+        if not info.name.endswith("__main__"):
+            yield importlib.import_module(info.name)
 
 
 def classes():
@@ -57,7 +58,7 @@ def classes():
 def attempt(fn, *args, **options):
     try:
         return fn(*args, **options)
-    except (Exception, SystemExit, asyncio.CancelledError):
+    except (Exception, SystemExit, KeyboardInterrupt, asyncio.CancelledError):
         return None
 
 
@@ -80,22 +81,40 @@ def use(name, fn, *args):
         outcome.close()
 
 
-def members(target):
-    """What a user may call of an object or a module."""
-    for name in sorted(set(getattr(target, "__all__", None) or dir(target))):
-        if name in SKIP or (name[0] == "_" and name[:2] != "__"):
+def members(target, private=False):
+    """What a user may call of an object or a module; with `private` also what no user should."""
+    public = getattr(target, "__all__", None)
+    for name in sorted(set(dir(target) if private or not public else public)):
+        if name in SKIP or (not private and name[0] == "_" and name[:2] != "__"):
             continue
         value = attempt(getattr, target, name)
         if callable(value):
             yield name, value
 
 
+def strangers():
+    """What its methods may be handed: others past their constructors, and what is made as it should be."""
+    lib = ThreadLib(clock=ManualClock(), exception_handler=lambda context: None)
+    thread = lib.create_thread("net")
+    device = IoDevice("disk", lib=lib).register()
+    with thread:
+        made = [thread, device, thread.get_io_channel(device), thread.register_poller(int), thread.call(int)]
+        made += [lib, Reactor(lib=lib, pin=False), aio.EventLoop()]
+    for cls in (SpdkThread, IoDevice, Reactor, ThreadLib, aio.EventLoop):
+        made += make(cls)
+    return made
+
+
 def exercise(bare):
     """Ask and call everything of it."""
+    several = [(), (None,), (1,), (len,), (bare,), (bare, bare), (len, bare), (bare, 1), (None, None, None)]
+    several += [([],), ("net",), ("net", (), None), ((), ()), ({},)]
+    for one in strangers():
+        several += [(one,), (1, one), (one, one), (one, None), (one, "net", ())]
     for text in (repr, str, hash, len, iter, next, bool):
         use(text.__name__, text, bare)
-    for name, method in members(bare):
-        for args in ((), (None,), (1,), (len,), (bare,), (bare, bare), (len, bare), (bare, 1), (None, None, None)):
+    for name, method in members(bare, private=True):
+        for args in several:
             use(name, method, *args)
         if name in ("result", "exception", "wait", "join"):
             attempt(method, 0)
