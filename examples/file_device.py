@@ -21,8 +21,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 
 from spdkthread import Reactor, SpdkThread, ticks
-from spdkthread.bdev import Bdev
-from spdkthread.bdev.job import Histogram
+from spdkthread.bdev import Bdev, Histogram
 
 Completion = Callable[[int, OSError | None], object]
 

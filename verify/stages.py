@@ -29,6 +29,8 @@ SHORT_SUITE = [
     "tests/test_found.py",
     "tests/test_iobuf.py",
     "tests/test_spinlock.py",
+    "tests/bdev/test_bdev.py",
+    "tests/sock/test_sock.py",
 ]
 # Compiles, installs or measures the library itself, or wants more memory than a sanitizer leaves.
 NOT_UNDER_SANITIZERS = ["test_packaging.py", "test_docs.py", "test_typing.py"]
@@ -151,7 +153,7 @@ def faults(run: Run) -> dict:
     """Every allocation fails in turn; then limits, signals and misbehaving callbacks, all under AddressSanitizer."""
     tree, environment = address(run)
     figures = module(run, "faults", "--seed", run.seed, cwd=tree, environment=environment, timeout_s=3600)
-    tests = ["tests/test_limits.py", "tests/test_misbehaviour.py"]
+    tests = ["tests/test_limits.py", "tests/test_misbehaviour.py", "tests/bdev/test_bdev.py"]
     output = python([*PYTEST, "-o", "timeout=600", *tests], run.log, cwd=tree, environment=environment, timeout_s=3600)
     return figures | pytest_counts(output)
 

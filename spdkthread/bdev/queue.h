@@ -38,6 +38,7 @@ enum {
     BQ_WORKERS = 8,                     /* OS threads of a channel without io_uring */
     BQ_MOST = 0x7ffff000,               /* bytes that the kernel takes in one call */
     BQ_ZERO_BYTES = 1 << 16,
+    BQ_FIXED = 2,
     BQ_MISSES = 8,                      /* reads in a row that were not in the page cache, until it is tried less */
 };
 
@@ -58,6 +59,7 @@ typedef struct bq_request {
     char *buf;
     uint64_t nbytes, offset;
     uint64_t done;                      /* bytes that earlier attempts have moved */
+    uint64_t begun;                     /* ticks; 0: its latency is not counted */
     struct iovec *iov;                  /* of the vectored ones: the request's own copy, shortened from attempt to attempt */
     uint32_t iov_count;
     int op;
@@ -97,6 +99,8 @@ typedef struct bq_queue {
     int cache_first;                    /* a lone read looks into the page cache by itself */
     uint32_t misses;
     uint64_t calls;                     /* of the kernel for submission */
+    struct iovec fixed[BQ_FIXED];       /* memory of an iobuf pool, which the ring has registered */
+    uint32_t fixed_wish, fixed_count;   /* pieces of it; and of them those that the kernel has taken: all or none */
     int event_fd, event_write_fd;
     atomic_int sleeping;                /* pool: make the event readable */
     _Atomic(bq_request *) finished;     /* pool: a stack */
@@ -356,6 +360,15 @@ static int bq_from_cache(bq_queue *q) {
 #endif
 }
 
+/* The registered memory in which an attempt's bytes are; -1: they are elsewhere. */
+static inline int bq_fixed_index(const bq_queue *q, const struct iovec *piece) {
+    for (uint32_t k = 0; k < q->fixed_count; k++) {
+        uintptr_t at = (uintptr_t)piece->iov_base - (uintptr_t)q->fixed[k].iov_base;
+        if (at < q->fixed[k].iov_len && piece->iov_len <= q->fixed[k].iov_len - at) return (int)k;
+    }
+    return -1;
+}
+
 static void bq_write_sqe(bq_queue *q, bq_request *r) {
     struct uring_sqe *sqe = uring_next(&q->ring);
     sqe->user_data = (uint64_t)(uintptr_t)r;
@@ -376,7 +389,12 @@ static void bq_write_sqe(bq_queue *q, bq_request *r) {
         sqe->addr = (uint64_t)(uintptr_t)r->attempt;
         sqe->len = r->attempt_count;
     } else {
-        sqe->opcode = r->op == BQ_READ ? URING_OP_READ : URING_OP_WRITE;
+        int fixed = bq_fixed_index(q, &r->one);
+        if (fixed < 0) sqe->opcode = r->op == BQ_READ ? URING_OP_READ : URING_OP_WRITE;
+        else {
+            sqe->opcode = r->op == BQ_READ ? URING_OP_READ_FIXED : URING_OP_WRITE_FIXED;
+            sqe->buf_index = (uint16_t)fixed;
+        }
         sqe->addr = (uint64_t)(uintptr_t)r->one.iov_base;
         sqe->len = (uint32_t)r->one.iov_len;
     }
@@ -574,10 +592,16 @@ static int bq_connect(bq_queue *q, int uring_wish) {
     if (failed) return failed;
     q->backend = BQ_THREADS;
     q->refused = 0;
+    q->fixed_count = 0;
     if (uring_wish) {
         failed = bq_double.setup_errno;
         if (!failed) failed = uring_open(&q->ring, q->depth, q->file, q->event_fd);
-        if (!failed) q->backend = BQ_URING;
+        if (!failed) {
+            q->backend = BQ_URING;
+            /* More locked memory than the process may have: the kernel looks the pages up, request by request. */
+            if (q->fixed_wish && !uring_register_buffers(&q->ring, q->fixed, q->fixed_wish))
+                q->fixed_count = q->fixed_wish;
+        }
         q->refused = failed;
     }
     if (failed && uring_wish == 1) {

@@ -12,7 +12,7 @@ from compiled import compiled
 from devices import end
 from support import elsewhere, eventually, run_python
 
-from spdkthread import DeviceError, NoThreadError, ThreadLib, WrongThreadError
+from spdkthread import DeviceError, IoBufPool, NoThreadError, ThreadLib, WrongThreadError
 from spdkthread.bdev import AlignmentError, BackendError, Bdev, QueueFullError, device
 from spdkthread.testing import poll_until_idle
 
@@ -332,6 +332,86 @@ def test_requests_of_a_turn_are_submitted_by_one_call(rig):
         rig.begin("read", bytearray(64), 64 * block)
     assert rig.run(32) == [(64, None)] * 32
     assert rig.channel.submissions == before + 1
+
+
+def test_latencies_are_counted_once_it_was_asked_for(rig):
+    assert rig.channel.histogram is None
+    rig.one("read", bytearray(8), 0)
+    with rig.thread:
+        rig.channel.enable_histogram()
+    histogram = rig.channel.histogram
+    for _ in range(3):
+        rig.one("read", bytearray(8), 0)
+    rig.one("flush")
+    assert histogram.count == 4
+    assert 0 < histogram.percentile(50) <= histogram.percentile(100) <= histogram.max
+    buckets = histogram.buckets()
+    assert buckets["count"].sum() == 4
+    assert (buckets["begin_ns"] < buckets["end_ns"]).all()
+    assert buckets["begin_ns"][0] <= histogram.mean <= buckets["end_ns"][-1]
+    with rig.thread:
+        rig.channel.enable_histogram()
+        assert rig.channel.histogram is histogram
+        rig.channel.enable_histogram(False)
+    assert rig.channel.histogram is None
+    rig.one("read", bytearray(8), 0)
+    assert histogram.count == 4
+
+
+def test_a_request_from_before_is_not_counted(rig):
+    rig.begin("read", bytearray(8), 0)
+    with rig.thread:
+        rig.channel.enable_histogram()
+    rig.begin("read", bytearray(8), 0)
+    rig.run(2)
+    assert rig.channel.histogram.count == 1
+
+
+def test_latencies_of_native_completions_are_counted(rig):
+    results = []
+    fn = COMPLETION(lambda ctx, result: results.append(result))
+    with rig.thread:
+        rig.channel.enable_histogram()
+        rig.channel.read_native(bytearray(8), 0, fn)
+    eventually(lambda: rig.thread.poll() is not None and results)
+    assert rig.channel.histogram.count == 1
+
+
+def test_only_the_channels_thread_enables_its_histogram(rig):
+    with pytest.raises(WrongThreadError, match="enable_histogram"):
+        rig.channel.enable_histogram()
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_buffers_of_a_pool_that_is_registered(make, path, direct):
+    rig = make(direct=direct)
+    assert rig.channel.registered_bytes == 0
+    pool = IoBufPool(small_count=8, small_size=4096, large_count=2, large_size=16384, lib=rig.lib)
+    registered = make(direct=direct, iobuf_pool=pool)
+    assert registered.bdev.iobuf_pool is pool
+    if registered.bdev.backend == "io_uring":
+        assert registered.channel.registered_bytes == 8 * 4096 + 2 * 16384
+    with registered.thread:
+        buffers = pool.channel("test", small_cache=0, large_cache=0)
+        small, large = buffers.get(4096), buffers.get(16384)
+    memoryview(small)[:] = b"s" * 4096
+    assert registered.one("write", small, 4096) == (4096, None)
+    assert registered.one("read", large, 0) == (16384, None)
+    assert bytes(memoryview(large)[: len(CONTENT)]) == CONTENT[:4096] + b"s" * 4096 + CONTENT[8192:]
+    other = memoryview(mmap.mmap(-1, 4096))
+    assert registered.one("read", other, 4096) == (4096, None)
+    assert bytes(other) == b"s" * 4096
+    with registered.thread:
+        small.put()
+        large.put()
+        buffers.close()
+    ended = pool.close()
+    eventually(lambda: registered.thread.poll() is not None and ended.done())
+
+
+def test_a_pool_is_no_other_object(live_lib, path):
+    with pytest.raises(TypeError, match="iobuf_pool must be an IoBufPool"):
+        Bdev.open(path, iobuf_pool=5, lib=live_lib)
 
 
 def test_a_callback_that_fails_is_reported_and_the_others_run(rig, errors):

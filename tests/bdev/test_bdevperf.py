@@ -8,7 +8,8 @@ import pytest
 from support import PATIENCE_S
 
 from spdkthread.bdev import device, perf
-from spdkthread.bdev.job import WORKLOADS, Histogram
+from spdkthread.bdev.histogram import Histogram
+from spdkthread.bdev.job import WORKLOADS
 
 
 @pytest.fixture
