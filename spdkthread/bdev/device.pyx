@@ -48,6 +48,7 @@ cdef extern from "queue.h" nogil:
         BQ_ZEROES
         BQ_URING
         BQ_PLAN
+        BQ_BATCHES
 
     ctypedef struct bq_request:
         bq_request *next
@@ -90,6 +91,7 @@ cdef extern from "queue.h" nogil:
     void bq_reap(bq_queue *q)
     bq_request *bq_next_done(bq_queue *q)
     bint bq_has_unsubmitted(bq_queue *q)
+    bint bq_has_waiting(bq_queue *q)
     bint bq_has_done(bq_queue *q)
     int bq_probe(int file)
     bint bq_sleep(bq_queue *q)
@@ -206,15 +208,20 @@ cdef inline int complete_native(channel_state *c) noexcept nogil:
 cdef int poll_queue(void *ctx) noexcept nogil:
     """The poller of a channel."""
     cdef channel_state *c = <channel_state *>ctx
-    cdef int count
+    cdef int count = 0, calls = 0
     cdef uint64_t now
     if c.generation != fork_generation:
         active_resume(c.thread, c.reporter)
         active_pause(c.thread, c.poller)
         return 0
-    bq_reap(&c.q)
-    count = complete_native(c)
-    bq_flush(&c.q)
+    # A whole queue at most, in batches; what has completed meanwhile makes room for the next ones.
+    while True:
+        bq_reap(&c.q)
+        count += complete_native(c)
+        bq_flush(&c.q)
+        calls += 1
+        if calls == BQ_BATCHES or not bq_has_waiting(&c.q):
+            break
     if count:
         c.idle_since = 0
     if c.q.out_count == 0 and not bq_has_unsubmitted(&c.q):

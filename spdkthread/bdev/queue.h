@@ -39,6 +39,8 @@ enum {
     BQ_MOST = 0x7ffff000,               /* bytes that the kernel takes in one call */
     BQ_ZERO_BYTES = 1 << 16,
     BQ_FIXED = 2,
+    BQ_LEAST_BATCH = 8,
+    BQ_BATCHES = 4,                     /* calls for a whole queue */
     BQ_MISSES = 8,                      /* reads in a row that were not in the page cache, until it is tried less */
 };
 
@@ -92,6 +94,7 @@ typedef struct bq_queue {
     int backend;
     int refused;                        /* the errno for which there is no io_uring; 0: there is, or it was not asked for */
     uint32_t depth;
+    uint32_t batch;                     /* requests that one call takes at most */
     uint32_t alignment;                 /* O_DIRECT; 0: the page cache is between */
     bq_request *requests, *free, *waiting, *waiting_last, *done, *done_last;
     uint32_t in_use;                    /* not free */
@@ -415,16 +418,20 @@ static void bq_submit(bq_queue *q, uint32_t wait_for) {
 
 static void bq_flush_uring(bq_queue *q) {
     bq_request *r;
+    uint32_t left;
     if (q->cache_first && q->waiting_count == 1 && q->out_count == 0 && bq_from_cache(q)) return;
-    while ((r = q->waiting) != NULL) {
+    /* The kernel hands the requests of a call to the device when it has prepared them all. Were a whole queue one call,
+       the device would have nothing to do meanwhile, then everything at once, and would complete everything at once:
+       the queue goes in quarters, so that the device has some while the kernel prepares the next. */
+    for (left = q->batch; left && (r = q->waiting) != NULL; left--) {
         q->waiting = r->next;
+        q->waiting_count--;
         r->state = BQ_OUT;
         bq_cut(r);
         bq_write_sqe(q, r);
         q->out_count++;
     }
-    q->waiting_last = NULL;
-    q->waiting_count = 0;
+    if (q->waiting == NULL) q->waiting_last = NULL;
     q->calls++;
     bq_submit(q, 0);
 }
@@ -486,9 +493,11 @@ static inline int bq_has_unsubmitted(bq_queue *q) {
     return q->waiting != NULL || (q->backend == BQ_URING && q->ring.unsubmitted != 0);
 }
 
+static inline int bq_has_waiting(bq_queue *q) { return q->waiting != NULL; }
+
 static inline int bq_has_done(bq_queue *q) { return q->done != NULL; }
 
-/* Everything that waits goes to the kernel, by one call. */
+/* What waits goes to the kernel, by one call: everything, but for a batch of a ring at most. */
 static void bq_flush(bq_queue *q) {
     if (q->waiting == NULL) {
         if (q->backend == BQ_URING && q->ring.unsubmitted) bq_submit(q, 0);
@@ -538,7 +547,9 @@ static inline void bq_stay_awake(bq_queue *q) {
 static void bq_wake(bq_queue *q) {
     char rung[64];
     bq_stay_awake(q);
-    while (read(q->event_fd, rung, q->event_fd == q->event_write_fd ? 8 : sizeof rung) > 0) {}
+    /* An eventfd is silent after one read; a pipe is when it is empty. */
+    if (q->event_fd == q->event_write_fd) { if (read(q->event_fd, rung, 8) < 0) return; }
+    else while (read(q->event_fd, rung, sizeof rung) > 0) {}
 }
 
 /* Wait until nothing is on its way; what is done stays on its list. */
@@ -629,6 +640,7 @@ static int bq_open(
 ) {
     q->file = file;
     q->depth = depth;
+    q->batch = depth / BQ_BATCHES > BQ_LEAST_BATCH ? depth / BQ_BATCHES : BQ_LEAST_BATCH;
     q->alignment = alignment;
     q->cache_first = cache_first;
     q->requests = requests;
