@@ -2,7 +2,8 @@
 
 A side is a run of a second or so at one queue depth, so the file is read past the page cache (a device) as well as from
 it. What is compared is the time per request, which at depth 1 is the latency, and the CPU time per request; the
-percentiles of our runs are in the notes. fio is left out where it is not installed (Debian: ``apt install fio``).
+percentiles of our runs are in the notes. At depth 1 the channel looks for the completion rather than sleep, so the CPU
+time is as long as the latency. fio is left out where it is not installed (Debian: ``apt install fio``).
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ SECONDS = {"smoke": 0.05, "quick": 0.5, "full": 2.0}
 MOST_REPEATS = {"smoke": 1, "quick": 3, "full": 5}
 FIO_LEAST_S = 0.5
 BLOCK = 4096
+# Many virtual disks let a guest save up some hundred megabytes of transfers: a short run would be over before it meets
+# the limit at which a longer one goes on.
+RATIONED = 3.0
 OURS = ("native", "python")
 
 
@@ -41,6 +45,7 @@ class Case(NamedTuple):
     direct: bool
     peers: Sequence[str]
     limits: dict[tuple[str, str], float]  # callbacks, peer: our time at most so many times the peer's
+    stretch: float = 1.0  # the runs are so many times as long
 
 
 CASES = (
@@ -58,11 +63,11 @@ CASES = (
     ),
     Case(
         "1 MiB sequential reads, direct, depth 8", 8, 1 << 20, "read", True, ("fio io_uring", "dd"),
-        {("native", "dd"): 1.0},
+        {("native", "dd"): 1.0}, stretch=RATIONED,
     ),
     Case(
         "1 MiB sequential writes, direct, depth 8", 8, 1 << 20, "write", True, ("fio io_uring", "dd"),
-        {("native", "dd"): 1.0},
+        {("native", "dd"): 1.0}, stretch=RATIONED,
     ),
     Case("4 KiB random reads, page cache, depth 32", 32, BLOCK, "randread", False, ("fio io_uring",), {}),
     Case(
@@ -87,7 +92,7 @@ def run(budget: Budget) -> list[Row]:
 
 
 def measure(path: Path, case: Case, budget: Budget) -> list[Row]:
-    seconds = SECONDS[budget.mode]
+    seconds = SECONDS[budget.mode] * case.stretch
     sides: dict[str, Side] = {callbacks: Bdevperf(path, case, seconds, callbacks) for callbacks in OURS}
     rows = []
     for peer in case.peers:
@@ -108,7 +113,7 @@ def measure(path: Path, case: Case, budget: Budget) -> list[Row]:
             rows.append(row)
             if peer == "fio io_uring":
                 row = ratio_row(f"{case.name}, {callbacks} callbacks: CPU", side.cpu_ns, sides[peer].cpu_ns, peer)
-                if callbacks == "native" and row.peer is not None:
+                if callbacks == "native" and case.depth == 32:
                     row.aim(Target("≤ fio's + 1 µs", value=statistics.median(sides[peer].cpu_ns) + 1000))
                 rows.append(row)
     return sorted(rows, key=lambda row: (row.peer_name, row.name))
