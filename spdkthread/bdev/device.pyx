@@ -102,9 +102,10 @@ cdef extern from "queue.h" nogil:
 cdef extern from *:
     """
     /* How often a double of the system calls steps in, and how; see queue.h. */
-    static void bq_double_plan(const int *steps, int count) {
+    static void bq_double_plan(const int *steps, int count, int repeat) {
         bq_double.count = 0;
         bq_double.next = 0;
+        bq_double.repeat = repeat;
         for (int k = 0; k < count; k++) bq_double.steps[k] = steps[k];
         bq_double.count = count;
     }
@@ -112,7 +113,7 @@ cdef extern from *:
     static void bq_double_refuse(int number) { bq_double.setup_errno = number; }
     static void bq_report_last(bq_request **first, bq_request **last, bq_request *r) { bq_put_last(first, last, r); }
     """
-    void bq_double_plan(const int *steps, int count) noexcept nogil
+    void bq_double_plan(const int *steps, int count, bint repeat) noexcept nogil
     int bq_double_left() noexcept nogil
     void bq_double_refuse(int number) noexcept nogil
     void bq_report_last(bq_request **first, bq_request **last, bq_request *r) noexcept nogil
@@ -1207,9 +1208,10 @@ def uring_refusal():
 
 # ---- tests and reports -----------------------------------------------------------------------------------------------
 
-def _plan(*steps):
+def _plan(*steps, repeat=False):
     """For tests: what becomes of the next attempts of any queue. 0: nothing unusual; above: at most so many bytes are
     moved; below: it ends with this negative errno, and the kernel does not see it. Without arguments: nothing more.
+    With `repeat`, of all attempts from now on: the first step comes after the last one. While one thread has requests.
     """
     cdef int plan[64]
     cdef int count = 0
@@ -1218,7 +1220,7 @@ def _plan(*steps):
     for step in steps:
         plan[count] = step
         count += 1
-    bq_double_plan(plan, count)
+    bq_double_plan(plan, count, repeat)
 
 
 def _plan_left():
