@@ -8,13 +8,15 @@ import mmap
 import os
 
 import pytest
+from channels import end
 from compiled import compiled
-from devices import end
 from support import elsewhere, eventually, run_python
 
 from spdkthread import DeviceError, IoBufPool, NoThreadError, ThreadLib, WrongThreadError
 from spdkthread.bdev import AlignmentError, BackendError, Bdev, QueueFullError, device
 from spdkthread.testing import poll_until_idle
+
+pytestmark = [pytest.mark.races, pytest.mark.faults]
 
 COMPLETION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
 CONTENT = bytes(range(256)) * 64
@@ -610,6 +612,7 @@ def test_a_thread_moves_to_another_reactor_with_requests_under_way(live_lib, pat
     bdev.unregister().result(60)
 
 
+@pytest.mark.no_tsan(reason="OS threads started in forked children are not supported there")
 def test_in_the_child_of_a_fork_what_was_under_way_is_cancelled_and_the_channel_works_on(path, backend):
     run = run_python(f"""if True:
         import os, warnings
