@@ -219,7 +219,11 @@ def address_sanitizer(run: Run) -> dict:
         run, "fuzz", "--seconds", seconds, "--seed", 1000 * run.seed + 500,
         cwd=tree, environment=environment, timeout_s=limit(seconds) + 900,
     )  # fmt: skip
-    return figures | fuzzed | sanitized_suite(run, tree, environment)
+    storage = module(
+        run, "storage", "--seconds", seconds, "--seed", run.seed,
+        cwd=tree, environment=environment, timeout_s=limit(seconds) + 900,
+    )  # fmt: skip
+    return figures | fuzzed | storage | sanitized_suite(run, tree, environment)
 
 
 def free_threaded(run: Run) -> dict:

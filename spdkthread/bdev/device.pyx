@@ -104,17 +104,19 @@ cdef extern from *:
     /* How often a double of the system calls steps in, and how; see queue.h. */
     static void bq_double_plan(const int *steps, int count, int repeat) {
         bq_double.count = 0;
-        bq_double.next = 0;
+        bq_double.next = bq_double.taken = 0;
         bq_double.repeat = repeat;
         for (int k = 0; k < count; k++) bq_double.steps[k] = steps[k];
         bq_double.count = count;
     }
+    static int bq_double_taken(void) { return bq_double.taken; }
     static int bq_double_left(void) { return bq_double.count - bq_double.next; }
     static void bq_double_refuse(int number) { bq_double.setup_errno = number; }
     static void bq_report_last(bq_request **first, bq_request **last, bq_request *r) { bq_put_last(first, last, r); }
     """
     void bq_double_plan(const int *steps, int count, bint repeat) noexcept nogil
     int bq_double_left() noexcept nogil
+    int bq_double_taken() noexcept nogil
     void bq_double_refuse(int number) noexcept nogil
     void bq_report_last(bq_request **first, bq_request **last, bq_request *r) noexcept nogil
 
@@ -1226,6 +1228,11 @@ def _plan(*steps, repeat=False):
 def _plan_left():
     """For tests: steps that have not been taken."""
     return bq_double_left()
+
+
+def _plan_taken():
+    """For tests: steps that have been taken since `_plan`."""
+    return bq_double_taken()
 
 
 def _refuse_uring(number):

@@ -114,7 +114,7 @@ typedef struct bq_queue {
 /* A double of the system calls, for tests: what becomes of the next attempts. 0: nothing unusual; above: it moves so
    many bytes at most; below: it ends with this errno and the kernel does not see it. */
 enum { BQ_PLAN = 64 };
-static struct { int steps[BQ_PLAN]; int count, next, repeat, setup_errno; } bq_double;
+static struct { int steps[BQ_PLAN]; int count, next, repeat, taken, setup_errno; } bq_double;
 
 static char bq_zeros[BQ_ZERO_BYTES] __attribute__((aligned(4096)));
 
@@ -127,6 +127,7 @@ static void bq_cut(bq_request *r) {
     r->forced = 0;
     if (bq_double.next < bq_double.count) {
         int step = bq_double.steps[bq_double.next++];
+        bq_double.taken++;
         if (bq_double.repeat && bq_double.next == bq_double.count) bq_double.next = 0;
         if (step < 0) r->forced = step;
         if (step > 0) most = (uint64_t)step;
