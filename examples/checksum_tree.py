@@ -109,8 +109,8 @@ class Walker(Task):
     def worker_for(self, size: int) -> Worker:
         """Return the one that has the least to do; for a small file the one on this reactor.
 
-        Two OS threads that both work in Python, a few microseconds between one system call and the next, hand the GIL to
-        each other all the time, and that takes longer than their work.
+        Two OS threads that both work in Python, a few microseconds between one system call and the next, hand the GIL
+        to each other all the time, and that takes longer than their work.
         """
         here = self.workers[0]
         if GIL and size < SMALL_BYTES and here.backlog() <= AHEAD_BYTES:

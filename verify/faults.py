@@ -13,8 +13,8 @@ import faulthandler
 import functools
 import gc
 import json
-import os
 import mmap
+import os
 import random
 import re
 import socket

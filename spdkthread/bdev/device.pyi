@@ -6,8 +6,8 @@ from _typeshed import ReadableBuffer, WriteableBuffer
 
 from spdkthread.bdev.histogram import Histogram
 from spdkthread.future import SpdkFuture
-from spdkthread.iobuf import IoBufPool
 from spdkthread.io_device import IoChannel, IoDevice
+from spdkthread.iobuf import IoBufPool
 from spdkthread.lib import ThreadLib
 from spdkthread.thread import SpdkThread
 

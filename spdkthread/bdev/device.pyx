@@ -902,8 +902,8 @@ cdef class BdevChannel(IoChannel):
         Parameters
         ----------
         enable : bool, default True
-            True begins an empty histogram when there is none. False lets go of it; whose caller has it may go on reading
-            it.
+            True begins an empty histogram when there is none. False lets go of it; a caller who has it may go on
+            reading it.
 
         Raises
         ------

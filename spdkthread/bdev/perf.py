@@ -142,7 +142,9 @@ def cores(text: str) -> list[int]:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m spdkthread bdevperf", description=(__doc__ or "").partition(": ")[2].strip())
+    parser = argparse.ArgumentParser(
+        prog="python -m spdkthread bdevperf", description=(__doc__ or "").partition(": ")[2].strip()
+    )
     parser.add_argument("file", metavar="FILE", help="a file or block device; workloads that write destroy its content")
     parser.add_argument("-q", "--queue-depth", type=int, default=32, help="requests under way on each core (32)")
     parser.add_argument(

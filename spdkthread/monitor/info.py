@@ -15,6 +15,7 @@ from spdkthread._version import __version__
 
 __all__ = ["main"]
 
+
 def collect() -> dict[str, Any]:
     """The facts, by name."""
     import numpy
