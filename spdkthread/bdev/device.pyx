@@ -421,7 +421,7 @@ cdef class Bdev(IoDevice):
             return f"<{type(self).__name__}, never initialised>"
         how = self.backend
         if self.refused:
-            how += f" (io_uring was refused: {errno.errorcode.get(self.refused, self.refused)})"
+            how += f" (io_uring was refused: {self.refusal})"
         flags = (", direct" if self.direct else "") + (", readonly" if self.readonly else "")
         return f"{IoDevice.__repr__(self).removesuffix(">")}, {how}{flags}>"
 
@@ -510,6 +510,14 @@ cdef class Bdev(IoDevice):
     def backend(self) -> str:
         """``"io_uring"``, or ``"threads"``. **Thread safety:** any OS thread."""
         return "threads" if self.wish == 2 or self.refused else "io_uring"
+
+    @property
+    def refusal(self):
+        """Why the backend is not io_uring although it was asked for, as an errno's name such as ``"EPERM"``; else None.
+
+        **Thread safety:** any OS thread.
+        """
+        return errno.errorcode.get(self.refused, str(self.refused)) if self.refused else None
 
     # Awaited
 

@@ -114,7 +114,7 @@ class Slot:
             job.reads += 1
         if error is not None or count != job.nbytes or (self.checks and self.memory != job.pattern(self.block)):
             job.errors += 1
-            job.first_error = job.first_error or (0 if error is None else error.errno)
+            job.first_error = job.first_error or (0 if error is None else error.errno or 0)
         elif job.verifies and self.writes:
             # Also after the deadline: what was written is read back.
             self.writes = False
@@ -154,7 +154,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-t", "--time", type=float, default=5.0, metavar="SECONDS")
     parser.add_argument("-M", "--read-percent", type=int, default=50, help="of randrw (50)")
     parser.add_argument("-d", "--direct", action="store_true", help="past the page cache")
-    parser.add_argument("--cores", type=cores, default=None, metavar="0,1", help="a reactor on each of these cores")
+    parser.add_argument(
+        "--cores",
+        type=cores,
+        default=None,
+        metavar="0,1",
+        help="a reactor on each of these cores; by default one, where the system puts it",
+    )
     parser.add_argument("--callbacks", choices=("native", "python"), default="native")
     parser.add_argument("--backend", choices=("auto", "io_uring", "threads"), default="auto")
     parser.add_argument("--idle", choices=("adaptive", "poll", "yield"), default="adaptive", help="of the reactors")
@@ -218,7 +224,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     jobs: list[Any] = []
     with contextlib.ExitStack() as stack:
         threads = [
-            stack.enter_context(Reactor(core, idle=options.idle, lib=lib)).create_thread(f"bdevperf {number}")
+            stack.enter_context(Reactor(core, idle=options.idle, pin=core is not None, lib=lib)).create_thread(
+                f"bdevperf {number}"
+            )
             for number, core in enumerate(wanted)
         ]
 

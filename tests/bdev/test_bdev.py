@@ -125,7 +125,7 @@ def test_its_repr_says_what_it_is_and_how_it_reaches_the_kernel(rig, backend):
     assert repr(rig.bdev).startswith("<Bdev 'disk' registered, 1 channel, ")
     assert rig.bdev.backend in repr(rig.bdev)
     if backend == "threads":
-        assert rig.bdev.backend == "threads"
+        assert (rig.bdev.backend, rig.bdev.refusal) == ("threads", None)
     assert "<BdevChannel of 'disk' on 'io', 1 reference, 0 of 128 requests" in repr(rig.channel)
 
 
@@ -714,6 +714,7 @@ def test_where_io_uring_is_refused_os_threads_do_it_and_the_device_says_so(live_
     rig = Rig(live_lib, path)
     assert rig.bdev.backend == "threads"
     assert f"threads (io_uring was refused: {errno.errorcode[number]})" in repr(rig.bdev)
+    assert rig.bdev.refusal == errno.errorcode[number]
     assert rig.one("read", bytearray(8), 0) == (8, None)
     with pytest.raises(BackendError, match=f"{errno.errorcode[number]}.*backend='threads'"):
         Bdev.open(path, backend="io_uring", lib=live_lib)
