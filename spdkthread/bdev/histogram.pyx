@@ -4,8 +4,6 @@ from libc.math cimport ceil
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
-import numpy
-
 from spdkthread.alloc cimport core_calloc, core_free
 
 __all__ = ["Histogram"]
@@ -87,6 +85,9 @@ cdef class Histogram:
             belongs to the next one), and ``count``; all of them uint64.
         """
         cdef uint64_t index
+        # Here: its import starts OS threads, which spin for a while.
+        import numpy
+
         rows = [
             (bucket_begin(index), bucket_begin(index + 1), self.h.buckets[index])
             for index in range(<uint64_t>HISTOGRAM_BUCKETS)

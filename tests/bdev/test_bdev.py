@@ -776,6 +776,12 @@ def test_polls_until_nothing_is_left_end_with_requests_under_way(rig):
     rig.run(1)
 
 
+def test_to_import_it_does_not_import_numpy():
+    """Whose import starts OS threads, and they spin for a while: on few cores that is seen in latencies."""
+    run = run_python("import spdkthread.bdev, sys; print('numpy' in sys.modules)")
+    assert (run.stdout, run.stderr) == ("False\n", "")
+
+
 def test_a_channel_is_made_by_its_device_only():
     with pytest.raises(TypeError, match="cannot create"):
         device.BdevChannel()
