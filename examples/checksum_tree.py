@@ -13,15 +13,16 @@ The lines are in no particular order; ``sha256sum -c`` accepts them. How it work
       inbox [ | | | ]                          inbox [ | | | ]     rings of --ring-size slots
       worker 0   hashes, polled                worker 1   hashes, polled
         |  path, digest                               |
-        +----------------------+----------------------+
-                               v
-                             collector   writes the line when the message arrives
+        +---------------------------------------------+
+        v
+      collector   writes the line when the message arrives
 
 Each name is an SpdkThread, and whatever is handed on is a message. None has a queue of its own: when a ring is full,
 the sender pauses its poller. So the memory in use is bounded by the rings, whatever the size of the tree.
 
 Large files are read and hashed on all cores at once: Python lets go of the GIL meanwhile. What a file costs besides,
-listing, opening and closing it, is Python's work, and on a CPython with the GIL the reactors take turns at that.
+listing, opening and closing it, is Python's work. On a CPython with the GIL two reactors would only hand that to each
+other, so small files go to worker 0, beside the walker and the collector.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ POLL_TICKS = 2_000_000  # a poller gives its reactor back after 2 ms, or after t
 RETRY_US = 200  # how soon a paused poller looks again
 OPEN_DIRECTORIES = 100  # levels below are listed at once, or a deep tree would use up the file descriptors
 FILE_COST_BYTES = 1 << 15  # what opening a file costs, in bytes that could be hashed in that time
+SMALL_BYTES = 1 << 16  # with less than that, a file is mostly Python's work
+GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 AHEAD_BYTES = 1 << 26  # a worker with more before it gets nothing: the next large file is for who is free first
 
 FileId = tuple[int, int]  # device and inode
@@ -96,12 +99,23 @@ class Walker(Task):
     def run(self) -> Generator[bool, None, None]:
         for found in self.find_files():
             if found is not None:
-                while not min(self.workers, key=Worker.backlog).offer(*found):
+                while not self.worker_for(found[1]).offer(*found):
                     yield WAIT
                 self.files += 1
             yield READY
         while not self.collector.thread.try_send_msg(self.collector.expect, self.files):
             yield WAIT
+
+    def worker_for(self, size: int) -> Worker:
+        """Return the one that has the least to do; for a small file the one on this reactor.
+
+        Two OS threads that both work in Python, a few microseconds between one system call and the next, hand the GIL
+        to each other all the time, and that takes longer than their work.
+        """
+        here = self.workers[0]
+        if GIL and size < SMALL_BYTES and here.backlog() <= AHEAD_BYTES:
+            return here
+        return min(self.workers, key=Worker.backlog)
 
     def find_files(self) -> Iterator[tuple[bytes, int] | None]:
         """Yield path and size of each file that ``find -type f`` lists, and None for each step that found none."""
@@ -146,6 +160,7 @@ class Worker(Task):
     def __init__(self, thread: SpdkThread, inbox: SpdkThread, blank_hash: hashlib._Hash, collector: Collector):
         self.inbox, self.blank_hash, self.collector = inbox, blank_hash, collector
         self.buffer = memoryview(bytearray(CHUNK_BYTES))
+        self.buffers = [self.buffer]
         self.path, self.cost = b"", 0
         self.bytes_read = 0
         self.cost_done = 0
@@ -172,11 +187,15 @@ class Worker(Task):
                 yield WAIT
             hasher, problem = self.blank_hash.copy(), None
             try:
-                with open(self.path, "rb", buffering=0) as file:
-                    while count := file.readinto(self.buffer):
+                # Without a file object: as much work again as the system calls, for a small file.
+                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    while count := os.readv(fd, self.buffers):
                         hasher.update(self.buffer[:count])
                         self.bytes_read += count
                         yield READY
+                finally:
+                    os.close(fd)
             except OSError as error:
                 problem = error
             while not self.collector.thread.try_send_msg(self.collector.take, self.path, hasher.hexdigest(), problem):
@@ -226,7 +245,7 @@ class Run:
         self.lib = ThreadLib(exception_handler=self.fail)
         self.reactors = [Reactor(core, lib=self.lib) for core in args.cores]
         self.collector = Collector(
-            self.reactors[-1].create_thread("collector", ring_size=args.ring_size), write, self.finished
+            self.reactors[0].create_thread("collector", ring_size=args.ring_size), write, self.finished
         )
         self.workers = []
         for number, reactor in enumerate(self.reactors):

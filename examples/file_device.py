@@ -22,7 +22,6 @@ from contextlib import ExitStack
 
 from spdkthread import Reactor, SpdkThread, ticks
 from spdkthread.bdev import Bdev
-from spdkthread.bdev.job import Histogram
 
 Completion = Callable[[int, OSError | None], object]
 
@@ -40,13 +39,13 @@ class Job:
         self.blocks = blocks
         self.size = size
         self.under_way = 0
-        self.latencies = Histogram()
         self.result: Future[str] = Future()
         thread.send_msg(self.start)
 
     def start(self) -> None:
         try:
             self.channel = self.bdev.get_io_channel()
+            self.channel.enable_histogram()
         except Exception as error:
             self.result.set_exception(error)
             return
@@ -60,16 +59,15 @@ class Job:
         block = None if self.result.done() else next(self.blocks, None)
         if block is not None:
             self.under_way += 1
-            begun = ticks()
-            self.issue(block, buffer, lambda count, error: self.completed(block, buffer, begun, count, error))
+            self.issue(block, buffer, lambda count, error: self.completed(block, buffer, count, error))
         elif self.under_way == 0:
+            report = self.report()
             self.channel.put()
             if not self.result.done():
-                self.result.set_result(self.report())
+                self.result.set_result(report)
 
-    def completed(self, block: int, buffer: memoryview, begun: int, count: int, error: OSError | None) -> None:
+    def completed(self, block: int, buffer: memoryview, count: int, error: OSError | None) -> None:
         self.under_way -= 1
-        self.latencies.add(ticks() - begun)
         if error is None and count < self.size:
             error = OSError(errno.EIO, f"{count} of {self.size} bytes of block {block}")
         if error is None and not self.good(block, buffer):
@@ -85,11 +83,13 @@ class Job:
         return True
 
     def report(self) -> str:
-        count, seconds = self.latencies.count, (ticks() - self.started) / 1e9
+        latencies = self.channel.histogram
+        assert latencies is not None  # it was enabled
+        count, seconds = latencies.count, (ticks() - self.started) / 1e9
         return (
             f"{self.thread.name}: {count:7,} requests, {count / seconds:9,.0f} IOPS, "
-            f"{count * self.size / seconds / 2**20:7,.0f} MiB/s, latency mean {self.latencies.mean / 1e3:7,.0f} µs, "
-            f"p99 {self.latencies.percentile(99) / 1e3:7,.0f} µs"
+            f"{count * self.size / seconds / 2**20:7,.0f} MiB/s, latency mean {latencies.mean / 1e3:7,.0f} µs, "
+            f"p99 {latencies.percentile(99) / 1e3:7,.0f} µs"
         )
 
 

@@ -16,9 +16,9 @@ COMMANDS = {
     "run": ("spdkthread.monitor.run:main", "run a script on some cores, with an RPC server, with another idle mode"),
     "top": ("spdkthread.monitor.top:main", "a live view of reactors, threads and pollers, also of an SPDK application"),
     "rpc": ("spdkthread.rpc.command:main", "call a method of a JSON-RPC server"),
-    "trace": ("spdkthread.trace.command:main", "record what runs"),
+    "trace": ("spdkthread.trace:main", "record what runs"),
     "perf": ("spdkthread.monitor.perf:main", "messages, turns and pollers a second: event_perf and its kin"),
-    "bdevperf": ("spdkthread.bdev.bdevperf:main", "requests a second of a file or block device"),
+    "bdevperf": ("spdkthread.bdev.perf:main", "requests a second of a file or block device"),
 }
 
 

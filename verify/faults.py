@@ -8,13 +8,18 @@ it everything that was accepted runs, every future is resolved, the thread or re
 
 import argparse
 import asyncio
+import contextlib
 import faulthandler
+import functools
 import gc
 import json
+import mmap
 import os
 import random
 import re
+import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -22,7 +27,10 @@ from pathlib import Path
 
 from spdkthread import IoBufPool, IoDevice, Reactor, SpdkThreadError, ThreadLib, alloc
 from spdkthread.aio import EventLoop, sleep_us, switch_to
+from spdkthread.bdev import Bdev
+from spdkthread.bdev.job import NativeJob
 from spdkthread.ring import MessageRing
+from spdkthread.sock import SockGroup
 from spdkthread.testing import ManualClock, leak_counters
 from spdkthread.timers import TimerQueue
 
@@ -30,14 +38,20 @@ PATIENCE_S = 120
 
 # Where the native core allocates, and a scenario that goes there. A new place needs a scenario.
 SITES = {
+    ("core.pyx", "make_room"): "sockets",
+    ("device.pyx", "__cinit__"): "storage over io_uring",
+    ("device.pyx", "_begin"): "storage over threads",
+    ("histogram.pyx", "__cinit__"): "storage over io_uring",
     ("io_device.pyx", "device_add"): "channels",
-    ("iobuf.pyx", "__cinit__"): "buffers",
+    ("iobuf.pyx", "__init__"): "buffers",
     ("iobuf.pyx", "create_channel"): "buffers",
     ("iobuf.pyx", "waiting_serials"): "buffers",
+    ("job.pyx", "__init__"): "a workload of bdevperf",
     ("pointer_map.pyx", "grow"): "channels",
     ("reactor_members.pyx", "make_room"): "a reactor",
     ("ring.pyx", "ring_create"): "threads",
     ("ring.pyx", "spill_node"): "for_each_thread with full rings",
+    ("sock.pyx", "__cinit__"): "sockets",
     ("thread_poll.pyx", "queue_ready"): "timers of call_later",
     ("timers.pyx", "timer_queue_init"): "timers",
     ("wakeup.pyx", "wakeup_make_ready_map"): "a crowded reactor",
@@ -62,6 +76,7 @@ class World:
         self.lib = ThreadLib(clock=self.clock, exception_handler=self.reported.append)
         self.live = ThreadLib(exception_handler=self.reported.append)
         self.futures, self.reactors, self.devices, self.loops = [], [], [], []
+        self.cleanup = contextlib.ExitStack()
         self.ran = []
         self.expected = 0
 
@@ -95,6 +110,19 @@ class World:
             self.clock.advance(us=10)
             for thread in self.lib.threads:
                 thread.poll()
+
+    def poll_until(self, predicate):
+        """What comes from the kernel takes its time."""
+        end = time.monotonic() + PATIENCE_S
+        while not predicate():
+            self.poll(1)
+            assert time.monotonic() < end, "never became true"
+
+    def bdev(self, backend):
+        path = os.path.join(self.cleanup.enter_context(tempfile.TemporaryDirectory()), "disk")
+        bdev = Bdev.open(path, create_bytes=1 << 16, depth=8, backend=backend, lib=self.lib)
+        self.devices.append(bdev)
+        return bdev
 
     def settle(self):
         """All is over: what was accepted has run, and nobody waits for anything."""
@@ -130,6 +158,7 @@ class World:
         assert len(self.ran) == self.expected, (len(self.ran), self.expected)
         self.lib.close()
         self.live.close()
+        self.cleanup.close()
 
     def prove_that_it_works(self):
         thread = self.lib.create_thread("proof")
@@ -394,6 +423,70 @@ def an_executor(world):
         world.futures.append(executor.submit(int, "7"))
 
 
+def storage(world, backend):
+    """A channel, a histogram, requests of each kind."""
+    bdev = world.bdev(backend)
+    thread = world.thread(ring_size=64)
+    done = []
+
+    def cb(count, error):
+        assert error is None, error
+        done.append(count)
+
+    with thread:
+        channel = bdev.get_io_channel()
+        channel.enable_histogram()
+        channel.writev([b"four", b"more"], 4096, cb)
+    world.poll_until(lambda: done)
+    buffers = [bytearray(4), bytearray(4)]
+    with thread:
+        channel.readv(buffers, 4096, cb)
+        channel.read(bytearray(100), 0, cb)
+        channel.flush(cb)
+    world.poll_until(lambda: len(done) == 4)
+    assert buffers == [b"four", b"more"]
+    assert channel.histogram.count == 4
+
+
+def a_workload_of_bdevperf(world):
+    bdev = world.bdev("auto")
+    thread = world.thread(ring_size=64)
+    with thread:
+        channel = bdev.get_io_channel()
+        job = NativeJob(channel, mmap.mmap(-1, 1 << 14), 4096, 4, "verify", 0, 16, 0.005)
+        job.start()
+    world.poll_until(lambda: job.finished)
+    assert job.errors == 0
+
+
+def sockets(world):
+    """A connection whose peer does not read until all is written."""
+    group = SockGroup("net", lib=world.lib).register()
+    world.devices.append(group)
+    thread = world.thread(ring_size=64)
+    socks = []
+    try:
+        with thread:
+            listener = group.listen(("127.0.0.1", 0), socks.append)
+        with socket.create_connection(listener.sockname(), PATIENCE_S) as peer:
+            world.poll_until(lambda: socks or world.reported)
+            if socks:
+                with thread:
+                    for _ in range(3):
+                        socks[0].write(bytes(1 << 20))
+                received = 0
+                peer.setblocking(False)
+                while received < 3 << 20:
+                    world.poll(1)
+                    with contextlib.suppress(BlockingIOError):
+                        received += len(peer.recv(1 << 20)) or 4 << 20
+                assert received == 3 << 20, received
+    finally:
+        with thread:
+            group.close_all()
+        world.poll()
+
+
 def the_structures_by_themselves(world):
     assert MessageRing(8).push(noop, 1)
     queue = TimerQueue()
@@ -424,6 +517,10 @@ SCENARIOS = {
     "sleepers": sleepers,
     "an event loop": an_event_loop,
     "an executor": an_executor,
+    "storage over io_uring": functools.partial(storage, backend="auto"),
+    "storage over threads": functools.partial(storage, backend="threads"),
+    "a workload of bdevperf": a_workload_of_bdevperf,
+    "sockets": sockets,
     "the structures by themselves": the_structures_by_themselves,
 }
 
@@ -431,10 +528,10 @@ SCENARIOS = {
 def check_sites():
     """Every place in the sources that allocates has a scenario."""
     found = set()
-    for source in (Path(__file__).parent.parent / "spdkthread").glob("*.p[yx][xd]"):
+    for source in (Path(__file__).parent.parent / "spdkthread").rglob("*.p[yx][xd]"):
         function = ""
         for line in source.read_text().splitlines():
-            if start := re.match(r"\s*(?:def|cdef|cpdef)\b.*?(\w+)\(.*:$", line):
+            if start := re.match(r"\s*(?:def|cdef|cpdef)\b.*?(\w+)\((?:.*:)?$", line):
                 function = start[1]
             elif re.search(r"\bcore_(calloc|map)\(", line) and not line.lstrip().startswith("cdef void *core"):
                 found.add((source.name, function))

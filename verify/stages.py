@@ -18,7 +18,7 @@ PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
 MODELS = ["tests/long", "-m", "state_machine"]
 # Under a sanitizer everything is slow: in the short form only what races, or frees, most. The folders spare it the import
 # of everything else.
-RACES = ["tests/core", "tests/devices", "tests/reactor"]
+RACES = ["tests/core", "tests/devices", "tests/reactor", "tests/bdev", "tests/sock"]
 # What claims thread safety in its docstring, run by several OS threads at once.
 PARALLEL = ["tests/parallel"]
 
@@ -126,7 +126,7 @@ def faults(run: Run) -> dict:
     """Every allocation fails in turn; then limits, signals and misbehaving callbacks, all under AddressSanitizer."""
     tree, environment = address(run)
     figures = module(run, "faults", "--seed", run.seed, cwd=tree, environment=environment, timeout_s=3600)
-    tests = ["tests/core", "tests/reactor", "-m", "faults"]
+    tests = ["tests/core", "tests/reactor", "tests/bdev", "-m", "faults"]
     output = python([*PYTEST, "-o", "timeout=600", *tests], run.log, cwd=tree, environment=environment, timeout_s=3600)
     return figures | pytest_counts(output)
 
@@ -219,7 +219,11 @@ def address_sanitizer(run: Run) -> dict:
         run, "fuzz", "--seconds", seconds, "--seed", 1000 * run.seed + 500,
         cwd=tree, environment=environment, timeout_s=limit(seconds) + 900,
     )  # fmt: skip
-    return figures | fuzzed | sanitized_suite(run, tree, environment)
+    storage = module(
+        run, "storage", "--seconds", seconds, "--seed", run.seed,
+        cwd=tree, environment=environment, timeout_s=limit(seconds) + 900,
+    )  # fmt: skip
+    return figures | fuzzed | storage | sanitized_suite(run, tree, environment)
 
 
 def free_threaded(run: Run) -> dict:

@@ -2,5 +2,6 @@
 
 from spdkthread.bdev.device import Bdev, BdevChannel
 from spdkthread.bdev.errors import AlignmentError, BackendError, QueueFullError
+from spdkthread.bdev.histogram import Histogram
 
-__all__ = ["AlignmentError", "BackendError", "Bdev", "BdevChannel", "QueueFullError"]
+__all__ = ["AlignmentError", "BackendError", "Bdev", "BdevChannel", "Histogram", "QueueFullError"]

@@ -21,6 +21,8 @@ caller's until the completion: it must stay where it is.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from spdkthread.bdev.histogram cimport Histogram
+from spdkthread.iobuf cimport IoBufPool
 from spdkthread.io_device cimport IoChannel, IoDevice
 
 ctypedef void (*bdev_completion)(void *ctx, int64_t result) noexcept nogil
@@ -48,6 +50,7 @@ cdef class Bdev(IoDevice):
     cdef int fd
     cdef int wish
     cdef int refused
+    cdef readonly IoBufPool iobuf_pool
 
     cdef int _open_file(self) except -1
     cdef int _close_file(self) noexcept
@@ -59,6 +62,7 @@ cdef class BdevChannel(IoChannel):
     cdef object _handler
     cdef object _poller
     cdef object _reporter
+    cdef Histogram _histogram
 
 
 cdef int bdev_read(

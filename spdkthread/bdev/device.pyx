@@ -6,14 +6,17 @@ import os
 import stat
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.object cimport PyCallable_Check
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
 
 from spdkthread.alloc cimport core_calloc, core_free
 from spdkthread.atomics cimport st_loadp_relaxed
+from spdkthread.bdev.histogram cimport Histogram, histogram_add, histogram_s
 from spdkthread.clock cimport st_ticks
 from spdkthread.forks cimport fork_generation
+from spdkthread.iobuf cimport IoBufPool
 from spdkthread.io_device cimport CHANNEL_READY, IoChannel, IoDevice, allow_channel, channel_s
 from spdkthread.native cimport NativeCall, native_completion
 from spdkthread.poller cimport Poller, poller_s
@@ -45,11 +48,13 @@ cdef extern from "queue.h" nogil:
         BQ_ZEROES
         BQ_URING
         BQ_PLAN
+        BQ_BATCHES
 
     ctypedef struct bq_request:
         bq_request *next
         uint64_t nbytes
         uint64_t done
+        uint64_t begun
         iovec *iov
         uint32_t iov_count
         int64_t result
@@ -66,6 +71,9 @@ cdef extern from "queue.h" nogil:
         uint32_t alignment
         uint32_t out_count
         uint64_t calls
+        iovec fixed[2]
+        uint32_t fixed_wish
+        uint32_t fixed_count
         int event_fd
         bq_request *requests
 
@@ -83,6 +91,7 @@ cdef extern from "queue.h" nogil:
     void bq_reap(bq_queue *q)
     bq_request *bq_next_done(bq_queue *q)
     bint bq_has_unsubmitted(bq_queue *q)
+    bint bq_has_waiting(bq_queue *q)
     bint bq_has_done(bq_queue *q)
     int bq_probe(int file)
     bint bq_sleep(bq_queue *q)
@@ -93,18 +102,21 @@ cdef extern from "queue.h" nogil:
 cdef extern from *:
     """
     /* How often a double of the system calls steps in, and how; see queue.h. */
-    static void bq_double_plan(const int *steps, int count) {
+    static void bq_double_plan(const int *steps, int count, int repeat) {
         bq_double.count = 0;
-        bq_double.next = 0;
+        bq_double.next = bq_double.taken = 0;
+        bq_double.repeat = repeat;
         for (int k = 0; k < count; k++) bq_double.steps[k] = steps[k];
         bq_double.count = count;
     }
+    static int bq_double_taken(void) { return bq_double.taken; }
     static int bq_double_left(void) { return bq_double.count - bq_double.next; }
     static void bq_double_refuse(int number) { bq_double.setup_errno = number; }
     static void bq_report_last(bq_request **first, bq_request **last, bq_request *r) { bq_put_last(first, last, r); }
     """
-    void bq_double_plan(const int *steps, int count) noexcept nogil
+    void bq_double_plan(const int *steps, int count, bint repeat) noexcept nogil
     int bq_double_left() noexcept nogil
+    int bq_double_taken() noexcept nogil
     void bq_double_refuse(int number) noexcept nogil
     void bq_report_last(bq_request **first, bq_request **last, bq_request *r) noexcept nogil
 
@@ -142,14 +154,17 @@ cdef struct channel_state:
     uint32_t memory_alignment
     uint32_t depth
     uint64_t idle_since         # ticks; 0: the last poll has completed something
+    histogram_s *histogram      # NULL: latencies are not counted, and no clock is read for them
     bq_request *report          # completed, for the reporter
     bq_request *report_last
 
 
 # ---- without the GIL -------------------------------------------------------------------------------------------------
 
-cdef inline void wake_poller(channel_state *c) noexcept nogil:
+cdef inline void begun(channel_state *c, bq_request *r) noexcept nogil:
     """There is a new request."""
+    if c.histogram != NULL:
+        r.begun = st_ticks()
     if not c.holds:
         c.holds = True
         c.base.refs += 1
@@ -166,6 +181,7 @@ cdef inline int complete_native(channel_state *c) noexcept nogil:
     cdef bdev_completion fn
     cdef void *ctx
     cdef int64_t result
+    cdef uint64_t now = 0
     cdef int count = 0
     while True:
         r = bq_next_done(&c.q)
@@ -175,6 +191,11 @@ cdef inline int complete_native(channel_state *c) noexcept nogil:
         fn = r.fn
         ctx = r.ctx
         result = r.result
+        if c.histogram != NULL and r.begun:
+            if now == 0:
+                now = st_ticks()
+            histogram_add(c.histogram, now - r.begun)
+            r.begun = 0
         if r.owned:
             bq_report_last(&c.report, &c.report_last, r)
         else:
@@ -190,15 +211,20 @@ cdef inline int complete_native(channel_state *c) noexcept nogil:
 cdef int poll_queue(void *ctx) noexcept nogil:
     """The poller of a channel."""
     cdef channel_state *c = <channel_state *>ctx
-    cdef int count
+    cdef int count = 0, calls = 0
     cdef uint64_t now
     if c.generation != fork_generation:
         active_resume(c.thread, c.reporter)
         active_pause(c.thread, c.poller)
         return 0
-    bq_reap(&c.q)
-    count = complete_native(c)
-    bq_flush(&c.q)
+    # A whole queue at most, in batches; what has completed meanwhile makes room for the next ones.
+    while True:
+        bq_reap(&c.q)
+        count += complete_native(c)
+        bq_flush(&c.q)
+        calls += 1
+        if calls == BQ_BATCHES or not bq_has_waiting(&c.q):
+            break
     if count:
         c.idle_since = 0
     if c.q.out_count == 0 and not bq_has_unsubmitted(&c.q):
@@ -255,7 +281,7 @@ cdef int begin_native(
     r.ctx = ctx
     r.owned = False
     bq_start(&c.q, r, op, memory, nbytes, offset)
-    wake_poller(c)
+    begun(c, r)
     return 0
 
 
@@ -297,6 +323,10 @@ cdef class Bdev(IoDevice):
     backend : {"auto", "io_uring", "threads"}
         How a channel reaches the kernel: by an io_uring, or by a few OS threads that block in system calls.
         ``"auto"``: by io_uring where the kernel lets this process have one.
+    iobuf_pool : IoBufPool, optional
+        Have the ring of each channel register the pool's memory: requests on its buffers then need not look their pages
+        up. The memory counts as locked by the process (``RLIMIT_MEMLOCK``), once for each channel; where that is too
+        much, and over OS threads, its buffers are used like any others. See `BdevChannel.registered_bytes`.
     lib : ThreadLib, optional
         By default the process-wide one.
 
@@ -321,7 +351,8 @@ cdef class Bdev(IoDevice):
         self.fd = -1
 
     def __init__(
-        self, path, *, direct=False, readonly=False, create_bytes=None, depth=128, backend="auto", lib=None
+        self, path, *, direct=False, readonly=False, create_bytes=None, depth=128, backend="auto", iobuf_pool=None,
+        lib=None,
     ):
         cdef int fd
         if self.lib is not None:
@@ -332,6 +363,8 @@ cdef class Bdev(IoDevice):
             raise ValueError(f"backend must be 'auto', 'io_uring' or 'threads', got {backend!r}")
         if isinstance(depth, bool) or not 1 <= (number := operator.index(depth)) <= DEPTH_LIMIT:
             raise ValueError(f"depth must be from 1 to {DEPTH_LIMIT}, got {depth!r}")
+        if iobuf_pool is not None and not isinstance(iobuf_pool, IoBufPool):
+            raise TypeError(f"iobuf_pool must be an IoBufPool or None, got {type(iobuf_pool).__name__}")
         if create_bytes is not None:
             create_bytes = operator.index(create_bytes)
             if create_bytes < 0:
@@ -343,6 +376,7 @@ cdef class Bdev(IoDevice):
         self.depth = number
         self.direct = bool(direct)
         self.readonly = bool(readonly)
+        self.iobuf_pool = iobuf_pool
         self.wish = BACKENDS.index(backend)
         if create_bytes is not None:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -363,7 +397,8 @@ cdef class Bdev(IoDevice):
 
     @classmethod
     def open(
-        cls, path, *, direct=False, readonly=False, create_bytes=None, depth=128, backend="auto", lib=None
+        cls, path, *, direct=False, readonly=False, create_bytes=None, depth=128, backend="auto", iobuf_pool=None,
+        lib=None,
     ):
         """Open a file or block device and register it: see the class for the parameters.
 
@@ -377,7 +412,8 @@ cdef class Bdev(IoDevice):
         **Thread safety:** any OS thread.
         """
         return cls(
-            path, direct=direct, readonly=readonly, create_bytes=create_bytes, depth=depth, backend=backend, lib=lib
+            path, direct=direct, readonly=readonly, create_bytes=create_bytes, depth=depth, backend=backend,
+            iobuf_pool=iobuf_pool, lib=lib,
         ).register()
 
     def __repr__(self):
@@ -385,7 +421,7 @@ cdef class Bdev(IoDevice):
             return f"<{type(self).__name__}, never initialised>"
         how = self.backend
         if self.refused:
-            how += f" (io_uring was refused: {errno.errorcode.get(self.refused, self.refused)})"
+            how += f" (io_uring was refused: {self.refusal})"
         flags = (", direct" if self.direct else "") + (", readonly" if self.readonly else "")
         return f"{IoDevice.__repr__(self).removesuffix(">")}, {how}{flags}>"
 
@@ -474,6 +510,14 @@ cdef class Bdev(IoDevice):
     def backend(self) -> str:
         """``"io_uring"``, or ``"threads"``. **Thread safety:** any OS thread."""
         return "threads" if self.wish == 2 or self.refused else "io_uring"
+
+    @property
+    def refusal(self):
+        """Why the backend is not io_uring although it was asked for, as an errno's name such as ``"EPERM"``; else None.
+
+        **Thread safety:** any OS thread.
+        """
+        return errno.errorcode.get(self.refused, str(self.refused)) if self.refused else None
 
     # Awaited
 
@@ -658,7 +702,7 @@ cdef class BdevChannel(IoChannel):
         cdef channel_state *c = <channel_state *>core_calloc(1, sizeof(channel_state))
         cdef bq_request *requests = <bq_request *>core_calloc(bdev.depth, sizeof(bq_request))
         cdef Poller poller
-        cdef int failed
+        cdef int failed, kind
         if c == NULL or requests == NULL:
             core_free(c)
             core_free(requests)
@@ -669,6 +713,13 @@ cdef class BdevChannel(IoChannel):
         c.generation = fork_generation
         c.writable = not bdev.readonly
         c.memory_alignment = bdev.memory_alignment
+        if bdev.iobuf_pool is not None:
+            for kind in range(2):
+                c.q.fixed[kind].iov_base = bdev.iobuf_pool.pool.classes[kind].memory
+                c.q.fixed[kind].iov_len = (
+                    bdev.iobuf_pool.pool.classes[kind].size * bdev.iobuf_pool.pool.classes[kind].count
+                )
+            c.q.fixed_wish = 2
         failed = bq_open(
             &c.q, bdev.fd, requests, bdev.depth, bdev.offset_alignment, bdev.cache_first,
             0 if bdev.wish == 2 or bdev.refused else 1 if bdev.wish == 1 else 2,
@@ -850,6 +901,60 @@ cdef class BdevChannel(IoChannel):
         """Write `buffer`; as `read_native`."""
         transfer(self, "write_native", BQ_WRITE, buffer, offset, None, native_completion(fn, ctx))
 
+    def enable_histogram(self, enable=True) -> None:
+        """Count the latencies of requests from now on, or stop that.
+
+        A latency is the time from the call that begins a request to its native completion, or to where those in Python
+        are collected for the next round of callbacks. While it is off, no clock is read.
+
+        Parameters
+        ----------
+        enable : bool, default True
+            True begins an empty histogram when there is none. False lets go of it; a caller who has it may go on
+            reading it.
+
+        Raises
+        ------
+        WrongThreadError
+            On another thread than the channel's own.
+        DeviceError
+            The channel has no reference left.
+        MemoryError
+            When there is no memory for it; nothing has changed.
+
+        Notes
+        -----
+        **Thread safety:** its own thread only. Answers to ``spdk_bdev_histogram_enable``.
+        """
+        cdef channel_state *c = ready_for(self, "enable_histogram", False)
+        cdef uint32_t index
+        if enable and c.histogram == NULL:
+            self._histogram = Histogram()
+            c.histogram = self._histogram.h
+        elif not enable:
+            for index in range(c.depth):
+                c.q.requests[index].begun = 0
+            c.histogram = NULL
+            self._histogram = None
+
+    @property
+    def histogram(self):
+        """The `Histogram` of the latencies; None while they are not counted. Answers to
+        ``spdk_bdev_channel_get_histogram``. **Thread safety:** any OS thread.
+        """
+        return self._histogram
+
+    @property
+    def registered_bytes(self) -> int:
+        """Memory of an `IoBufPool` that the channel's io_uring has registered. **Thread safety:** any OS thread."""
+        cdef channel_state *c = <channel_state *>self.c_channel
+        cdef uint32_t index
+        cdef uint64_t nbytes = 0
+        if c != NULL:
+            for index in range(c.q.fixed_count):
+                nbytes += c.q.fixed[index].iov_len
+        return nbytes
+
     @property
     def in_flight(self) -> int:
         """Requests whose completion has not run. **Thread safety:** any OS thread."""
@@ -946,10 +1051,15 @@ cdef channel_state *ready_for(BdevChannel self, str what, bint writes) except NU
 cdef int require_aligned(
     BdevChannel self, channel_state *c, str what, uint64_t offset, uint64_t nbytes, void *memory
 ) except -1:
-    cdef Bdev bdev
-    if c.memory_alignment == 0:
-        return 0
-    bdev = <Bdev>self.device
+    if c.memory_alignment and (
+        offset % c.q.alignment or nbytes % c.q.alignment or <uintptr_t>memory % c.memory_alignment
+    ):
+        raise_misaligned(self, what, offset, nbytes, memory)
+    return 0
+
+
+cdef int raise_misaligned(BdevChannel self, str what, uint64_t offset, uint64_t nbytes, void *memory) except -1:
+    cdef Bdev bdev = <Bdev>self.device
     for name, value, unit in (
         ("offset", offset, bdev.offset_alignment), ("length", nbytes, bdev.offset_alignment),
         ("memory address", <uintptr_t>memory, bdev.memory_alignment),
@@ -988,7 +1098,7 @@ cdef int transfer(
         cb = native
     self._held[r - c.q.requests] = cb
     bq_start(&c.q, r, op, view.buf, view.len, at)
-    wake_poller(c)
+    begun(c, r)
     return 0
 
 
@@ -1019,7 +1129,7 @@ cdef int transfer_vector(BdevChannel self, str what, int op, object buffers, obj
     r.iov_count = <uint32_t>views.count
     self._held[r - c.q.requests] = (cb, views)
     bq_start(&c.q, r, op, NULL, nbytes, at)
-    wake_poller(c)
+    begun(c, r)
     return 0
 
 
@@ -1036,7 +1146,7 @@ cdef int command(BdevChannel self, str what, int op, object offset, object nbyte
     r = take_request(self, what)
     self._held[r - c.q.requests] = cb
     bq_start(&c.q, r, op, NULL, length, at)
-    wake_poller(c)
+    begun(c, r)
     return 0
 
 
@@ -1063,6 +1173,12 @@ cdef class Views:
 
 cdef uint64_t as_bytes(str what, str name, object value) except? 1:
     """An offset or a length."""
+    cdef long long plain
+    cdef int overflow = 0
+    if type(value) is int:
+        plain = PyLong_AsLongLongAndOverflow(value, &overflow)
+        if plain >= 0 and not overflow:
+            return <uint64_t>plain
     if isinstance(value, bool):
         raise TypeError(f"{what}: {name} must be an int, got bool")
     try:
@@ -1089,11 +1205,23 @@ cdef int get_view(str what, object buffer, Py_buffer *view, bint writable) excep
     return 0
 
 
+def uring_refusal():
+    """Why the kernel gives this process no io_uring that is of use here: the errno's name; None: it does.
+
+    **Thread safety:** any OS thread.
+    """
+    cdef int failed
+    with nogil:
+        failed = bq_probe(-1)
+    return errno.errorcode.get(failed, str(failed)) if failed else None
+
+
 # ---- tests and reports -----------------------------------------------------------------------------------------------
 
-def _plan(*steps):
+def _plan(*steps, repeat=False):
     """For tests: what becomes of the next attempts of any queue. 0: nothing unusual; above: at most so many bytes are
     moved; below: it ends with this negative errno, and the kernel does not see it. Without arguments: nothing more.
+    With `repeat`, of all attempts from now on: the first step comes after the last one. While one thread has requests.
     """
     cdef int plan[64]
     cdef int count = 0
@@ -1102,12 +1230,17 @@ def _plan(*steps):
     for step in steps:
         plan[count] = step
         count += 1
-    bq_double_plan(plan, count)
+    bq_double_plan(plan, count, repeat)
 
 
 def _plan_left():
     """For tests: steps that have not been taken."""
     return bq_double_left()
+
+
+def _plan_taken():
+    """For tests: steps that have been taken since `_plan`."""
+    return bq_double_taken()
 
 
 def _refuse_uring(number):

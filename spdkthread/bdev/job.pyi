@@ -1,20 +1,11 @@
 from _typeshed import WriteableBuffer
 
 from spdkthread.bdev.device import BdevChannel
+from spdkthread.bdev.histogram import Histogram
 
-__all__ = ["Histogram", "NativeJob"]
+__all__ = ["NativeJob"]
 
 WORKLOADS: tuple[str, ...]
-
-class Histogram:
-    def __init__(self) -> None: ...
-    def add(self, ns: int) -> None: ...
-    def merge(self, other: Histogram) -> None: ...
-    def percentile(self, percent: float) -> float: ...
-    @property
-    def count(self) -> int: ...
-    @property
-    def mean(self) -> float: ...
 
 class NativeJob:
     def __init__(

@@ -1,6 +1,5 @@
-"""A workload on one channel, at one queue depth, from native completions; and the histogram of its latencies."""
+"""A workload on one channel, at one queue depth, from native completions."""
 
-from libc.math cimport ceil
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -9,107 +8,12 @@ from cpython.buffer cimport PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObjec
 from spdkthread.alloc cimport core_calloc, core_free
 from spdkthread.atomics cimport st_atomic_u32, st_load32_acquire, st_store32_release
 from spdkthread.bdev.device cimport BdevChannel, bdev_channel, bdev_read, bdev_write
+from spdkthread.bdev.histogram cimport Histogram, histogram_add, histogram_s
 from spdkthread.clock cimport st_ticks
 
-__all__ = ["Histogram", "NativeJob"]
-
-cdef enum:
-    SUB_BITS = 6                        # a bucket is at most 1/64 of its value wide
-    SUB = 1 << SUB_BITS
-    BUCKETS = 40 * SUB                  # up to 2**45 ns
-
-cdef extern from *:
-    """
-    static inline int st_msb(uint64_t v) { return 63 - __builtin_clzll(v); }
-    """
-    int st_msb(uint64_t v) noexcept nogil
+__all__ = ["NativeJob"]
 
 WORKLOADS = ("read", "write", "randread", "randwrite", "randrw", "verify")
-
-
-cdef struct histogram_s:
-    uint64_t count
-    uint64_t total
-    uint64_t largest
-    uint64_t buckets[BUCKETS]
-
-
-cdef inline void histogram_add(histogram_s *h, uint64_t value) noexcept nogil:
-    cdef int shift = 0
-    cdef uint64_t index
-    if value >= SUB:
-        shift = st_msb(value) - SUB_BITS
-    index = (<uint64_t>shift << SUB_BITS) + (value >> shift)
-    if index >= BUCKETS:
-        index = BUCKETS - 1
-    h.count += 1
-    h.total += value
-    if value > h.largest:
-        h.largest = value
-    h.buckets[index] += 1
-
-
-cdef uint64_t bucket_value(uint64_t index) noexcept nogil:
-    """The middle of a bucket."""
-    cdef uint64_t shift
-    if index < 2 * SUB:
-        return index
-    shift = (index >> SUB_BITS) - 1
-    return ((index - (shift << SUB_BITS)) << shift) + ((<uint64_t>1 << shift) >> 1)
-
-
-cdef class Histogram:
-    """Latencies in nanoseconds: buckets of 1/64 of their value.
-
-    Notes
-    -----
-    **Thread safety:** one OS thread at a time. Answers to ``struct spdk_histogram_data``.
-    """
-
-    cdef histogram_s *h
-
-    def __cinit__(self):
-        self.h = <histogram_s *>core_calloc(1, sizeof(histogram_s))
-        if self.h == NULL:
-            raise MemoryError("no memory for a histogram")
-
-    def __dealloc__(self):
-        core_free(self.h)
-
-    def add(self, ns) -> None:
-        """Count one latency."""
-        histogram_add(self.h, ns)
-
-    def merge(self, Histogram other not None) -> None:
-        """Count those of another one, too."""
-        cdef uint64_t index
-        self.h.count += other.h.count
-        self.h.total += other.h.total
-        self.h.largest = max(self.h.largest, other.h.largest)
-        for index in range(BUCKETS):
-            self.h.buckets[index] += other.h.buckets[index]
-
-    def percentile(self, percent) -> float:
-        """The latency, in nanoseconds, that so many percent of them do not exceed; 0.0 when there are none."""
-        cdef uint64_t index, seen = 0, rank = <uint64_t>ceil(self.h.count * <double>percent / 100.0)
-        if self.h.count == 0:
-            return 0.0
-        rank = max(rank, 1)
-        for index in range(BUCKETS):
-            seen += self.h.buckets[index]
-            if seen >= rank:
-                return <double>min(bucket_value(index), self.h.largest)
-        return <double>self.h.largest
-
-    @property
-    def count(self) -> int:
-        """How many."""
-        return self.h.count
-
-    @property
-    def mean(self) -> float:
-        """Nanoseconds; 0.0 when there are none."""
-        return <double>self.h.total / self.h.count if self.h.count else 0.0
 
 
 cdef struct slot_s:

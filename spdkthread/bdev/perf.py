@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from spdkthread.bdev.device import Bdev
-from spdkthread.bdev.job import WORKLOADS, Histogram, NativeJob
+from spdkthread.bdev.histogram import Histogram
+from spdkthread.bdev.job import WORKLOADS, NativeJob
 from spdkthread.clock import ticks
 from spdkthread.lib import ThreadLib
 from spdkthread.reactor import Reactor
@@ -32,19 +33,19 @@ class PythonJob:
     ) -> None:
         self.channel = channel
         self.nbytes = nbytes
-        self.slots = [memoryview(memory)[slot * nbytes : (slot + 1) * nbytes] for slot in range(depth)]
         self.first = first
         self.blocks = blocks
         self.deadline = int(seconds * 1e9)
         self.at_random = workload.startswith("rand")
         self.verifies = workload == "verify"
         self.read_percent = {"randrw": read_percent, "read": 100, "randread": 100}.get(workload, 0)
-        self.dice = random.Random(seed)
+        self.dice = random.Random(seed).random
         self.next = 0
         self.in_flight = self.reads = self.writes = self.errors = self.first_error = 0
         self.began = self.ended = 0
         self.histogram = Histogram()
         self.stopping = self.finished = False
+        self.slots = [Slot(self, memoryview(memory)[slot * nbytes : (slot + 1) * nbytes]) for slot in range(depth)]
 
     @property
     def requests(self) -> int:
@@ -57,8 +58,8 @@ class PythonJob:
     def start(self) -> None:
         self.began = ticks()
         self.deadline += self.began
-        for memory in self.slots[: self.blocks] if self.verifies else self.slots:
-            self.issue_next(memory)
+        for slot in self.slots[: self.blocks] if self.verifies else self.slots:
+            slot.issue_next()
 
     def stop(self) -> None:
         self.stopping = True
@@ -66,43 +67,65 @@ class PythonJob:
     def pattern(self, block: int) -> bytes:
         return random.Random(block).randbytes(self.nbytes)
 
-    def issue_next(self, memory) -> None:
-        if self.at_random:
-            block = self.first + int(self.dice.random() * self.blocks)
-            writes = self.read_percent < 100 and self.dice.random() * 100 >= self.read_percent
+
+class Slot:
+    """A request of a `PythonJob`, and when it has completed the next one."""
+
+    __slots__ = ("begun", "block", "cb", "checks", "job", "memory", "writes")
+
+    def __init__(self, job: PythonJob, memory: memoryview) -> None:
+        self.job = job
+        self.memory = memory
+        self.checks = self.writes = False
+        self.block = self.begun = 0
+        self.cb = self.completed  # bound once, not for each request
+
+    def issue_next(self) -> None:
+        job = self.job
+        if job.at_random:
+            self.block = job.first + int(job.dice() * job.blocks)
+            self.writes = job.read_percent < 100 and job.dice() * 100 >= job.read_percent
         else:
-            block = self.first + self.next
-            self.next = (self.next + 1) % self.blocks
-            writes = self.read_percent == 0
-        if self.verifies:
-            memory[:] = self.pattern(block)
-        self.issue(memory, block, writes, False)
+            self.block = job.first + job.next
+            job.next = (job.next + 1) % job.blocks
+            self.writes = job.read_percent == 0
+        if job.verifies:
+            self.checks = False
+            self.memory[:] = job.pattern(self.block)
+        self.issue()
 
-    def issue(self, memory, block: int, writes: bool, checks: bool) -> None:
-        begun = ticks()
+    def issue(self) -> None:
+        job = self.job
+        job.in_flight += 1
+        self.begun = ticks()
+        if self.writes:
+            job.channel.write(self.memory, self.block * job.nbytes, self.cb)
+        else:
+            job.channel.read(self.memory, self.block * job.nbytes, self.cb)
 
-        def completed(count, error):
-            now = ticks()
-            self.in_flight -= 1
-            self.histogram.add(now - begun)
-            if writes:
-                self.writes += 1
-            else:
-                self.reads += 1
-            if error is not None or count != self.nbytes or (checks and memory != self.pattern(block)):
-                self.errors += 1
-                self.first_error = self.first_error or (0 if error is None else error.errno)
-            elif writes and self.verifies:
-                self.issue(memory, block, False, True)
-                return
-            if now < self.deadline and not self.stopping and (error is None or self.errors < 1000):
-                self.issue_next(memory)
-            elif self.in_flight == 0:
-                self.ended = now
-                self.finished = True
-
-        self.in_flight += 1
-        (self.channel.write if writes else self.channel.read)(memory, block * self.nbytes, completed)
+    def completed(self, count: int, error: OSError | None) -> None:
+        job = self.job
+        now = ticks()
+        job.in_flight -= 1
+        job.histogram.add(now - self.begun)
+        if self.writes:
+            job.writes += 1
+        else:
+            job.reads += 1
+        if error is not None or count != job.nbytes or (self.checks and self.memory != job.pattern(self.block)):
+            job.errors += 1
+            job.first_error = job.first_error or (0 if error is None else error.errno or 0)
+        elif job.verifies and self.writes:
+            # Also after the deadline: what was written is read back.
+            self.writes = False
+            self.checks = True
+            self.issue()
+            return
+        if now < job.deadline and not job.stopping and (error is None or job.errors < 1000):
+            self.issue_next()
+        elif job.in_flight == 0:
+            job.ended = now
+            job.finished = True
 
 
 def size(text: str) -> int:
@@ -119,7 +142,9 @@ def cores(text: str) -> list[int]:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bdevperf", description=(__doc__ or "").partition(": ")[2].strip())
+    parser = argparse.ArgumentParser(
+        prog="python -m spdkthread bdevperf", description=(__doc__ or "").partition(": ")[2].strip()
+    )
     parser.add_argument("file", metavar="FILE", help="a file or block device; workloads that write destroy its content")
     parser.add_argument("-q", "--queue-depth", type=int, default=32, help="requests under way on each core (32)")
     parser.add_argument(
@@ -129,7 +154,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-t", "--time", type=float, default=5.0, metavar="SECONDS")
     parser.add_argument("-M", "--read-percent", type=int, default=50, help="of randrw (50)")
     parser.add_argument("-d", "--direct", action="store_true", help="past the page cache")
-    parser.add_argument("--cores", type=cores, default=None, metavar="0,1", help="a reactor on each of these cores")
+    parser.add_argument(
+        "--cores",
+        type=cores,
+        default=None,
+        metavar="0,1",
+        help="a reactor on each of these cores; by default one, where the system puts it",
+    )
     parser.add_argument("--callbacks", choices=("native", "python"), default="native")
     parser.add_argument("--backend", choices=("auto", "io_uring", "threads"), default="auto")
     parser.add_argument("--idle", choices=("adaptive", "poll", "yield"), default="adaptive", help="of the reactors")
@@ -193,7 +224,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     jobs: list[Any] = []
     with contextlib.ExitStack() as stack:
         threads = [
-            stack.enter_context(Reactor(core, idle=options.idle, lib=lib)).create_thread(f"bdevperf {number}")
+            stack.enter_context(Reactor(core, idle=options.idle, pin=core is not None, lib=lib)).create_thread(
+                f"bdevperf {number}"
+            )
             for number, core in enumerate(wanted)
         ]
 

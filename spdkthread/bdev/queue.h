@@ -38,6 +38,9 @@ enum {
     BQ_WORKERS = 8,                     /* OS threads of a channel without io_uring */
     BQ_MOST = 0x7ffff000,               /* bytes that the kernel takes in one call */
     BQ_ZERO_BYTES = 1 << 16,
+    BQ_FIXED = 2,
+    BQ_LEAST_BATCH = 8,
+    BQ_BATCHES = 4,                     /* calls for a whole queue */
     BQ_MISSES = 8,                      /* reads in a row that were not in the page cache, until it is tried less */
 };
 
@@ -58,6 +61,7 @@ typedef struct bq_request {
     char *buf;
     uint64_t nbytes, offset;
     uint64_t done;                      /* bytes that earlier attempts have moved */
+    uint64_t begun;                     /* ticks; 0: its latency is not counted */
     struct iovec *iov;                  /* of the vectored ones: the request's own copy, shortened from attempt to attempt */
     uint32_t iov_count;
     int op;
@@ -90,6 +94,7 @@ typedef struct bq_queue {
     int backend;
     int refused;                        /* the errno for which there is no io_uring; 0: there is, or it was not asked for */
     uint32_t depth;
+    uint32_t batch;                     /* requests that one call takes at most */
     uint32_t alignment;                 /* O_DIRECT; 0: the page cache is between */
     bq_request *requests, *free, *waiting, *waiting_last, *done, *done_last;
     uint32_t in_use;                    /* not free */
@@ -97,6 +102,8 @@ typedef struct bq_queue {
     int cache_first;                    /* a lone read looks into the page cache by itself */
     uint32_t misses;
     uint64_t calls;                     /* of the kernel for submission */
+    struct iovec fixed[BQ_FIXED];       /* memory of an iobuf pool, which the ring has registered */
+    uint32_t fixed_wish, fixed_count;   /* pieces of it; and of them those that the kernel has taken: all or none */
     int event_fd, event_write_fd;
     atomic_int sleeping;                /* pool: make the event readable */
     _Atomic(bq_request *) finished;     /* pool: a stack */
@@ -107,7 +114,7 @@ typedef struct bq_queue {
 /* A double of the system calls, for tests: what becomes of the next attempts. 0: nothing unusual; above: it moves so
    many bytes at most; below: it ends with this errno and the kernel does not see it. */
 enum { BQ_PLAN = 64 };
-static struct { int steps[BQ_PLAN]; int count, next, setup_errno; } bq_double;
+static struct { int steps[BQ_PLAN]; int count, next, repeat, taken, setup_errno; } bq_double;
 
 static char bq_zeros[BQ_ZERO_BYTES] __attribute__((aligned(4096)));
 
@@ -120,6 +127,8 @@ static void bq_cut(bq_request *r) {
     r->forced = 0;
     if (bq_double.next < bq_double.count) {
         int step = bq_double.steps[bq_double.next++];
+        bq_double.taken++;
+        if (bq_double.repeat && bq_double.next == bq_double.count) bq_double.next = 0;
         if (step < 0) r->forced = step;
         if (step > 0) most = (uint64_t)step;
     }
@@ -356,6 +365,15 @@ static int bq_from_cache(bq_queue *q) {
 #endif
 }
 
+/* The registered memory in which an attempt's bytes are; -1: they are elsewhere. */
+static inline int bq_fixed_index(const bq_queue *q, const struct iovec *piece) {
+    for (uint32_t k = 0; k < q->fixed_count; k++) {
+        uintptr_t at = (uintptr_t)piece->iov_base - (uintptr_t)q->fixed[k].iov_base;
+        if (at < q->fixed[k].iov_len && piece->iov_len <= q->fixed[k].iov_len - at) return (int)k;
+    }
+    return -1;
+}
+
 static void bq_write_sqe(bq_queue *q, bq_request *r) {
     struct uring_sqe *sqe = uring_next(&q->ring);
     sqe->user_data = (uint64_t)(uintptr_t)r;
@@ -376,7 +394,12 @@ static void bq_write_sqe(bq_queue *q, bq_request *r) {
         sqe->addr = (uint64_t)(uintptr_t)r->attempt;
         sqe->len = r->attempt_count;
     } else {
-        sqe->opcode = r->op == BQ_READ ? URING_OP_READ : URING_OP_WRITE;
+        int fixed = bq_fixed_index(q, &r->one);
+        if (fixed < 0) sqe->opcode = r->op == BQ_READ ? URING_OP_READ : URING_OP_WRITE;
+        else {
+            sqe->opcode = r->op == BQ_READ ? URING_OP_READ_FIXED : URING_OP_WRITE_FIXED;
+            sqe->buf_index = (uint16_t)fixed;
+        }
         sqe->addr = (uint64_t)(uintptr_t)r->one.iov_base;
         sqe->len = (uint32_t)r->one.iov_len;
     }
@@ -397,16 +420,20 @@ static void bq_submit(bq_queue *q, uint32_t wait_for) {
 
 static void bq_flush_uring(bq_queue *q) {
     bq_request *r;
+    uint32_t left;
     if (q->cache_first && q->waiting_count == 1 && q->out_count == 0 && bq_from_cache(q)) return;
-    while ((r = q->waiting) != NULL) {
+    /* The kernel hands the requests of a call to the device when it has prepared them all. Were a whole queue one call,
+       the device would have nothing to do meanwhile, then everything at once, and would complete everything at once:
+       the queue goes in quarters, so that the device has some while the kernel prepares the next. */
+    for (left = q->batch; left && (r = q->waiting) != NULL; left--) {
         q->waiting = r->next;
+        q->waiting_count--;
         r->state = BQ_OUT;
         bq_cut(r);
         bq_write_sqe(q, r);
         q->out_count++;
     }
-    q->waiting_last = NULL;
-    q->waiting_count = 0;
+    if (q->waiting == NULL) q->waiting_last = NULL;
     q->calls++;
     bq_submit(q, 0);
 }
@@ -468,9 +495,11 @@ static inline int bq_has_unsubmitted(bq_queue *q) {
     return q->waiting != NULL || (q->backend == BQ_URING && q->ring.unsubmitted != 0);
 }
 
+static inline int bq_has_waiting(bq_queue *q) { return q->waiting != NULL; }
+
 static inline int bq_has_done(bq_queue *q) { return q->done != NULL; }
 
-/* Everything that waits goes to the kernel, by one call. */
+/* What waits goes to the kernel, by one call: everything, but for a batch of a ring at most. */
 static void bq_flush(bq_queue *q) {
     if (q->waiting == NULL) {
         if (q->backend == BQ_URING && q->ring.unsubmitted) bq_submit(q, 0);
@@ -520,7 +549,9 @@ static inline void bq_stay_awake(bq_queue *q) {
 static void bq_wake(bq_queue *q) {
     char rung[64];
     bq_stay_awake(q);
-    while (read(q->event_fd, rung, q->event_fd == q->event_write_fd ? 8 : sizeof rung) > 0) {}
+    /* An eventfd is silent after one read; a pipe is when it is empty. */
+    if (q->event_fd == q->event_write_fd) { if (read(q->event_fd, rung, 8) < 0) return; }
+    else while (read(q->event_fd, rung, sizeof rung) > 0) {}
 }
 
 /* Wait until nothing is on its way; what is done stays on its list. */
@@ -574,10 +605,16 @@ static int bq_connect(bq_queue *q, int uring_wish) {
     if (failed) return failed;
     q->backend = BQ_THREADS;
     q->refused = 0;
+    q->fixed_count = 0;
     if (uring_wish) {
         failed = bq_double.setup_errno;
         if (!failed) failed = uring_open(&q->ring, q->depth, q->file, q->event_fd);
-        if (!failed) q->backend = BQ_URING;
+        if (!failed) {
+            q->backend = BQ_URING;
+            /* More locked memory than the process may have: the kernel looks the pages up, request by request. */
+            if (q->fixed_wish && !uring_register_buffers(&q->ring, q->fixed, q->fixed_wish))
+                q->fixed_count = q->fixed_wish;
+        }
         q->refused = failed;
     }
     if (failed && uring_wish == 1) {
@@ -605,6 +642,7 @@ static int bq_open(
 ) {
     q->file = file;
     q->depth = depth;
+    q->batch = depth / BQ_BATCHES > BQ_LEAST_BATCH ? depth / BQ_BATCHES : BQ_LEAST_BATCH;
     q->alignment = alignment;
     q->cache_first = cache_first;
     q->requests = requests;

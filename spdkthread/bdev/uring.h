@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/uio.h>
 
 struct uring_sqe {
     uint8_t opcode;
@@ -19,7 +20,10 @@ struct uring_sqe {
     uint32_t len;
     uint32_t op_flags;
     uint64_t user_data;
-    uint64_t rest[3];
+    uint16_t buf_index;
+    uint16_t personality;
+    uint32_t file_index;
+    uint64_t rest[2];
 };
 
 struct uring_cqe {
@@ -33,6 +37,8 @@ enum {
     URING_OP_READV = 1,
     URING_OP_WRITEV = 2,
     URING_OP_FSYNC = 3,
+    URING_OP_READ_FIXED = 4,
+    URING_OP_WRITE_FIXED = 5,
     URING_OP_FALLOCATE = 17,
     URING_OP_READ = 22,
     URING_OP_WRITE = 23,
@@ -64,6 +70,7 @@ enum {
     URING_SQ_CQ_OVERFLOW = 1 << 1,
     URING_SQ_TASKRUN = 1 << 2,
     URING_CQ_EVENTFD_DISABLED = 1,
+    URING_REGISTER_BUFFERS = 0,
     URING_REGISTER_FILES = 2,
     URING_REGISTER_EVENTFD = 4,
 };
@@ -178,6 +185,11 @@ static inline int uring_open(uring *ring, uint32_t entries, int file, int event_
     return 0;
 }
 
+/* Have the kernel keep the pages of these pieces of memory, so that requests need not look them up. 0, or the errno. */
+static inline int uring_register_buffers(uring *ring, const struct iovec *buffers, uint32_t count) {
+    return uring_register_call(ring->fd, URING_REGISTER_BUFFERS, buffers, count) < 0 ? errno : 0;
+}
+
 /* The next entry, zeroed. There is always one: a channel has no more requests than the ring has entries. */
 static inline struct uring_sqe *uring_next(uring *ring) {
     struct uring_sqe *sqe = &ring->sqes[ring->sq_tail++ & ring->sq_mask];
@@ -226,6 +238,10 @@ typedef struct uring { int fd; uint32_t unsubmitted; int fixed_file; } uring;
 static inline int uring_open(uring *ring, uint32_t entries, int file, int event_fd) {
     (void)entries; (void)file; (void)event_fd;
     ring->fd = -1;
+    return ENOSYS;
+}
+static inline int uring_register_buffers(uring *ring, const struct iovec *buffers, uint32_t count) {
+    (void)ring; (void)buffers; (void)count;
     return ENOSYS;
 }
 static inline void uring_close(uring *ring) { ring->fd = -1; }

@@ -1,7 +1,6 @@
 """``python -m spdkthread info``: what a report of a fault needs."""
 
 import argparse
-import ctypes
 import importlib.util
 import json
 import os
@@ -16,16 +15,16 @@ from spdkthread._version import __version__
 
 __all__ = ["main"]
 
-# In the table of system calls that all architectures of Linux share.
-_IO_URING_SETUP = 425
-
 
 def collect() -> dict[str, Any]:
     """The facts, by name."""
     import numpy
 
     from spdkthread import thread
+    from spdkthread.bdev.device import uring_refusal
     from spdkthread.cores import allowed_cores
+
+    refusal = uring_refusal()
 
     return {
         "spdkthread": __version__,
@@ -39,7 +38,7 @@ def collect() -> dict[str, Any]:
         "cores": sorted(allowed_cores()),
         "cores_of_the_machine": os.cpu_count(),
         "switch_interval_s": sys.getswitchinterval(),
-        "io_uring": io_uring_refusal() or "available",
+        "io_uring": f"refused: {refusal}" if refusal else "available",
         "packages": [
             name
             for name in ("aio", "sock", "bdev", "rpc", "monitor", "trace", "testing")
@@ -47,23 +46,10 @@ def collect() -> dict[str, Any]:
         ],
         "backends": {
             "descriptors": "epoll" if hasattr(select, "epoll") else "kqueue",
-            "files": "io_uring" if not io_uring_refusal() else "threads",
+            "files": f"threads (io_uring was refused: {refusal})" if refusal else "io_uring",
         },
         "environment": {name: value for name, value in os.environ.items() if name.startswith("SPDKTHREAD_")},
     }
-
-
-def io_uring_refusal() -> str | None:
-    """Why the kernel gives this process no io_uring; None: it does."""
-    if sys.platform != "linux":
-        return "not on this system"
-    libc = ctypes.CDLL(None, use_errno=True)
-    parameters = ctypes.create_string_buffer(120)
-    fd = libc.syscall(ctypes.c_long(_IO_URING_SETUP), ctypes.c_uint(1), parameters)
-    if fd < 0:
-        return os.strerror(ctypes.get_errno())
-    os.close(fd)
-    return None
 
 
 def main(argv: Sequence[str]) -> int:

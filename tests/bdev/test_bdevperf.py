@@ -1,5 +1,6 @@
 """The program `bdevperf`, and what it counts with."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import pytest
 from support import PATIENCE_S
 
 from spdkthread.bdev import device, perf
-from spdkthread.bdev.job import WORKLOADS, Histogram
+from spdkthread.bdev.histogram import Histogram
+from spdkthread.bdev.job import WORKLOADS
 
 
 @pytest.fixture
@@ -56,6 +58,32 @@ def test_an_error_is_counted_and_the_status_says_so(capsys, path, callbacks):
     status, result = measured(capsys, "-w", "verify", "-q", 1, "--callbacks", callbacks, path)
     assert status == 1
     assert (result["errors"], result["first_error"]) == (1, "EIO")
+
+
+@pytest.fixture
+def faulty():
+    """Have the system calls go wrong, again and again."""
+    yield lambda *steps: device._plan(*steps, repeat=True)
+    device._plan()
+
+
+@pytest.mark.parametrize("backend", ["auto", "threads"])
+@pytest.mark.parametrize("callbacks", ["native", "python"])
+def test_short_transfers_and_interruptions_lose_nothing(capsys, path, faulty, callbacks, backend):
+    faulty(0, 8, -errno.EINTR, 512, -errno.EAGAIN, 4095, 0, 1, -errno.ECANCELED, 3000, 0)
+    status, result = measured(capsys, "-w", "verify", "-q", 8, "--callbacks", callbacks, "--backend", backend, path)
+    assert (status, result["errors"]) == (0, 0)
+    assert result["reads"] == result["writes"] > 0
+
+
+@pytest.mark.parametrize("backend", ["auto", "threads"])
+@pytest.mark.parametrize("callbacks", ["native", "python"])
+def test_what_fails_is_counted_and_nothing_else_is_wrong(capsys, path, faulty, callbacks, backend):
+    faulty(*[0] * 50, 100, -errno.EIO)
+    status, result = measured(capsys, "-w", "verify", "-q", 8, "--callbacks", callbacks, "--backend", backend, path)
+    assert (status, result["first_error"]) == (1, "EIO")
+    # Each error is one of the plan: nothing that was written has been read otherwise.
+    assert result["errors"] == device._plan_taken() // 52 > 0
 
 
 def test_what_cannot_be_measured_is_said(capsys, tmp_path, path):

@@ -1,6 +1,7 @@
 """``python -m spdkthread``."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 from support import PATIENCE_S, eventually
 
 from spdkthread.__main__ import COMMANDS, main
+from spdkthread.bdev import device
 from spdkthread.monitor.sampling import TABLES, Sampler
 from spdkthread.monitor.top import lines_of, title
 from spdkthread.rpc import Client, Server
@@ -45,12 +47,36 @@ def offered():
 
 def test_every_command_that_is_offered_explains_itself(capsys):
     names = offered()
-    assert {"info", "run", "top", "rpc", "perf"} <= set(names)
+    assert names == list(COMMANDS)
     for name in names:
         with pytest.raises(SystemExit) as ended:
             main([name, "--help"])
         assert ended.value.code == 0
         assert f"spdkthread {name}" in capsys.readouterr().out
+
+
+def test_every_command_does_something(path, tmp_path):
+    """A short run of each, by its name."""
+    script = tmp_path / "script.py"
+    script.write_text("print('the script ran')")
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 16))
+    trace = tmp_path / "trace.json"
+    runs = {
+        "info": ([], "spdkthread"),
+        "run": ([script], "the script ran"),
+        "top": (["-s", path, "-i", "0.05"], "poller"),
+        "rpc": (["-s", path, "rpc_get_methods"], "thread_get_stats"),
+        "trace": (["-o", trace, script], "the script ran"),
+        "perf": (["event_perf", "-t", "0.05"], "event"),
+        "bdevperf": (["-t", "0.05", disk], "IOPS"),
+    }
+    assert runs.keys() == COMMANDS.keys()
+    for name, (arguments, expected) in runs.items():
+        done = command(name, *map(str, arguments))
+        assert (done.returncode, name) == (0, name), done.stderr
+        assert expected in done.stdout
+    assert json.loads(trace.read_text())["traceEvents"]
 
 
 def test_what_is_no_command_is_named(capsys):
@@ -65,6 +91,20 @@ def test_info_says_what_a_report_needs(capsys):
     assert {"spdkthread", "python", "gil", "cores", "io_uring", "backends"} <= facts.keys()
     assert main(["info"]) == 0
     assert "io uring" in capsys.readouterr().out
+
+
+def test_info_says_how_files_are_reached_and_why(capsys):
+    device._refuse_uring(errno.EPERM)
+    try:
+        assert main(["info", "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["io_uring"] == "refused: EPERM"
+        assert facts["backends"]["files"] == "threads (io_uring was refused: EPERM)"
+    finally:
+        device._refuse_uring(0)
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["io_uring"] == "available") == (facts["backends"]["files"] == "io_uring")
 
 
 def test_rpc_calls_a_method(path, reactor, capsys):

@@ -252,12 +252,14 @@ def test_what_has_too_long_a_path_is_reported_and_the_rest_is_done(odd_tree):
 def test_a_file_that_cannot_be_opened_is_reported_and_the_rest_is_done(module, odd_tree, capfdbinary, monkeypatch):
     unreadable = {os.path.join(os.fsencode(odd_tree), name) for name in (b"plain", b"new\nline", b"not utf-8 \xff\xfe")}
 
+    real_open = os.open
+
     def guarded_open(path, *args, **kwargs):
         if path in unreadable:
             raise PermissionError(13, "Permission denied", path)
-        return open(path, *args, **kwargs)
+        return real_open(path, *args, **kwargs)
 
-    monkeypatch.setattr(module, "open", guarded_open, raising=False)
+    monkeypatch.setattr(os, "open", guarded_open)
     assert module.main([odd_tree]) == 1
     out, err = capfdbinary.readouterr()
     missing = {line for line in reference(odd_tree)[0] if line not in out.splitlines(keepends=True)}

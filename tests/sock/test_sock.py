@@ -13,6 +13,8 @@ from support import PATIENCE_S, eventually, finish, run_python
 from spdkthread import ThreadExitedError, WrongThreadError
 from spdkthread.sock import Listener, Sock, SockBufferError, SockClosedError, SockGroup, SockLimitError
 
+pytestmark = pytest.mark.races
+
 LOCAL = ("127.0.0.1", 0)
 
 
