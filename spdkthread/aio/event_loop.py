@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from spdkthread.aio.loop_core import LoopCore
+from spdkthread.aio.transport_stream import StreamTransport
 from spdkthread.call_later import Timer
 from spdkthread.errors import NestedLoopError
 from spdkthread.thread import SpdkThread
@@ -147,6 +148,13 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
             super().close()
         finally:
             self._tear_down()
+
+    # Transports: ours in the places of asyncio's.
+
+    def _make_socket_transport(
+        self, sock: Any, protocol: Any, waiter: Any = None, *, extra: Any = None, server: Any = None
+    ) -> StreamTransport:
+        return StreamTransport(self, sock, protocol, waiter, extra, server)
 
     # A pipe is needed only for signals: the interpreter writes their numbers into it.
 

@@ -24,6 +24,7 @@ keeps them. Where they are is asked of the class, and where the class looks diff
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from spdkthread.aio.fd_watcher cimport FdWatcher
 from spdkthread.atomics cimport st_atomic_u32, st_atomic_u64
 from spdkthread.fd_group cimport fd_event
 from spdkthread.thread cimport SpdkThread
@@ -75,6 +76,10 @@ cdef class LoopCore:
     cdef timer_queue timers
     cdef fd_event events[64]
     cdef int events_count
+    cdef list watchers              # by descriptor: FdWatchers whose descriptors are in the selector's epoll; None
+    cdef list to_flush              # FdWatchers that gather writes: flushed when the ready callbacks have run
+    cdef uint64_t turns             # begun
+    cdef bytearray read_buffer      # what transports receive into; None: nothing was received yet
 
     cdef object drain_thread(self, object stop)
     cdef int catch_up(self) except -1
@@ -86,6 +91,10 @@ cdef class LoopCore:
     cdef bint has_work(self) noexcept
     cdef int look_at_fds(self) except -1
     cdef int take_events(self) except -1
+    cdef int watch(self, FdWatcher watcher, uint32_t events) except -1
+    cdef int watch_in_selector(self, FdWatcher watcher, uint32_t events) except -1
+    cdef int run_watcher(self, FdWatcher watcher, uint32_t events) except -1
+    cdef int flush_all(self) except -1
     cdef int expire_timers(self) except -1
     cdef int wait(self) except -1
     cdef int wait_in_selector(self) except -1

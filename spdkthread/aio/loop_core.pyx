@@ -1,6 +1,7 @@
 """The inside of `aio.EventLoop`. See ``loop_core.pxd``."""
 
 import asyncio
+import errno
 import logging
 import os
 import selectors
@@ -17,6 +18,7 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from spdkthread.aio.fd_watcher cimport FdWatcher
 from spdkthread.affinity cimport affinity_enter, affinity_leave
 from spdkthread.atomics cimport (
     st_fence_seq_cst,
@@ -36,6 +38,7 @@ from spdkthread.fd_group cimport (
     FD_READABLE,
     FD_WRITABLE,
     fd_group_add,
+    fd_group_change,
     fd_group_open,
     fd_set_part,
     fd_set_ready,
@@ -329,6 +332,9 @@ cdef class LoopCore:
     def __cinit__(self):
         self.ready = []
         self.batch = []
+        self.watchers = []
+        self.to_flush = []
+        self.turns = 1
         self.cancelled = deque()
         self.poll_fd = -1
         self.thread_fds = -1
@@ -703,14 +709,17 @@ cdef class LoopCore:
     def _run_once(self):
         """One turn of the loop."""
         # What is ready by now was scheduled before any message that waits: the order of both is that of their coming.
+        self.turns += 1
         self.poll_thread(PyList_GET_SIZE(self.ready) == 0)
-        if PyList_GET_SIZE(self.ready) or self._stopping or self.has_work():
+        if PyList_GET_SIZE(self.ready) or self._stopping or PyList_GET_SIZE(self.to_flush) or self.has_work():
             self.look_at_fds()
         else:
             self.wait()
             self.poll_thread(True)
         self.expire_timers()
         self.run_ready()
+        if PyList_GET_SIZE(self.to_flush):
+            self.flush_all()
         if self.on_main_thread:
             PyErr_CheckSignals()
 
@@ -874,11 +883,21 @@ cdef class LoopCore:
         cdef int index, fd
         cdef uint32_t seen
         cdef PyObject *found
+        cdef FdWatcher watcher
         for index in range(self.events_count):
             fd = <int>(self.events[index].tag & 0x7FFFFFFF)
             if fd == self.thread_fds:
                 attention_set(&self.thread.c, ATTENTION_FDS)
                 continue
+            if fd < PyList_GET_SIZE(self.watchers):
+                found = PyList_GET_ITEM(self.watchers, fd)
+                if found != <PyObject *>None:
+                    watcher = <FdWatcher>found
+                    seen = self.events[index].events & watcher.wanted
+                    if seen and not watcher.seen:
+                        self.ready.append(watcher)
+                    watcher.seen |= seen
+                    continue
             key = self.keys.get(fd)
             if key is None:
                 continue
@@ -900,6 +919,92 @@ cdef class LoopCore:
                     else:
                         self.ready.append(writer)
         self.events_count = 0
+        return 0
+
+    # Descriptors without a Handle: what a transport watches
+
+    cdef int watch(self, FdWatcher watcher, uint32_t events) except -1:
+        """From now on call `watcher` when its descriptor is ready for `events`; 0: not at all."""
+        cdef uint32_t before = watcher.wanted
+        cdef int fd = watcher.fd
+        cdef int failed = 0
+        if events == before:
+            return 0
+        if self._closed:
+            if events:
+                self._check_closed()
+            watcher.wanted = watcher.seen = 0
+            return 0
+        if not self.direct:
+            return self.watch_in_selector(watcher, events)
+        if not before:
+            failed = fd_group_add(self.poll_fd, fd, events, <uint64_t>fd)
+            while not failed and PyList_GET_SIZE(self.watchers) <= fd:
+                self.watchers.append(None)
+            if not failed:
+                # One that is there already had the number before: its file was closed under it, which took it out.
+                self.watchers[fd] = watcher
+        elif PyList_GET_SIZE(self.watchers) <= fd or self.watchers[fd] is not watcher:
+            failed = errno.EBADF if events else 0
+        elif events:
+            failed = fd_group_change(self.poll_fd, fd, before, events, <uint64_t>fd)
+        else:
+            fd_group_remove(self.poll_fd, fd, before)       # fails where the file is closed, which is as good
+            self.watchers[fd] = None
+        if failed:
+            raise OSError(failed, f"{os.strerror(failed)} ({watcher!r})")
+        watcher.wanted = events
+        watcher.seen &= events
+        return 0
+
+    cdef int watch_in_selector(self, FdWatcher watcher, uint32_t events) except -1:
+        """With a selector that cannot be asked past its own class."""
+        cdef uint32_t changed = watcher.wanted ^ events
+        if changed & FD_READABLE:
+            if events & FD_READABLE:
+                watcher.context.run(self._add_reader, watcher.fd, watcher._ready_to_read)
+            else:
+                self._remove_reader(watcher.fd)
+        if changed & FD_WRITABLE:
+            if events & FD_WRITABLE:
+                watcher.context.run(self._add_writer, watcher.fd, watcher._ready_to_write)
+            else:
+                self._remove_writer(watcher.fd)
+        watcher.wanted = events
+        watcher.seen = 0
+        return 0
+
+    cdef int run_watcher(self, FdWatcher watcher, uint32_t events) except -1:
+        cdef uint64_t began = 0
+        cdef object kind
+        PyContext_Enter(watcher.context)
+        try:
+            if st_tracing():
+                began = st_cycles()
+            if events:
+                watcher.fd_ready(events)
+            else:
+                watcher.flush()
+        finally:
+            PyContext_Exit(watcher.context)
+            if began:
+                kind = type(watcher)
+                trace_put(TRACE_CALLBACK, 0, began, st_cycles() - began, trace_key(<PyObject *>kind), 0)
+        return 0
+
+    cdef int flush_all(self) except -1:
+        """Send what was gathered in this turn."""
+        cdef list gathered = self.to_flush
+        self.to_flush = []
+        while gathered:
+            watcher = gathered.pop()
+            try:
+                self.run_watcher(<FdWatcher>watcher, 0)
+            except (SystemExit, KeyboardInterrupt):
+                self.to_flush += gathered
+                raise
+            except BaseException as error:
+                report_failure(self, watcher, error)
         return 0
 
     cdef int expire_timers(self) except -1:
@@ -1098,11 +1203,26 @@ cdef class LoopCore:
         cdef PyObject *callback
         cdef PyObject *args
         cdef PyObject *context
+        cdef uint32_t events
         # Nothing else holds this list, but a debugger may look: its length is asked again each time.
         while index < PyList_GET_SIZE(batch):
             handle = <object>PyList_GET_ITEM(batch, index)
             batch[index] = None         # what it holds goes when it has run, not at the end of the turn
             index += 1
+            if isinstance(handle, FdWatcher):
+                events = (<FdWatcher>handle).seen
+                (<FdWatcher>handle).seen = 0
+                if events == 0:
+                    continue
+                try:
+                    self.run_watcher(<FdWatcher>handle, events)
+                except (SystemExit, KeyboardInterrupt):
+                    self.put_back(batch, index)
+                    raise
+                except BaseException as error:
+                    report_failure(self, handle, error)
+                handle = None
+                continue
             if not plain_slots or (type(handle) is not Handle and type(handle) is not Timer):
                 if not handle._cancelled:
                     try:
