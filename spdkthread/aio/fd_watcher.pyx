@@ -44,8 +44,10 @@ cdef class FdWatcher:
         if events:
             self.fd_ready(events)
 
+    # For a selector whose events the loop does not read itself: asyncio's handles call these.
+
     def _ready_to_read(self) -> None:
-        self._ready(FD_READABLE)
+        self.context.run(self._ready, FD_READABLE)
 
     def _ready_to_write(self) -> None:
-        self._ready(FD_WRITABLE)
+        self.context.run(self._ready, FD_WRITABLE)

@@ -962,12 +962,12 @@ cdef class LoopCore:
         cdef uint32_t changed = watcher.wanted ^ events
         if changed & FD_READABLE:
             if events & FD_READABLE:
-                watcher.context.run(self._add_reader, watcher.fd, watcher._ready_to_read)
+                self._add_reader(watcher.fd, watcher._ready_to_read)
             else:
                 self._remove_reader(watcher.fd)
         if changed & FD_WRITABLE:
             if events & FD_WRITABLE:
-                watcher.context.run(self._add_writer, watcher.fd, watcher._ready_to_write)
+                self._add_writer(watcher.fd, watcher._ready_to_write)
             else:
                 self._remove_writer(watcher.fd)
         watcher.wanted = events

@@ -1,13 +1,14 @@
-"""Transport: what stream and datagram transports of `aio.EventLoop` have in common.
+"""Transport: what the transports of `aio.EventLoop` have in common.
 
-They are asyncio's selector transports in C: the same states, the same order of callbacks, the same errors. What differs
-is the way of a byte. Ready descriptors come straight from the loop's epoll (``fd_watcher.pxd``), are received into one
-buffer of the loop, and go to the protocol in one call, in the context in which the transport was made.
+They are asyncio's own transports in C: the same states, the same order of callbacks, the same errors. What differs is
+the way of a byte. Ready descriptors come straight from the loop's epoll (``fd_watcher.pxd``), are received into one
+buffer of the loop, and go to the protocol in one call, in the context in which the transport was made. connection_made
+and connection_lost run in that context as well.
 
 Attributes with a leading underscore are those which asyncio's own code reads of its transports.
 """
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t
 
 from spdkthread.aio.fd_watcher cimport FdWatcher
 from spdkthread.aio.loop_core cimport LoopCore
@@ -25,32 +26,26 @@ cdef extern from *:
 cdef class Transport(FdWatcher):
     cdef LoopCore core
     cdef readonly object _loop              # the same, None once the connection is lost
-    cdef public object _sock
     cdef public object _protocol
     cdef public dict _extra
-    cdef readonly object _server
     cdef readonly bint _protocol_paused
     cdef readonly bint _closing
     cdef bint paused
-    cdef bint holds_sock                    # closing the socket elsewhere does not close its descriptor
     cdef readonly Py_ssize_t _high_water
     cdef readonly Py_ssize_t _low_water
     cdef Py_ssize_t buffered                # bytes that the kernel has not taken
-    cdef readonly uint64_t _conn_lost       # connection_lost was called or will be; then: writes since
     cdef dict __dict__
     cdef object __weakref__
 
-    cdef int begin(self, object loop, object sock, object protocol, object extra, object server) except -1
+    cdef int join(self, object loop, int fd, object protocol, object extra) except -1
     cdef int announce(self, object waiter) except -1
-    cdef int want(self, unsigned int events) except -1
-    cdef int drop_buffer(self) except -1
+    cdef int may_read(self) except -1
+    cdef int want(self, uint32_t events) except -1
     cdef int pause_protocol(self) except -1
     cdef int resume_protocol(self) except -1
     cdef int fatal(self, object error, str what) except -1
     cdef int force_close(self, object error) except -1
-    cdef int refuse_write(self) except -1
     cdef int lose(self, object error) except -1
-    cdef int release_sock(self) except -1
 
 
 cdef bytearray read_buffer_of(LoopCore loop)

@@ -11,10 +11,10 @@ when a turn had only one write. What the kernel does not take waits until it is 
 
 from libc.stdint cimport uint64_t
 
-from spdkthread.aio.transport cimport Transport
+from spdkthread.aio.transport_socket cimport SocketTransport
 
 
-cdef class StreamTransport(Transport):
+cdef class StreamTransport(SocketTransport):
     cdef list chunks                # of bytes: written, not sent
     cdef Py_ssize_t first           # of the chunks that is not sent whole
     cdef Py_ssize_t offset          # of its bytes that are sent

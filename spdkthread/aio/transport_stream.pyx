@@ -12,7 +12,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.aio.loop_core cimport LoopCore
-from spdkthread.aio.transport cimport TRANSPORT_READ_SIZE, Transport, os_error, read_buffer_of
+from spdkthread.aio.transport cimport TRANSPORT_READ_SIZE, os_error, read_buffer_of
+from spdkthread.aio.transport_socket cimport SocketTransport
 from spdkthread.fd_group cimport FD_READABLE, FD_WRITABLE
 
 __all__ = ["StreamTransport"]
@@ -70,7 +71,7 @@ cdef object BufferedProtocol = protocols.BufferedProtocol
 cdef object TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
-cdef class StreamTransport(Transport):
+cdef class StreamTransport(SocketTransport):
     """A connected TCP or unix socket of `aio.EventLoop`."""
 
     _start_tls_compatible = True
@@ -404,7 +405,7 @@ cdef class StreamTransport(Transport):
         """As ``asyncio.BaseTransport.close``."""
         if not self._closing:
             self.send_gathered()
-            Transport.close(self)
+            SocketTransport.close(self)
 
     def abort(self) -> None:
         """As ``asyncio.WriteTransport.abort``."""
@@ -413,7 +414,7 @@ cdef class StreamTransport(Transport):
 
     cdef int lose(self, object error) except -1:
         try:
-            Transport.lose(self, error)
+            SocketTransport.lose(self, error)
         finally:
             if self._empty_waiter is not None and not self._empty_waiter.done():
                 self._empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
