@@ -102,6 +102,7 @@ cdef class LoopCore:
     cdef int look_around(self) noexcept nogil
     cdef int found(self, uint64_t spin) noexcept nogil
     cdef int park(self) noexcept nogil
+    cdef int sleep(self) noexcept nogil
     cdef int traced_sleep(self) noexcept nogil
     cdef int64_t nap_ns(self) noexcept nogil
     cdef int run_ready(self) except -1

@@ -19,7 +19,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from spdkthread.aio.fd_watcher cimport FdWatcher
-from spdkthread.affinity cimport affinity_enter, affinity_leave
+from spdkthread.affinity cimport affinity_enter, affinity_leave, affinity_tighten
 from spdkthread.atomics cimport (
     st_fence_seq_cst,
     st_exchange32,
@@ -38,11 +38,13 @@ from spdkthread.fd_group cimport (
     FD_READABLE,
     FD_WRITABLE,
     fd_group_add,
+    fd_group_add_edge,
     fd_group_change,
     fd_group_open,
     fd_set_part,
     fd_set_ready,
     fd_group_remove,
+    fd_group_sleep,
     fd_group_wait,
 )
 from spdkthread.forks cimport fork_generation
@@ -373,6 +375,11 @@ cdef class LoopCore:
         self.thread_fds = fd_group_open()
         if self.thread_fds < 0:
             raise FdError(f"no file descriptor for an event loop on {thread!r}")
+        if self.direct:
+            # One call waits for descriptors and for senders. Of an edge nothing has to be read away.
+            failed = fd_group_add_edge(self.poll_fd, self.wakeup.wait_fd, <uint64_t>self.wakeup.wait_fd)
+            if failed:
+                raise FdError(f"the wake-up of {thread!r} cannot be watched: {os.strerror(failed)}")
         self.owner = LoopOwner(self, thread)
         thread._belong_to(self.owner, False)
         # It stays as long as the loop is not closed.
@@ -1072,6 +1079,8 @@ cdef class LoopCore:
         sender_core = st_load32_relaxed(&self.sender_core)
         if sender_core and sender_core == <uint32_t>(1 + st_this_core()):
             spin = 0        # whoever sends would have to wait until we stop looking
+        if spin == 0 and self.direct and self.idle_mode == IDLE_ADAPTIVE:
+            return self.park()      # which looks as well
         if self.timers.count:
             due = timer_next_deadline(&self.timers)
         while True:
@@ -1137,7 +1146,8 @@ cdef class LoopCore:
     cdef int park(self) noexcept nogil:
         """Sleep. The protocol stands in wakeup.pxd."""
         cdef int woken
-        wakeup_clear(self.wakeup)
+        if not self.direct:
+            wakeup_clear(self.wakeup)
         st_store32_relaxed(&self.wakeup.sleeping, 1)
         st_fence_seq_cst()
         if poll_work_ready(&self.thread.c):
@@ -1146,15 +1156,23 @@ cdef class LoopCore:
         if st_tracing():
             woken = self.traced_sleep()
         else:
-            woken = idle_sleep(self.wakeup, self.poll_fd, -1, self.nap_ns())
+            woken = self.sleep()
         st_store32_relaxed(&self.wakeup.sleeping, 0)
-        if woken > 0 and woken & 2 and self.direct:
-            self.events_count = fd_group_wait(self.poll_fd, self.events, FD_BATCH)
         return -1 if woken < 0 else 0
+
+    cdef int sleep(self) noexcept nogil:
+        """-1: a signal has come."""
+        cdef int ready
+        if not self.direct:
+            return idle_sleep(self.wakeup, self.poll_fd, -1, self.nap_ns())
+        affinity_tighten()      # what the last turn may have started
+        ready = fd_group_sleep(self.poll_fd, self.events, FD_BATCH, self.nap_ns())
+        self.events_count = ready if ready > 0 else 0
+        return ready
 
     cdef int traced_sleep(self) noexcept nogil:
         cdef uint64_t began = st_cycles(), ended
-        cdef int woken = idle_sleep(self.wakeup, self.poll_fd, -1, self.nap_ns())
+        cdef int woken = self.sleep()
         ended = st_cycles()
         trace_put(TRACE_PARK, 0, began, ended - began, 0, woken)
         trace_put(TRACE_WAKE, 0, ended, 0, 0, woken)

@@ -91,7 +91,7 @@ cdef class PipeTransport(Transport):
             info.append("closing")
         info.append(f"fd={self.fileno}")
         if self._pipe is not None:
-            info.append("polling" if self.wanted else "idle")
+            info.append("open" if self.core._closed else "polling" if self.wanted else "idle")
         return f"<{' '.join(info)}>"
 
     @property

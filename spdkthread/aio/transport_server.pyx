@@ -26,7 +26,10 @@ cdef class Listener(FdWatcher):
         self.loop = loop
         self.factory = factory
         self.sock = sock
-        self.fd = sock.fileno()
+        fd = sock.fileno()
+        if not isinstance(fd, int) or fd < 0:
+            raise ValueError(f"Invalid file object: {sock!r}")
+        self.fd = fd
         self.tls_context = tls_context
         self.server = server
         self.backlog = backlog
