@@ -5,6 +5,7 @@ import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from spdkthread.aio.executor import ThreadExecutor
 from spdkthread.aio.loop_core import LoopCore
 from spdkthread.aio.transport_datagram import DatagramTransport
 from spdkthread.aio.transport_pipe import ReadPipeTransport, WritePipeTransport
@@ -153,6 +154,28 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
             super().close()
         finally:
             self._tear_down()
+
+    def set_default_executor(self, executor: Any) -> None:
+        """As ``asyncio.loop.set_default_executor``; a `ThreadExecutor` is taken as well.
+
+        Parameters
+        ----------
+        executor : concurrent.futures.ThreadPoolExecutor or ThreadExecutor
+            Closing the loop shuts it down.
+
+        Raises
+        ------
+        TypeError
+            For any other.
+
+        Notes
+        -----
+        **Thread safety:** the OS thread that runs the loop.
+        """
+        if isinstance(executor, ThreadExecutor):
+            self._default_executor = executor
+        else:
+            super().set_default_executor(executor)
 
     # Transports and servers: ours in the places of asyncio's.
 
