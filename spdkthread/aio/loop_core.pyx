@@ -397,6 +397,11 @@ cdef class LoopCore:
         """After asyncio's own close(). What fails is reported, and everything else ends all the same."""
         cdef object stop = None
         self.ready.clear()
+        self.to_flush.clear()
+        for watcher in self.watchers:
+            if watcher is not None:
+                (<FdWatcher>watcher).wanted = (<FdWatcher>watcher).seen = 0
+        self.watchers.clear()
         self.drop_timers()
         if self.thread_fds >= 0:
             close(self.thread_fds)
