@@ -1284,7 +1284,14 @@ cdef class LoopCore:
             try:
                 self._current_handle = handle
                 begun = self.time()
-                handle._run()
+                try:
+                    handle._run()
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    if not isinstance(handle, FdWatcher):
+                        raise               # a handle has told already
+                    report_failure(self, handle, error)
                 took = self.time() - begun
                 if took >= self.slow_callback_duration:
                     asyncio.base_events.logger.warning(

@@ -41,7 +41,7 @@ cdef class DatagramTransport(SocketTransport):
         self.waiting = deque()
         self.begin(loop, sock, protocol, extra, None)
         self.address = address
-        self.connected = bool(self._extra["peername"])
+        self.connected = self._extra["peername"] is not None       # b"" or "" is that of a socket without a name
         self.large = sock.family not in (socket.AF_INET, socket.AF_INET6)
         self.announce(waiter)
 
@@ -96,10 +96,8 @@ cdef class DatagramTransport(SocketTransport):
             if addr is not None and addr != self.address:
                 raise ValueError(f"Invalid address: must be None or {self.address}")
             addr = self.address
-        if self._conn_lost and self.address:
+        if self._conn_lost:
             self.refuse_write()
-            return
-        if self._sock is None:
             return
         if not self.waiting:
             try:

@@ -817,7 +817,7 @@ def many_descriptors():
 
 
 @pytest.mark.parametrize("factory", [Echo, None], ids=["protocol", "streams"])
-def test_a_thousand_connections_are_served_at_once(run, many_descriptors, factory):
+def test_a_thousand_connections_are_served_at_once(many_descriptors, factory):
     count = 1000
     protocols = []
     ended = []
@@ -865,7 +865,7 @@ def test_a_thousand_connections_are_served_at_once(run, many_descriptors, factor
                 await asyncio.sleep(0.01)
         await turns(10)
 
-    run(main())
+    runner(False)(main())
 
 
 def test_connections_and_resets_leave_nothing_behind(run):
