@@ -88,6 +88,33 @@ class TlsProtocol(sslproto.SSLProtocol):
             pass
         self._process_outgoing()
 
+    def _do_read__buffered(self):
+        cdef Py_ssize_t filled = 0
+        cdef Py_ssize_t wanted
+        cdef Py_ssize_t count = 1
+        engine = engine_of(self._sslobj)
+        # Any buffer: a slice of a bytearray would be another one.
+        into = memoryview(self._app_protocol_get_buffer(self._get_read_buffer_size()))
+        wanted = into.nbytes
+        if wanted == 0:
+            raise RuntimeError("get_buffer() returned an empty buffer")
+        try:
+            while filled < wanted:
+                count = engine.read(wanted - filled, into[filled:] if filled else into)
+                if count == 0:
+                    break
+                filled += count
+        except again_errors:
+            count = 1
+        into.release()
+        if filled == wanted:
+            self._loop.call_soon(self._do_read)         # there may be more
+        if filled:
+            self._app_protocol_buffer_updated(filled)
+        if count == 0:
+            self._call_eof_received()
+            self._start_shutdown()
+
     def _do_read__copied(self):
         cdef bytearray buffer = read_buffer_of(<LoopCore>self._loop)
         cdef Py_ssize_t count = 1

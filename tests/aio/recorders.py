@@ -114,6 +114,13 @@ def reset(sock):
     sock.close()
 
 
+async def until(condition):
+    """For what no protocol notes."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
 async def turns(count=3):
     for _ in range(count):
         await asyncio.sleep(0)
