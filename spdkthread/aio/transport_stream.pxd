@@ -22,6 +22,7 @@ cdef class StreamTransport(SocketTransport):
     cdef bint to_be_flushed         # in the loop's list of those
     cdef uint64_t wrote_in          # turn of the loop
     cdef bint buffered_protocol
+    cdef bint reader_protocol       # asyncio's own, of its streams
     cdef readonly bint _eof
     cdef readonly object _empty_waiter
     cdef public object _sendfile_compatible

@@ -2,14 +2,15 @@
 
 import logging
 import socket
-from asyncio import constants, protocols
+from asyncio import constants, protocols, streams
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from spdkthread.aio.loop_core cimport LoopCore
 from spdkthread.aio.transport cimport TRANSPORT_READ_SIZE, os_error, read_buffer_of
@@ -68,7 +69,37 @@ logger = logging.getLogger("asyncio")
 # So much gathered goes out at once; a larger write is sent without the GIL.
 cdef Py_ssize_t GATHERED = 64 * 1024
 cdef object BufferedProtocol = protocols.BufferedProtocol
+cdef object StreamReader = streams.StreamReader
+cdef object StreamReaderProtocol = streams.StreamReaderProtocol
 cdef object TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+cdef bint feed(object protocol, const char *data, Py_ssize_t count) except -1:
+    """What `StreamReaderProtocol` and `StreamReader` do with bytes that were received, without their Python code.
+
+    Returns False, with nothing done, where it takes that code: the reader is not asyncio's own, or it has to pause.
+    """
+    cdef Py_ssize_t before
+    find = protocol._stream_reader_wr
+    if find is None:
+        return False
+    reader = find()
+    if type(reader) is not StreamReader or reader._eof:
+        return False
+    buffer = reader._buffer
+    if type(buffer) is not bytearray:
+        return False
+    before = PyByteArray_GET_SIZE(buffer)
+    if before + count > 2 * reader._limit:
+        return False
+    PyByteArray_Resize(buffer, before + count)
+    memcpy(PyByteArray_AS_STRING(buffer) + before, data, count)
+    waiter = reader._waiter
+    if waiter is not None:
+        reader._waiter = None
+        if not waiter.cancelled():
+            waiter.set_result(None)
+    return True
 
 
 cdef class StreamTransport(SocketTransport):
@@ -87,6 +118,7 @@ cdef class StreamTransport(SocketTransport):
     def set_protocol(self, protocol) -> None:
         """As ``asyncio.BaseTransport.set_protocol``."""
         self.buffered_protocol = isinstance(protocol, BufferedProtocol)
+        self.reader_protocol = type(protocol) is StreamReaderProtocol
         self._protocol = protocol
 
     cdef int fd_ready(self, uint32_t events) except -1:
@@ -114,9 +146,10 @@ cdef class StreamTransport(SocketTransport):
             if not st_again(count):
                 self.fatal(os_error(-count), "Fatal read error on socket transport")
             return 0
-        data = PyBytes_FromStringAndSize(buffer, count)
         try:
-            self._protocol.data_received(data)
+            if self.reader_protocol and feed(self._protocol, buffer, count):
+                return 0
+            self._protocol.data_received(PyBytes_FromStringAndSize(buffer, count))
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
