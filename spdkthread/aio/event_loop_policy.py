@@ -11,7 +11,7 @@ class EventLoopPolicy(asyncio.DefaultEventLoopPolicy):
     """asyncio's policy, with `EventLoop` as its loop.
 
     For what takes no loop factory: Jupyter, tornado, ``unittest.IsolatedAsyncioTestCase``, ``asyncio.run`` on Python
-    3.11. asyncio itself gives up policies with Python 3.14; where there is a choice, pass ``loop_factory=aio.EventLoop``.
+    3.11. asyncio gives up policies with Python 3.14; where there is a choice, pass ``loop_factory=aio.EventLoop``.
 
     Notes
     -----

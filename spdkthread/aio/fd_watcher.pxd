@@ -1,7 +1,7 @@
 """FdWatcher: what an event loop calls when a descriptor is ready, without a `Handle` in between.
 
-The loop's epoll names the descriptor, its table of watchers the object, and `fd_ready` is a C call in the context of the
-watcher. Among the ready callbacks of a turn a watcher stands in its own place, as a handle would, with what its
+The loop's epoll names the descriptor, its table of watchers the object, and `fd_ready` is a C call in the context of
+the watcher. Among the ready callbacks of a turn a watcher stands in its own place, as a handle would, with what its
 descriptor was `seen` to be ready for. To asyncio's debug mode, which times what it runs and logs it, it looks like a
 handle.
 """

@@ -91,9 +91,9 @@ cdef class LoopCore:
     cdef bint has_work(self) noexcept
     cdef int look_at_fds(self) except -1
     cdef int take_events(self) except -1
-    cdef int watch(self, FdWatcher watcher, uint32_t events) except -1
-    cdef int watch_in_selector(self, FdWatcher watcher, uint32_t events) except -1
-    cdef int run_watcher(self, FdWatcher watcher, uint32_t events) except -1
+    cdef int watch(self, FdWatcher watcher, uint32_t mask) except -1
+    cdef int watch_in_selector(self, FdWatcher watcher, uint32_t mask) except -1
+    cdef int run_watcher(self, FdWatcher watcher, uint32_t mask) except -1
     cdef int flush_all(self) except -1
     cdef int expire_timers(self) except -1
     cdef int wait(self) except -1

@@ -935,66 +935,66 @@ cdef class LoopCore:
 
     # Descriptors without a Handle: what a transport watches
 
-    cdef int watch(self, FdWatcher watcher, uint32_t events) except -1:
-        """From now on call `watcher` when its descriptor is ready for `events`; 0: not at all."""
+    cdef int watch(self, FdWatcher watcher, uint32_t mask) except -1:
+        """From now on call `watcher` when its descriptor is ready for what `mask` says; 0: not at all."""
         cdef uint32_t before = watcher.wanted
         cdef int fd = watcher.fd
         cdef int failed = 0
-        if events == before:
+        if mask == before:
             return 0
         if self._closed:
-            if events:
+            if mask:
                 self._check_closed()
             watcher.wanted = watcher.seen = 0
             return 0
         if not self.direct:
-            return self.watch_in_selector(watcher, events)
+            return self.watch_in_selector(watcher, mask)
         if not before:
-            failed = fd_group_add(self.poll_fd, fd, events, <uint64_t>fd)
+            failed = fd_group_add(self.poll_fd, fd, mask, <uint64_t>fd)
             while not failed and PyList_GET_SIZE(self.watchers) <= fd:
                 self.watchers.append(None)
             if not failed:
                 # One that is there already had the number before: its file was closed under it, which took it out.
                 self.watchers[fd] = watcher
         elif PyList_GET_SIZE(self.watchers) <= fd or self.watchers[fd] is not watcher:
-            failed = errno.EBADF if events else 0
-        elif events:
-            failed = fd_group_change(self.poll_fd, fd, before, events, <uint64_t>fd)
+            failed = errno.EBADF if mask else 0
+        elif mask:
+            failed = fd_group_change(self.poll_fd, fd, before, mask, <uint64_t>fd)
         else:
             fd_group_remove(self.poll_fd, fd, before)       # fails where the file is closed, which is as good
             self.watchers[fd] = None
         if failed:
             raise OSError(failed, f"{os.strerror(failed)} ({watcher!r})")
-        watcher.wanted = events
-        watcher.seen &= events
+        watcher.wanted = mask
+        watcher.seen &= mask
         return 0
 
-    cdef int watch_in_selector(self, FdWatcher watcher, uint32_t events) except -1:
+    cdef int watch_in_selector(self, FdWatcher watcher, uint32_t mask) except -1:
         """With a selector that cannot be asked past its own class."""
-        cdef uint32_t changed = watcher.wanted ^ events
+        cdef uint32_t changed = watcher.wanted ^ mask
         if changed & FD_READABLE:
-            if events & FD_READABLE:
+            if mask & FD_READABLE:
                 self._add_reader(watcher.fd, watcher._ready_to_read)
             else:
                 self._remove_reader(watcher.fd)
         if changed & FD_WRITABLE:
-            if events & FD_WRITABLE:
+            if mask & FD_WRITABLE:
                 self._add_writer(watcher.fd, watcher._ready_to_write)
             else:
                 self._remove_writer(watcher.fd)
-        watcher.wanted = events
+        watcher.wanted = mask
         watcher.seen = 0
         return 0
 
-    cdef int run_watcher(self, FdWatcher watcher, uint32_t events) except -1:
+    cdef int run_watcher(self, FdWatcher watcher, uint32_t mask) except -1:
         cdef uint64_t began = 0
         cdef object kind
         PyContext_Enter(watcher.context)
         try:
             if st_tracing():
                 began = st_cycles()
-            if events:
-                watcher.fd_ready(events)
+            if mask:
+                watcher.fd_ready(mask)
             else:
                 watcher.flush()
         finally:
@@ -1226,19 +1226,19 @@ cdef class LoopCore:
         cdef PyObject *callback
         cdef PyObject *args
         cdef PyObject *context
-        cdef uint32_t events
+        cdef uint32_t mask
         # Nothing else holds this list, but a debugger may look: its length is asked again each time.
         while index < PyList_GET_SIZE(batch):
             handle = <object>PyList_GET_ITEM(batch, index)
             batch[index] = None         # what it holds goes when it has run, not at the end of the turn
             index += 1
             if isinstance(handle, FdWatcher):
-                events = (<FdWatcher>handle).seen
+                mask = (<FdWatcher>handle).seen
                 (<FdWatcher>handle).seen = 0
-                if events == 0:
+                if mask == 0:
                     continue
                 try:
-                    self.run_watcher(<FdWatcher>handle, events)
+                    self.run_watcher(<FdWatcher>handle, mask)
                 except (SystemExit, KeyboardInterrupt):
                     self.put_back(batch, index)
                     raise

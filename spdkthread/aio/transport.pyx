@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t
 
 from spdkthread.aio.fd_watcher cimport FdWatcher
 from spdkthread.aio.loop_core cimport LoopCore
-from spdkthread.fd_group cimport FD_READABLE, FD_WRITABLE
+from spdkthread.fd_group cimport FD_READABLE
 
 from spdkthread.aio.loop_core import LoopCore as loop_class
 

@@ -1,12 +1,11 @@
 """Datagram transports of `aio.EventLoop`."""
 
 import asyncio
-import gc
 import os
 import socket
 
 import pytest
-from recorders import WHERE, is_open, runner, told, turns
+from recorders import WHERE, drop, is_open, runner, told, turns
 from support import PATIENCE_S
 
 from spdkthread.aio.transport_datagram import DatagramTransport
@@ -276,8 +275,9 @@ def test_a_forgotten_endpoint_warns(run):
         transport.pause_reading()
         protocol.transport = None
         await turns()
+        held = [transport]
+        del transport
         with pytest.warns(ResourceWarning, match="unclosed transport <DatagramTransport"):
-            del transport
-            gc.collect()
+            drop(held)
 
     run(main())

@@ -1,7 +1,6 @@
 """Pipe transports of `aio.EventLoop`, and the subprocesses that have them."""
 
 import asyncio
-import gc
 import io
 import os
 import pty
@@ -11,7 +10,7 @@ import sys
 import tty
 
 import pytest
-from recorders import WHERE, Recorder, is_open, runner, told, turns
+from recorders import WHERE, Recorder, drop, is_open, runner, told, turns
 from support import PATIENCE_S
 
 from spdkthread.aio.transport_pipe import ReadPipeTransport, WritePipeTransport
@@ -194,9 +193,9 @@ def test_a_terminal_is_read_and_written_by_two_transports_of_one_descriptor(run)
         loop = asyncio.get_running_loop()
         master, slave = pty.openpty()
         tty.setraw(slave)
-        both = io.open(slave, "r+b", 0)
-        reader, here = await loop.connect_read_pipe(Recorder, both)
-        writer, there = await loop.connect_write_pipe(Recorder, open(slave, "wb", 0, closefd=False))
+        ends = [io.FileIO(slave, "r"), io.FileIO(slave, "w", closefd=False)]
+        reader, here = await loop.connect_read_pipe(Recorder, ends[0])
+        writer, there = await loop.connect_write_pipe(Recorder, ends[1])
         os.write(master, b"in")
         assert await here.received(2) == b"in"
         # More than a terminal holds: the writer waits for the descriptor that the reader waits for.
@@ -223,9 +222,10 @@ def test_forgotten_pipes_warn(run):
         reader.pause_reading()
         here.transport = None
         await turns()
+        held = [reader]
+        del reader
         with pytest.warns(ResourceWarning, match="unclosed transport <ReadPipeTransport"):
-            del reader
-            gc.collect()
+            drop(held)
         os.close(write_fd)
 
     run(main())

@@ -20,6 +20,7 @@ from recorders import (
     BufferedRecorder,
     Recorder,
     connect,
+    drop,
     is_open,
     nothing_there,
     read_exactly,
@@ -29,6 +30,7 @@ from recorders import (
     stream_pair,
     told,
     turns,
+    until,
 )
 from support import PATIENCE_S, run_python
 
@@ -622,9 +624,10 @@ def test_a_connection_that_is_dropped_without_closing_warns_and_is_closed(run):
         protocol.transport = None
         # What the loop runs last holds its arguments for a while.
         await turns()
+        held = [transport]
+        del transport
         with pytest.warns(ResourceWarning, match=r"unclosed transport <StreamTransport"):
-            del transport
-            gc.collect()
+            drop(held)
         assert await read_to_end(peer) == b""
         peer.close()
 
@@ -1072,6 +1075,72 @@ def test_a_unix_server_serves(run, tmp_path):
     run(main())
 
 
+# Streams -------------------------------------------------------------------------------------------------------------
+
+
+async def reader_of(sock, kind, limit):
+    loop = asyncio.get_running_loop()
+    reader = kind(limit=limit, loop=loop)
+    transport, _ = await connect(sock, lambda: asyncio.StreamReaderProtocol(reader, loop=loop))
+    return reader, transport
+
+
+def test_a_reader_that_nobody_reads_holds_no_more_than_twice_its_limit_and_one_receive(run, pair):
+    async def main():
+        ours, peer = pair
+        reader, transport = await reader_of(ours, asyncio.StreamReader, 1000)
+        sending = asyncio.create_task(asyncio.get_running_loop().sock_sendall(peer, b"x" * 8 * MIB))
+        await until(lambda: not transport.is_reading())
+        assert 2000 < len(reader._buffer) <= 2000 + transport.max_size
+        assert len(await reader.readexactly(8 * MIB)) == 8 * MIB
+        await sending
+        peer.send(b"line\nrest")
+        assert await reader.readline() == b"line\n"
+        peer.close()
+        assert await reader.read() == b"rest"
+        assert reader.at_eof()
+        transport.close()
+        await turns()
+
+    run(main())
+
+
+def test_a_reader_of_ones_own_class_is_fed_by_its_own_method(run, pair):
+    fed = []
+
+    class Reader(asyncio.StreamReader):
+        def feed_data(self, data):
+            fed.append(data)
+            super().feed_data(data)
+
+    async def main():
+        ours, peer = pair
+        reader, transport = await reader_of(ours, Reader, 1000)
+        peer.send(b"abc")
+        assert await reader.readexactly(3) == b"abc"
+        transport.close()
+        await turns()
+
+    run(main())
+    assert fed == [b"abc"]
+
+
+def test_a_reader_whose_wait_was_cancelled_loses_nothing(run, pair):
+    async def main():
+        ours, peer = pair
+        reader, transport = await reader_of(ours, asyncio.StreamReader, 1000)
+        waits = asyncio.create_task(reader.read(10))
+        await turns()
+        waits.cancel()
+        peer.send(b"abc")
+        await asyncio.wait([waits])
+        assert await reader.readexactly(3) == b"abc"
+        transport.close()
+        await turns()
+
+    run(main())
+
+
 # sendfile ------------------------------------------------------------------------------------------------------------
 
 
@@ -1202,9 +1271,10 @@ def test_a_loop_that_is_closed_with_open_transports_warns_of_each_and_closes_the
     loop.close()
     with pytest.raises(RuntimeError, match="Event loop is closed"):
         transport.close()
+    held = [transport]
+    del transport
     with pytest.warns(ResourceWarning, match="unclosed transport"):
-        del transport
-        gc.collect()
+        drop(held)
     peer.setblocking(True)
     assert peer.recv(1) == b""
     peer.close()
