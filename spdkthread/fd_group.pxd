@@ -4,7 +4,7 @@ Each thread that has file descriptors owns a set, so that it can be moved with t
 threads' sets: one look at that says whether anything is ready at all.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
@@ -37,6 +37,7 @@ cdef extern from *:
 
     #ifdef __linux__
     #include <sys/epoll.h>
+    #include <sys/syscall.h>
     static inline int fd_group_open(void) { return fd_above_standard(epoll_create1(EPOLL_CLOEXEC)); }
     static inline int fd_group_control(int set, int op, int fd, uint32_t events, uint64_t tag) {
         struct epoll_event event;
@@ -55,9 +56,33 @@ cdef extern from *:
     static inline int fd_group_remove(int set, int fd, uint32_t events) {
         return fd_group_control(set, EPOLL_CTL_DEL, fd, events, 0);
     }
-    static inline int fd_group_wait(int set, fd_event *out, int limit) {
+    /* Ready once for each time that something comes, and not as long as it is there. */
+    static inline int fd_group_add_edge(int set, int fd, uint64_t tag) {
+        struct epoll_event event;
+        memset(&event, 0, sizeof event);
+        event.events = EPOLLIN | EPOLLET;
+        event.data.u64 = tag;
+        return epoll_ctl(set, EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+    }
+    static inline int fd_epoll_sleep(int set, struct epoll_event *got, int limit, int64_t timeout_ns) {
+        int64_t ms;
+    #ifdef SYS_epoll_pwait2
+        static int lacking = 0;             /* the kernel has no such call; written with one value only */
+        if (timeout_ns > 0 && !__atomic_load_n(&lacking, __ATOMIC_RELAXED)) {
+            struct fd_timespec { int64_t s, ns; } timeout = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+            int count = (int)syscall(SYS_epoll_pwait2, set, got, limit, &timeout, NULL, (size_t)0);
+            if (count >= 0 || (errno != ENOSYS && errno != EPERM)) return count;
+            __atomic_store_n(&lacking, 1, __ATOMIC_RELAXED);
+        }
+    #endif
+        ms = timeout_ns < 0 ? -1 : (timeout_ns + 999999) / 1000000;
+        return epoll_wait(set, got, limit, ms > 1 << 30 ? 1 << 30 : (int)ms);
+    }
+    /* Wait until one is ready, at most `timeout_ns` (negative: for ever). How many are; -1: a signal has come. */
+    static inline int fd_group_sleep(int set, fd_event *out, int limit, int64_t timeout_ns) {
         struct epoll_event got[FD_BATCH];
-        int count = epoll_wait(set, got, limit < FD_BATCH ? limit : FD_BATCH, 0);
+        int count = fd_epoll_sleep(set, got, limit < FD_BATCH ? limit : FD_BATCH, timeout_ns);
+        if (count < 0) return errno == EINTR ? -1 : 0;
         for (int i = 0; i < count; i++) {
             uint32_t seen = got[i].events;
             out[i].tag = got[i].data.u64;
@@ -65,6 +90,10 @@ cdef extern from *:
             out[i].events = (seen & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI) ? FD_READABLE : 0)
                 | (seen & (EPOLLOUT | EPOLLHUP | EPOLLERR) ? FD_WRITABLE : 0);
         }
+        return count;
+    }
+    static inline int fd_group_wait(int set, fd_event *out, int limit) {
+        int count = fd_group_sleep(set, out, limit, 0);
         return count < 0 ? 0 : count;
     }
     #else
@@ -93,14 +122,24 @@ cdef extern from *:
     static inline int fd_group_remove(int set, int fd, uint32_t events) {
         return fd_group_change(set, fd, events, 0, 0);
     }
-    static inline int fd_group_wait(int set, fd_event *out, int limit) {
+    static inline int fd_group_add_edge(int set, int fd, uint64_t tag) {
+        return fd_group_one(set, fd, EVFILT_READ, EV_ADD | EV_CLEAR, tag);
+    }
+    static inline int fd_group_sleep(int set, fd_event *out, int limit, int64_t timeout_ns) {
         struct kevent got[FD_BATCH];
-        struct timespec now = {0, 0};
-        int count = kevent(set, NULL, 0, got, limit < FD_BATCH ? limit : FD_BATCH, &now);
+        struct timespec timeout = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+        int count = kevent(
+            set, NULL, 0, got, limit < FD_BATCH ? limit : FD_BATCH, timeout_ns < 0 ? NULL : &timeout
+        );
+        if (count < 0) return errno == EINTR ? -1 : 0;
         for (int i = 0; i < count; i++) {
             out[i].tag = (uint64_t)(uintptr_t)got[i].udata;
             out[i].events = got[i].filter == EVFILT_READ ? FD_READABLE : FD_WRITABLE;
         }
+        return count;
+    }
+    static inline int fd_group_wait(int set, fd_event *out, int limit) {
+        int count = fd_group_sleep(set, out, limit, 0);
         return count < 0 ? 0 : count;
     }
     #endif
@@ -151,5 +190,7 @@ cdef extern from *:
     int fd_group_add(int set, int fd, uint32_t events, uint64_t tag) noexcept nogil
     int fd_group_change(int set, int fd, uint32_t before, uint32_t events, uint64_t tag) noexcept nogil
     int fd_group_remove(int set, int fd, uint32_t events) noexcept nogil
+    int fd_group_add_edge(int set, int fd, uint64_t tag) noexcept nogil
+    int fd_group_sleep(int set, fd_event *out, int limit, int64_t timeout_ns) noexcept nogil
     int fd_group_wait(int set, fd_event *out, int limit) noexcept nogil
     int fd_set_ready(int set) noexcept nogil

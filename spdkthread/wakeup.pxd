@@ -93,6 +93,12 @@ cdef inline void wakeup_begin_sleep(wakeup_state *wakeup) noexcept nogil:
     """What is published from now on wakes the sleeper, and what was published before is seen by its next look."""
     # First: what is written to the descriptor after this belongs to the flag of this sleep.
     wakeup_clear(wakeup)
+    wakeup_announce_sleep(wakeup)
+
+
+cdef inline void wakeup_announce_sleep(wakeup_state *wakeup) noexcept nogil:
+    """The same where an epoll tells of each write to the descriptor once: nothing that was written before ends a sleep
+    twice, so the descriptor need not be read."""
     st_store32_relaxed(
         &wakeup.sleeping, st_load32_relaxed(&wakeup.sleeping) & WAKEUP_READY_MAP | WAKEUP_ASLEEP
     )

@@ -10,14 +10,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spdkthread.aio.coroutine import fd_ready, sleep_us, switch_to
     from spdkthread.aio.event_loop import EventLoop, new_event_loop, run
+    from spdkthread.aio.event_loop_policy import EventLoopPolicy, install
     from spdkthread.aio.executor import ThreadExecutor
 
-__all__ = ["EventLoop", "ThreadExecutor", "fd_ready", "new_event_loop", "run", "sleep_us", "switch_to"]
+__all__ = [
+    "EventLoop",
+    "EventLoopPolicy",
+    "ThreadExecutor",
+    "fd_ready",
+    "install",
+    "new_event_loop",
+    "run",
+    "sleep_us",
+    "switch_to",
+]
 
 _MODULE_OF = {
     "EventLoop": "event_loop",
+    "EventLoopPolicy": "event_loop_policy",
     "ThreadExecutor": "executor",
     "fd_ready": "coroutine",
+    "install": "event_loop_policy",
     "new_event_loop": "event_loop",
     "run": "event_loop",
     "sleep_us": "coroutine",

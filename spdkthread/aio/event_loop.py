@@ -5,7 +5,13 @@ import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from spdkthread.aio.executor import ThreadExecutor
 from spdkthread.aio.loop_core import LoopCore
+from spdkthread.aio.transport_datagram import DatagramTransport
+from spdkthread.aio.transport_pipe import ReadPipeTransport, WritePipeTransport
+from spdkthread.aio.transport_server import Listener
+from spdkthread.aio.transport_stream import StreamTransport
+from spdkthread.aio.transport_tls import TlsProtocol, start_tls
 from spdkthread.call_later import Timer
 from spdkthread.errors import NestedLoopError
 from spdkthread.thread import SpdkThread
@@ -72,6 +78,7 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
             selector = selectors.DefaultSelector()
         owned = thread is None
         driven = thread
+        self._listeners: dict[Any, Listener] = {}
         try:
             if driven is None:
                 driven = SpdkThread("asyncio")
@@ -147,6 +154,123 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
             super().close()
         finally:
             self._tear_down()
+
+    def set_default_executor(self, executor: Any) -> None:
+        """As ``asyncio.loop.set_default_executor``; a `ThreadExecutor` is taken as well.
+
+        Parameters
+        ----------
+        executor : concurrent.futures.ThreadPoolExecutor or ThreadExecutor
+            Closing the loop shuts it down.
+
+        Raises
+        ------
+        TypeError
+            For any other.
+
+        Notes
+        -----
+        **Thread safety:** the OS thread that runs the loop.
+        """
+        if isinstance(executor, ThreadExecutor):
+            self._default_executor = executor
+        else:
+            super().set_default_executor(executor)
+
+    # Transports and servers: ours in the places of asyncio's.
+
+    def _make_socket_transport(
+        self, sock: Any, protocol: Any, waiter: Any = None, *, extra: Any = None, server: Any = None
+    ) -> StreamTransport:
+        return StreamTransport(self, sock, protocol, waiter, extra, server)
+
+    def _make_ssl_transport(
+        self,
+        rawsock: Any,
+        protocol: Any,
+        sslcontext: Any,
+        waiter: Any = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: Any = None,
+        server: Any = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> Any:
+        tls = TlsProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        StreamTransport(self, rawsock, tls, None, extra, server)
+        return tls._app_transport
+
+    async def start_tls(
+        self,
+        transport: Any,
+        protocol: Any,
+        sslcontext: Any,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> Any:
+        """As ``asyncio.loop.start_tls``."""
+        return await start_tls(
+            self,
+            transport,
+            protocol,
+            sslcontext,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout,
+            ssl_shutdown_timeout,
+        )
+
+    def _make_datagram_transport(
+        self, sock: Any, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
+    ) -> DatagramTransport:
+        return DatagramTransport(self, sock, protocol, address, waiter, extra)
+
+    def _make_read_pipe_transport(
+        self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None
+    ) -> ReadPipeTransport:
+        return ReadPipeTransport(self, pipe, protocol, waiter, extra)
+
+    def _make_write_pipe_transport(
+        self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None
+    ) -> WritePipeTransport:
+        return WritePipeTransport(self, pipe, protocol, waiter, extra)
+
+    def _start_serving(
+        self,
+        protocol_factory: Any,
+        sock: Any,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> None:
+        self._check_closed()  # type: ignore[attr-defined]
+        listener = Listener(
+            self, protocol_factory, sock, sslcontext, server, backlog, ssl_handshake_timeout, ssl_shutdown_timeout
+        )
+        listener.start()
+        self._listeners[sock] = listener
+
+    def _stop_serving(self, sock: Any) -> None:
+        listener = self._listeners.pop(sock, None)
+        if listener is not None:
+            listener.stop()
+        super()._stop_serving(sock)  # type: ignore[misc]
 
     # A pipe is needed only for signals: the interpreter writes their numbers into it.
 

@@ -57,6 +57,11 @@ class ThreadExecutor(Executor):
         state = "shut down" if self._shut else f"{under_way} calls under way"
         return f"<ThreadExecutor of {len(tuple(self._threads()))} threads, {state}>"
 
+    @property
+    def _max_workers(self) -> int:
+        # What dask reads of the executor that is its `pool`: how many calls to have under way.
+        return len(tuple(self._threads()))
+
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Have ``fn(*args, **kwargs)`` run on the least loaded thread.
 

@@ -27,7 +27,8 @@ cdef class LoopCore(LoopState):
     cdef object schedule(self, object handle)
     cdef int poll_thread(self, bint messages) except -1
     cdef uint32_t messages_in_front(self, uint64_t end) noexcept
-    cdef bint has_work(self) noexcept
+    cdef bint has_work(self) except -1
+    cdef int check_set_up(self) except -1
     cdef object arm(self, object handle, double when, uint64_t now)
     cdef int report(self, str what, object error) except -1
     cdef double now_s(self) noexcept

@@ -8,14 +8,15 @@ import threading
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_SIZE
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.affinity cimport affinity_enter, affinity_leave
+from spdkthread.aio.fd_watcher cimport FdWatcher
 from spdkthread.aio.loop_fds cimport asks_only_the_kernel, look_at_fds
-from spdkthread.aio.loop_handles cimport handles_find, new_handle, new_timer_handle, run_ready, st_handles
+from spdkthread.aio.loop_handles cimport flush_watchers, handles_find, new_handle, new_timer_handle, run_ready, st_handles
 from spdkthread.aio.loop_state cimport LoopState, Py_DECREF_raw, PyThread_get_thread_ident, runs_here
-from spdkthread.aio.loop_timers cimport drop_timers, enqueue_timer, expire_timers, forget_timer, visit_timers
+from spdkthread.aio.loop_timers cimport drop_timers, enqueue_timer, expire_timers, forget_timer, timers_now, visit_timers
 from spdkthread.aio.loop_waiting cimport this_core, wait
 from spdkthread.atomics cimport (
     st_load32_relaxed,
@@ -29,7 +30,7 @@ from spdkthread.atomics cimport (
 from spdkthread.clock cimport clock_read, st_ticks
 from spdkthread.cpython_ext cimport st_call_base_traverse, st_replace_traverse, st_visitproc
 from spdkthread.exit_blockers cimport BLOCKER_LOOP
-from spdkthread.fd_group cimport fd_group_open, fd_set_part
+from spdkthread.fd_group cimport fd_group_add_edge, fd_group_open, fd_set_part
 from spdkthread.forks cimport fork_generation
 from spdkthread.gil_handoff cimport ST_GIL, gil_handoff_acquired, gil_handoff_released
 from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, idle_mode_of
@@ -72,7 +73,15 @@ from spdkthread.weak_registry import WeakRegistry
 
 __all__ = ["LoopCore"]
 
-cdef extern from "unistd.h":
+cdef extern from *:
+    """
+    #include <unistd.h>
+
+    static inline int st_generic_delete(PyObject *object, PyObject *name) {
+        return PyObject_GenericSetAttr(object, name, NULL);
+    }
+    """
+    int st_generic_delete(object instance, object name) except -1
     int close(int fd) nogil
 
 logger = logging.getLogger("asyncio")
@@ -130,6 +139,11 @@ def mark_dead():
 os.register_at_fork(after_in_child=mark_dead)
 
 
+cdef bint has_own_time(LoopCore loop) except -1:
+    """Whether the loop, or its class, has a `time` of its own."""
+    return type(loop).time is not LoopCore.time or "time" in getattr(loop, "__dict__", ())
+
+
 cdef class LoopCore(LoopState):
     """The part of `aio.EventLoop` that is not asyncio's. Not an event loop by itself."""
 
@@ -163,9 +177,15 @@ cdef class LoopCore(LoopState):
         self.keys = selector._fd_to_key if self.direct else None
         timer_queue_init(&self.timers)
         self.wakeup = wakeup_take()
+        self.own_time = has_own_time(self)
         self.thread_fds = fd_group_open()
         if self.thread_fds < 0:
             raise FdError(f"no file descriptor for an event loop on {thread!r}")
+        if self.direct:
+            # One call waits for descriptors and for senders. Of an edge nothing has to be read away.
+            failed = fd_group_add_edge(self.poll_fd, self.wakeup.wait_fd, <uint64_t>self.wakeup.wait_fd)
+            if failed:
+                raise FdError(f"the wake-up of {thread!r} cannot be watched: {os.strerror(failed)}")
         self.owner = LoopOwner(self, thread)
         thread._belong_to(self.owner, False)
         # It stays as long as the loop is not closed.
@@ -179,10 +199,20 @@ cdef class LoopCore(LoopState):
         st_storep_release(&self.thread.c.wakeup, self.wakeup)
         loops.add(self)
 
+    cdef int check_set_up(self) except -1:
+        if self.wakeup == NULL:
+            raise SpdkThreadError(f"this {type(self).__name__} was never initialised")
+        return 0
+
     def _tear_down(self):
         """After asyncio's own close(). What fails is reported, and everything else ends all the same."""
         cdef object stop = None
         self.ready.clear()
+        self.to_flush.clear()
+        for watcher in self.watchers:
+            if watcher is not None:
+                (<FdWatcher>watcher).wanted = (<FdWatcher>watcher).seen = 0
+        self.watchers.clear()
         drop_timers(self)
         if self.thread_fds >= 0:
             close(self.thread_fds)
@@ -267,6 +297,7 @@ cdef class LoopCore(LoopState):
 
     def _enter(self):
         """At the start of run_forever, on the OS thread that runs the loop."""
+        self.check_set_up()
         if self.wakeup.generation != fork_generation:
             raise ReactorError(f"{self!r} was made before a fork and does not exist in the child; make one there")
         if self.thread.c.polling:
@@ -280,6 +311,7 @@ cdef class LoopCore(LoopState):
         self.entered = True
         with cython.critical_section(self):
             st_store_relaxed(&self.os_thread, PyThread_get_thread_ident())
+        self.own_time = has_own_time(self)
         self.on_main_thread = threading.current_thread() is threading.main_thread()
         affinity_enter(-1, self.idle_mode == IDLE_ADAPTIVE, NULL, 0)
         gil_handoff_acquired()
@@ -314,8 +346,22 @@ cdef class LoopCore(LoopState):
     # Scheduling
 
     def time(self) -> float:
-        """Seconds on the clock of the thread's library: that of ``time.monotonic`` unless it is a manual one."""
+        """Seconds on the clock of the thread's library: that of ``time.monotonic`` unless it is a manual one.
+
+        A subclass may have another, and so may one loop (``loop.time = ...``, a mock's ``patch.object``): the timers of
+        the loop go by that, as asyncio's do.
+        """
         return self.now_s()
+
+    def __setattr__(self, name, value):
+        PyObject_GenericSetAttr(self, name, value)
+        if name == "time":
+            self.own_time = has_own_time(self)
+
+    def __delattr__(self, name):
+        st_generic_delete(self, name)
+        if name == "time":
+            self.own_time = has_own_time(self)
 
     cdef double now_s(self) noexcept:
         return <double>clock_read(self.thread.c.clock) * 1e-9
@@ -386,8 +432,13 @@ cdef class LoopCore(LoopState):
         seconds = delay
         if self._closed:
             self._check_closed()
-        now = clock_read(self.thread.c.clock)
-        when = <double>now * 1e-9 + seconds
+        if self.own_time:
+            now = 0
+            seconds += <double>self.time()
+        else:
+            now = clock_read(self.thread.c.clock)
+            seconds += <double>now * 1e-9
+        when = seconds
         if self._debug:
             self._check_thread()
             self._check_callback(callback, "call_later")
@@ -444,23 +495,28 @@ cdef class LoopCore(LoopState):
 
     def _run_once(self):
         """One turn of the loop."""
+        if not self.entered:
+            self.check_set_up()
         # What is ready by now was scheduled before any message that waits: the order of both is that of their coming.
+        self.turns += 1
         self.poll_thread(PyList_GET_SIZE(self.ready) == 0)
-        if PyList_GET_SIZE(self.ready) or self._stopping or self.has_work():
+        if PyList_GET_SIZE(self.ready) or self._stopping or PyList_GET_SIZE(self.to_flush) or self.has_work():
             look_at_fds(self)
         else:
             wait(self)
             self.poll_thread(True)
         expire_timers(self)
         run_ready(self)
+        if PyList_GET_SIZE(self.to_flush):
+            flush_watchers(self)
         if self.on_main_thread:
             PyErr_CheckSignals()
 
-    cdef bint has_work(self) noexcept:
+    cdef bint has_work(self) except -1:
         """Whether the next turn has something to do, of the thread or a timer."""
         if poll_needed(&self.thread.c):
             return True
-        return self.timers.count != 0 and clock_read(self.thread.c.clock) >= self.timers.next_check
+        return self.timers.count != 0 and timers_now(self) >= self.timers.next_check
 
     cdef int catch_up(self) except -1:
         """What other OS threads scheduled before now comes before what is scheduled now."""

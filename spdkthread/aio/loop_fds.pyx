@@ -4,19 +4,23 @@ Where the selector is the standard library's `EpollSelector`, its epoll is asked
 memory, without the GIL, and the selector is used as the table of what is registered.
 """
 
+import errno
 import os
 import selectors
 
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport uint32_t, uint64_t
 
+from spdkthread.aio.fd_watcher cimport FdWatcher
 from spdkthread.aio.loop_state cimport LoopState
 from spdkthread.fd_group cimport (
     FD_BATCH,
     FD_READABLE,
     FD_WRITABLE,
     fd_group_add,
+    fd_group_change,
     fd_group_open,
     fd_group_remove,
     fd_group_wait,
@@ -91,11 +95,21 @@ cdef int take_events(LoopState loop) except -1:
     cdef int index, fd
     cdef uint32_t seen
     cdef PyObject *found
+    cdef FdWatcher watcher
     for index in range(loop.events_count):
         fd = <int>(loop.events[index].tag & 0x7FFFFFFF)
         if fd == loop.thread_fds:
             attention_set(&loop.thread.c, ATTENTION_FDS)
             continue
+        if fd < PyList_GET_SIZE(loop.watchers):
+            found = PyList_GET_ITEM(loop.watchers, fd)
+            if found != <PyObject *>None:
+                watcher = <FdWatcher>found
+                seen = loop.events[index].events & watcher.wanted
+                if seen and not watcher.seen:
+                    loop.ready.append(watcher)
+                watcher.seen |= seen
+                continue
         key = loop.keys.get(fd)
         if key is None:
             continue
@@ -127,4 +141,59 @@ cdef int take_seen(LoopState loop, object seen) except -1:
             if key.fd == loop.thread_fds:
                 attention_set(&loop.thread.c, ATTENTION_FDS)
     loop._process_events(seen)
+    return 0
+
+
+# Descriptors without a Handle: what a transport watches
+
+cdef int watch(LoopState loop, FdWatcher watcher, uint32_t mask) except -1:
+    """From now on call `watcher` when its descriptor is ready for what `mask` says; 0: not at all."""
+    cdef uint32_t before = watcher.wanted
+    cdef int fd = watcher.fd
+    cdef int failed = 0
+    if mask == before:
+        return 0
+    if loop._closed:
+        if mask:
+            loop._check_closed()
+        watcher.wanted = watcher.seen = 0
+        return 0
+    if not loop.direct:
+        return watch_in_selector(loop, watcher, mask)
+    if not before:
+        failed = fd_group_add(loop.poll_fd, fd, mask, <uint64_t>fd)
+        while not failed and PyList_GET_SIZE(loop.watchers) <= fd:
+            loop.watchers.append(None)
+        if not failed:
+            # One that is there already had the number before: its file was closed under it, which took it out.
+            loop.watchers[fd] = watcher
+    elif PyList_GET_SIZE(loop.watchers) <= fd or loop.watchers[fd] is not watcher:
+        failed = errno.EBADF if mask else 0
+    elif mask:
+        failed = fd_group_change(loop.poll_fd, fd, before, mask, <uint64_t>fd)
+    else:
+        fd_group_remove(loop.poll_fd, fd, before)       # fails where the file is closed, which is as good
+        loop.watchers[fd] = None
+    if failed:
+        raise OSError(failed, f"{os.strerror(failed)} ({watcher!r})")
+    watcher.wanted = mask
+    watcher.seen &= mask
+    return 0
+
+
+cdef int watch_in_selector(LoopState loop, FdWatcher watcher, uint32_t mask) except -1:
+    """With a selector that cannot be asked past its own class."""
+    cdef uint32_t changed = watcher.wanted ^ mask
+    if changed & FD_READABLE:
+        if mask & FD_READABLE:
+            loop._add_reader(watcher.fd, watcher._ready_to_read)
+        else:
+            loop._remove_reader(watcher.fd)
+    if changed & FD_WRITABLE:
+        if mask & FD_WRITABLE:
+            loop._add_writer(watcher.fd, watcher._ready_to_write)
+        else:
+            loop._remove_writer(watcher.fd)
+    watcher.wanted = mask
+    watcher.seen = 0
     return 0

@@ -69,6 +69,7 @@ cdef extern from *:
 
 cdef int handles_find(st_handle_layout *layout) except -1
 cdef int run_ready(LoopState loop) except -1
+cdef int flush_watchers(LoopState loop) except -1
 
 
 cdef inline object fill_handle(object handle, object callback, tuple args, object loop, object context):

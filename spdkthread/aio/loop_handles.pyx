@@ -5,8 +5,9 @@ from asyncio import events, format_helpers
 
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
+from spdkthread.aio.fd_watcher cimport FdWatcher
 from spdkthread.aio.loop_state cimport LoopState
 from spdkthread.clock cimport st_cycles
 from spdkthread.gil_handoff cimport ST_GIL
@@ -95,11 +96,26 @@ cdef int run_plain(LoopState loop, list batch) except -1:
     cdef PyObject *callback
     cdef PyObject *args
     cdef PyObject *context
+    cdef uint32_t mask
     # Nothing else holds this list, but a debugger may look: its length is asked again each time.
     while index < PyList_GET_SIZE(batch):
         handle = <object>PyList_GET_ITEM(batch, index)
         batch[index] = None         # what it holds goes when it has run, not at the end of the turn
         index += 1
+        if isinstance(handle, FdWatcher):
+            mask = (<FdWatcher>handle).seen
+            (<FdWatcher>handle).seen = 0
+            if mask == 0:
+                continue
+            try:
+                run_watcher(<FdWatcher>handle, mask)
+            except (SystemExit, KeyboardInterrupt):
+                put_back(loop, batch, index)
+                raise
+            except BaseException as error:
+                report_failure(loop, handle, error)
+            handle = None
+            continue
         if not st_handles.known or (type(handle) is not Handle and type(handle) is not Timer):
             if not handle._cancelled:
                 try:
@@ -139,7 +155,14 @@ cdef int run_watched(LoopState loop, list batch) except -1:
         try:
             loop._current_handle = handle
             begun = loop.time()
-            handle._run()
+            try:
+                handle._run()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                if not isinstance(handle, FdWatcher):
+                    raise               # a handle has told already
+                report_failure(loop, handle, error)
             took = loop.time() - begun
             if took >= loop.slow_callback_duration:
                 asyncio.base_events.logger.warning(
@@ -150,6 +173,42 @@ cdef int run_watched(LoopState loop, list batch) except -1:
             raise
         finally:
             loop._current_handle = None
+    return 0
+
+
+cdef int run_watcher(FdWatcher watcher, uint32_t mask) except -1:
+    """Call it for what its descriptor is ready for; 0: have it send what it has gathered."""
+    cdef uint64_t began = 0
+    cdef object kind
+    PyContext_Enter(watcher.context)
+    try:
+        if st_tracing():
+            began = st_cycles()
+        if mask:
+            watcher.fd_ready(mask)
+        else:
+            watcher.flush()
+    finally:
+        PyContext_Exit(watcher.context)
+        if began:
+            kind = type(watcher)
+            trace_put(TRACE_CALLBACK, 0, began, st_cycles() - began, trace_key(<PyObject *>kind), 0)
+    return 0
+
+
+cdef int flush_watchers(LoopState loop) except -1:
+    """Send what was gathered in this turn."""
+    cdef list gathered = loop.to_flush
+    loop.to_flush = []
+    while gathered:
+        watcher = gathered.pop()
+        try:
+            run_watcher(<FdWatcher>watcher, 0)
+        except (SystemExit, KeyboardInterrupt):
+            loop.to_flush += gathered
+            raise
+        except BaseException as error:
+            report_failure(loop, watcher, error)
     return 0
 
 

@@ -44,9 +44,11 @@ cdef class LoopState:
     # The ready callbacks
     cdef list ready
     cdef list batch                 # those of this turn
+    cdef uint64_t turns             # begun
 
     # Timers
     cdef timer_queue timers
+    cdef bint own_time              # `time` is not LoopCore's: the timers go by what it returns
     cdef object cancelled           # deque of LoopTimers that were cancelled on other OS threads
     cdef st_atomic_u32 cancels      # there are such
 
@@ -59,6 +61,9 @@ cdef class LoopState:
     # a descriptor of the user's in the next moment. Among the selector's once the thread has descriptors.
     cdef int thread_fds
     cdef uint32_t thread_fds_serial  # of the thread's set that is in it; 0: none
+    cdef list watchers              # by descriptor: FdWatchers whose descriptors are in the selector's epoll; None
+    cdef list to_flush              # FdWatchers that gather writes: flushed when the ready callbacks have run
+    cdef bytearray read_buffer      # what transports receive into; None: nothing was received yet
     cdef fd_event events[64]
     cdef int events_count
 

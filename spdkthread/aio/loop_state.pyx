@@ -9,6 +9,9 @@ cdef class LoopState:
     def __cinit__(self):
         self.ready = []
         self.batch = []
+        self.watchers = []
+        self.to_flush = []
+        self.turns = 1
         self.cancelled = deque()
         self.poll_fd = -1
         self.thread_fds = -1

@@ -21,6 +21,7 @@ cdef class LoopTimer:
 
 # On the OS thread that runs the loop, or in the loop's critical section while none does.
 cdef int enqueue_timer(LoopState loop, object handle, double when, uint64_t now) except -1
+cdef uint64_t timers_now(LoopState loop) except? 0
 cdef int forget_timer(LoopState loop, object known) except -1
 cdef int expire_timers(LoopState loop) except -1
 cdef int drop_timers(LoopState loop) except -1

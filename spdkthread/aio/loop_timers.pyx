@@ -45,14 +45,26 @@ cdef class LoopTimer:
         return handle
 
 
+cdef uint64_t ticks_of(double seconds) noexcept:
+    """On the clock of timers, which begins with 0 and ends."""
+    cdef double ticks = seconds * 1e9
+    if ticks >= 9e18:
+        return <uint64_t>9e18
+    return <uint64_t>(ticks + 0.5) if ticks > 0 else 0
+
+
+cdef uint64_t timers_now(LoopState loop) except? 0:
+    """The tick that the timers of the loop go by."""
+    if loop.own_time:
+        return ticks_of(loop.time())
+    return clock_read(loop.thread.c.clock)
+
+
 cdef int enqueue_timer(LoopState loop, object handle, double when, uint64_t now) except -1:
     cdef LoopTimer timer = LoopTimer.__new__(LoopTimer)
-    cdef double ticks = when * 1e9
-    cdef uint64_t deadline = 0
-    if ticks >= 9e18:
-        deadline = <uint64_t>9e18
-    elif ticks > 0:
-        deadline = <uint64_t>(ticks + 0.5)
+    cdef uint64_t deadline = ticks_of(when)
+    if now == 0:
+        now = timers_now(loop)
     Py_INCREF(handle)
     timer.c.handle = <PyObject *>handle
     timer.c.owner = <void *><PyObject *>timer
@@ -63,8 +75,6 @@ cdef int enqueue_timer(LoopState loop, object handle, double when, uint64_t now)
     if not st_handles.known or loop._debug:
         handle._scheduled = True
     Py_INCREF(timer)
-    if now == 0:
-        now = clock_read(loop.thread.c.clock)
     timer_insert(&loop.timers, &timer.c.node, deadline, now if now < deadline else deadline)
     return 0
 
@@ -111,7 +121,7 @@ cdef int expire_timers(LoopState loop) except -1:
         forget_cancelled(loop)
     if loop.timers.count == 0:
         return 0
-    now = clock_read(loop.thread.c.clock)
+    now = timers_now(loop)
     if now < loop.timers.next_check:
         return 0
     while True:

@@ -9,23 +9,28 @@ import selectors
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from spdkthread.affinity cimport affinity_tighten
 from spdkthread.aio.loop_fds cimport take_events, take_seen, watch_thread_fds
 from spdkthread.aio.loop_state cimport LoopState
+from spdkthread.aio.loop_timers cimport timers_now
 from spdkthread.atomics cimport st_load32_relaxed, st_pause
-from spdkthread.clock cimport clock_read, st_ticks
-from spdkthread.fd_group cimport FD_BATCH, fd_group_wait, fd_set_ready
+from spdkthread.clock cimport clock_read, st_cycles, st_ticks
+from spdkthread.fd_group cimport FD_BATCH, fd_group_sleep, fd_group_wait, fd_set_ready
 from spdkthread.gil_handoff cimport gil_handoff_acquired, gil_handoff_released, gil_handoff_wait
 from spdkthread.idle cimport (
     IDLE_ADAPTIVE,
     IDLE_YIELD,
     MANUAL_CLOCK_SLEEP_NS,
     SLEEP_FD_READY,
+    SLEEP_SIGNAL,
     SLEEP_TIMED_OUT,
+    SLEEP_WOKEN,
     idle_sleep,
 )
 from spdkthread.thread_poll cimport poll_needed, poll_work_ready
 from spdkthread.timers cimport TIMER_NEVER, timer_next_deadline
-from spdkthread.wakeup cimport wakeup_begin_sleep, wakeup_end_sleep
+from spdkthread.trace_ring cimport TRACE_PARK, TRACE_WAKE, st_trace_word, st_tracing, trace_enrol, trace_put
+from spdkthread.wakeup cimport wakeup_announce_sleep, wakeup_begin_sleep, wakeup_end_sleep
 
 cdef extern from *:
     """
@@ -65,7 +70,7 @@ cdef int wait(LoopState loop) except -1:
     cdef int woken
     if loop.thread.c.fd_count:
         watch_thread_fds(loop)
-    if loop.poll_fd < 0:
+    if loop.poll_fd < 0 or loop.own_time:
         return wait_in_selector(loop)
     with nogil:
         gil_handoff_released()
@@ -99,6 +104,8 @@ cdef int spin_then_sleep(LoopState loop) noexcept nogil:
     sender_core = st_load32_relaxed(&loop.sender_core)
     if sender_core and sender_core == <uint32_t>(1 + this_core()):
         spin = 0        # the sender would have to wait for this core until spinning ends
+    if spin == 0 and loop.direct and loop.idle_mode == IDLE_ADAPTIVE:
+        return park(loop)       # which looks as well
     if loop.timers.count:
         due = timer_next_deadline(&loop.timers)
     while True:
@@ -137,32 +144,93 @@ cdef int spin_found(LoopState loop, uint64_t spin) noexcept nogil:
 
 
 cdef int wait_in_selector(LoopState loop) except -1:
-    """With a selector that has no descriptor, such as `select.select`'s: the wake-up's fd is one of its files."""
+    """With a selector that has no descriptor, such as `select.select`'s: the wake-up's fd is one of its files.
+
+    A loop that has a `time` of its own waits here, too: its timers are known to nothing but the loop, and where a
+    simulation waits its `select` moves that time on.
+    """
     cdef object timeout = 0
-    if loop.selector.get_map().get(loop.wakeup.wait_fd) is None:
+    # Where its epoll is asked past the selector the wake-up's fd is in there already; where the selector has another
+    # descriptor it is waited for beside the selector.
+    cdef bint visiting = loop.poll_fd >= 0 and not loop.direct
+    cdef int64_t longest_ns = own_sleep_ns(loop) if loop.own_time else LONGEST_SLEEP_NS
+    if not loop.direct and loop.selector.get_map().get(loop.wakeup.wait_fd) is None:
         loop.selector.register(loop.wakeup.wait_fd, selectors.EVENT_READ, (None, None))
-    wakeup_begin_sleep(loop.wakeup)
+    begin_sleep(loop)
     if loop.idle_mode == IDLE_ADAPTIVE and not poll_work_ready(&loop.thread.c):
-        timeout = sleep_ns(loop) * 1e-9
+        timeout = min(longest_ns, sleep_ns(loop)) * 1e-9
     gil_handoff_released()
     try:
         seen = loop.selector.select(timeout)
     finally:
         wakeup_end_sleep(loop.wakeup)
         gil_handoff_acquired()
+        if visiting:
+            loop.selector.unregister(loop.wakeup.wait_fd)
+    if loop.direct:
+        # As in every other turn: the descriptors of the thread are known to the kernel and not to the selector.
+        loop.events_count = fd_group_wait(loop.poll_fd, loop.events, FD_BATCH)
+        return take_events(loop)
     return take_seen(loop, seen)
+
+
+cdef int64_t own_sleep_ns(LoopState loop) except -1:
+    """Until the earliest timer of the loop is due, where the loop has a `time` of its own."""
+    cdef uint64_t deadline, now
+    if loop.timers.count == 0:
+        return LONGEST_SLEEP_NS
+    deadline = timer_next_deadline(&loop.timers)
+    now = timers_now(loop)
+    if now >= deadline:
+        return 0
+    return LONGEST_SLEEP_NS if deadline - now > <uint64_t>LONGEST_SLEEP_NS else <int64_t>(deadline - now)
+
+
+cdef inline void begin_sleep(LoopState loop) noexcept nogil:
+    if loop.direct:
+        # The loop's epoll tells of the wake-up's fd once for each write: there is nothing to read away.
+        wakeup_announce_sleep(loop.wakeup)
+    else:
+        wakeup_begin_sleep(loop.wakeup)
 
 
 cdef int park(LoopState loop) noexcept nogil:
     """Sleep until there is something to do. -1: a signal has come."""
     cdef int result = SLEEP_TIMED_OUT
-    wakeup_begin_sleep(loop.wakeup)
+    begin_sleep(loop)
     if not poll_work_ready(&loop.thread.c):
-        result = idle_sleep(loop.wakeup, loop.poll_fd, -1, sleep_ns(loop))
+        if not loop.direct:
+            result = idle_sleep(loop.wakeup, loop.poll_fd, -1, sleep_ns(loop))
+        elif st_tracing():
+            result = traced_sleep(loop)
+        else:
+            result = sleep_in_epoll(loop)
     wakeup_end_sleep(loop.wakeup)
-    if result > 0 and result & SLEEP_FD_READY and loop.direct:
-        loop.events_count = fd_group_wait(loop.poll_fd, loop.events, FD_BATCH)
     return -1 if result < 0 else 0
+
+
+cdef int sleep_in_epoll(LoopState loop) noexcept nogil:
+    """One system call waits for the descriptors and for senders. -1: a signal has come."""
+    cdef int ready
+    affinity_tighten()      # threads that callbacks have started have their own by now
+    ready = fd_group_sleep(loop.poll_fd, loop.events, FD_BATCH, sleep_ns(loop))
+    loop.events_count = ready if ready > 0 else 0
+    return ready
+
+
+cdef int traced_sleep(LoopState loop) noexcept nogil:
+    cdef uint64_t began = st_cycles()
+    cdef int ready = sleep_in_epoll(loop)
+    cdef uint64_t ended = st_cycles()
+    cdef int64_t cause = 0
+    cdef int index
+    for index in range(loop.events_count):
+        cause |= SLEEP_WOKEN if <int>loop.events[index].tag == loop.wakeup.wait_fd else SLEEP_FD_READY
+    if ready < 0:
+        cause = SLEEP_SIGNAL
+    trace_put(TRACE_PARK, 0, began, ended - began, 0, cause)
+    trace_put(TRACE_WAKE, 0, ended, 0, 0, cause)
+    return ready
 
 
 cdef int64_t sleep_ns(LoopState loop) noexcept nogil:
@@ -172,7 +240,7 @@ cdef int64_t sleep_ns(LoopState loop) noexcept nogil:
     cdef int64_t timeout = LONGEST_SLEEP_NS
     if loop.thread.c.timers.count:
         earliest = timer_next_deadline(&loop.thread.c.timers)
-    if loop.timers.count:
+    if loop.timers.count and not loop.own_time:
         deadline = timer_next_deadline(&loop.timers)
         if deadline < earliest:
             earliest = deadline
@@ -187,3 +255,6 @@ cdef int64_t sleep_ns(LoopState loop) noexcept nogil:
         elif loop.thread.c.clock == NULL and earliest - now < <uint64_t>timeout:
             timeout = <int64_t>(earliest - now)
     return timeout
+
+
+trace_enrol(&st_trace_word)

@@ -319,6 +319,8 @@ def results(thread: SpdkThread, other: SpdkThread) -> None:
     assert_type(loop.thread, SpdkThread)
     loop.close()
     aio.new_event_loop().close()
+    aio.install()
+    aio.EventLoopPolicy().new_event_loop().close()
     aio.run(under_asyncio(thread))
     assert_type(call_unaffinitized(add, 1, 2), int)
     os.close(read_end)

@@ -1,0 +1,3 @@
+__all__ = ["FdWatcher"]
+
+class FdWatcher: ...
