@@ -149,10 +149,19 @@ _HOMES = {
 
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-# What a thread's methods reach on the floors above it. They come with the first thing that can make a thread: an import
+# What a thread's methods reach in the layers above it. They come with the first thing that can make a thread: an import
 # in the middle of a program may be interrupted by a signal handler, or a destructor, that needs the same module.
 _MAKERS = {"group", "io_device", "lib", "reactor", "thread"}
-_REACHED = ("coro", "acall", "for_each", "foreign", "io_device", "placement", "reactor", "aio")
+_REACHED = (
+    "aio.coroutine",
+    "aio.acall",
+    "aio.foreign",
+    "aio.executor",
+    "thread_iteration",
+    "io_device",
+    "placement",
+    "reactor",
+)
 
 if PathFinder.find_spec("spdkthread.thread", __path__) is None:
     raise ImportError(
