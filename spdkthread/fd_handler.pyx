@@ -95,7 +95,7 @@ cdef class FdHandler:
         """
         cdef int failed
         cdef uint32_t mask = events_of(events)
-        self.thread._require_here(f"modify of {self!r}")
+        self.thread._check_here(f"modify of {self!r}")
         if not self.registered:
             raise FdError(f"{self!r} is not registered")
         failed = fd_group_change(self.fds.c.fd_set, self.fd, self.mask, mask, self.tag)

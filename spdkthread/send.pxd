@@ -123,8 +123,7 @@ cdef inline int send_own(
 
 
 cdef inline void send_fill_native(ring_slot *slot, void *fn, void *ctx, PyObject *owner) noexcept nogil:
-    slot.kind = MSG_NATIVE
-    slot.nargs = 0
+    slot.kind = MSG_NATIVE          # `nargs` is of Python calls only
     slot.fn = fn
     slot.args[0] = ctx
     slot.args[1] = owner

@@ -458,6 +458,10 @@ cdef class ThreadBase:
             raise WrongThreadError(f"{what} belongs on {self!r}; this OS thread has no current SpdkThread")
         raise WrongThreadError(f"{what} belongs on {self!r}; the current one is {<object>current.owner!r}")
 
+    def _check_here(self, what):
+        """`_require_here` for the layers below."""
+        self._require_here(what)
+
     def _is_driven_here(self) -> bool:
         """Whether the calling OS thread is the one that polls it."""
         reactor = self._reactor

@@ -338,7 +338,7 @@ def test_an_interrupt_while_a_call_is_placed_leaves_nothing_behind(net, monkeypa
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(executor_module._Place, "take_in", interrupted)
+    monkeypatch.setattr(executor_module._Worker, "take_in", interrupted)
     with pytest.raises(KeyboardInterrupt):
         executor.submit(int)
     executor.shutdown()

@@ -111,7 +111,7 @@ def test_every_lock_that_another_os_thread_holds_is_free_in_the_child():
     program("""
         group = spdkthread.ReactorGroup(1, lib=lib)
         reactor = spdkthread.Reactor(lib=lib)
-        from spdkthread import thread as thread_module
+        from spdkthread import thread_base as thread_module
         locks = [lib.error_log._lock, group._lock, thread_module.requests_lock, *locks_of(lib), *locks_of(reactor)]
         assert len(locks) == 5
         over = [held_elsewhere(lock) for lock in locks]
