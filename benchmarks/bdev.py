@@ -153,7 +153,8 @@ class Fio(Side):
         command = [
             "fio", "--name=peer", f"--filename={self.path}", f"--rw={case.workload}", f"--bs={case.nbytes}",
             f"--iodepth={case.depth}", f"--ioengine={self.variant}", f"--direct={int(case.direct)}",
-            f"--runtime={max(self.seconds, FIO_LEAST_S) * 1000:.0f}ms", "--time_based", "--thread", "--invalidate=0", "--randrepeat=0",
+            f"--runtime={max(self.seconds, FIO_LEAST_S) * 1000:.0f}ms", "--time_based", "--thread", "--invalidate=0",
+            "--randrepeat=0",
             "--output-format=json",
         ]  # fmt: skip
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
