@@ -138,7 +138,8 @@ class Bdevperf(Side):
 
         case = self.case
         argv = ["-q", str(case.depth), "-o", str(case.nbytes), "-w", case.workload, "-t", str(self.seconds)]
-        argv += ["--callbacks", self.variant, *(["-d"] if case.direct else []), str(self.path)]
+        argv += ["--callbacks", self.variant, "--seed", str(random.randrange(1 << 30))]
+        argv += [*(["-d"] if case.direct else []), str(self.path)]
         result = perf.measure(perf.arguments(argv))
         self.cpu_ns.append(result["cpu_us_per_io"] * 1e3)
         latency = result["lat_us"]
@@ -153,6 +154,7 @@ class Fio(Side):
             "fio", "--name=peer", f"--filename={self.path}", f"--rw={case.workload}", f"--bs={case.nbytes}",
             f"--iodepth={case.depth}", f"--ioengine={self.variant}", f"--direct={int(case.direct)}",
             f"--runtime={max(self.seconds, FIO_LEAST_S) * 1000:.0f}ms", "--time_based", "--thread", "--invalidate=0",
+            "--randrepeat=0",
             "--output-format=json",
         ]  # fmt: skip
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)

@@ -232,9 +232,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
         def begin(number: int) -> Any:
             whole = options.workload.startswith("rand")
+            memory = mmap.mmap(-1, options.queue_depth * options.io_size)
+            # No zeros, which some storage does not write, and no page that is not there yet.
+            memory.write(random.Random(options.seed + number).randbytes(len(memory)))
             job = kind(
                 bdev.get_io_channel(),
-                mmap.mmap(-1, options.queue_depth * options.io_size),
+                memory,
                 options.io_size,
                 options.queue_depth,
                 options.workload,
