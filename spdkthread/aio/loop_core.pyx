@@ -1008,12 +1008,14 @@ cdef class LoopCore:
         """Send what was gathered in this turn."""
         cdef list gathered = self.to_flush
         self.to_flush = []
+        gathered.reverse()
         while gathered:
             watcher = gathered.pop()
             try:
                 self.run_watcher(<FdWatcher>watcher, 0)
             except (SystemExit, KeyboardInterrupt):
-                self.to_flush += gathered
+                gathered.reverse()
+                self.to_flush[0:0] = gathered
                 raise
             except BaseException as error:
                 report_failure(self, watcher, error)
@@ -1232,27 +1234,25 @@ cdef class LoopCore:
             handle = <object>PyList_GET_ITEM(batch, index)
             batch[index] = None         # what it holds goes when it has run, not at the end of the turn
             index += 1
-            if isinstance(handle, FdWatcher):
-                mask = (<FdWatcher>handle).seen
-                (<FdWatcher>handle).seen = 0
-                if mask == 0:
-                    continue
+            if not plain_slots or (type(handle) is not Handle and type(handle) is not Timer):
                 try:
-                    self.run_watcher(<FdWatcher>handle, mask)
+                    if not isinstance(handle, FdWatcher):
+                        if not handle._cancelled:
+                            handle._run()
+                        continue
+                    mask = (<FdWatcher>handle).seen
+                    (<FdWatcher>handle).seen = 0
+                    if mask:
+                        self.run_watcher(<FdWatcher>handle, mask)
                 except (SystemExit, KeyboardInterrupt):
                     self.put_back(batch, index)
                     raise
                 except BaseException as error:
+                    if not isinstance(handle, FdWatcher):
+                        self.put_back(batch, index)
+                        raise           # a handle has told already
                     report_failure(self, handle, error)
                 handle = None
-                continue
-            if not plain_slots or (type(handle) is not Handle and type(handle) is not Timer):
-                if not handle._cancelled:
-                    try:
-                        handle._run()
-                    except BaseException:
-                        self.put_back(batch, index)
-                        raise
                 continue
             callback = st_slot(handle, at_callback)
             args = st_slot(handle, at_args)
