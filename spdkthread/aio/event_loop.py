@@ -153,6 +153,7 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
         try:
             super().close()
         finally:
+            self._listeners.clear()
             self._tear_down()
 
     def set_default_executor(self, executor: Any) -> None:

@@ -102,27 +102,25 @@ cdef int run_plain(LoopState loop, list batch) except -1:
         handle = <object>PyList_GET_ITEM(batch, index)
         batch[index] = None         # what it holds goes when it has run, not at the end of the turn
         index += 1
-        if isinstance(handle, FdWatcher):
-            mask = (<FdWatcher>handle).seen
-            (<FdWatcher>handle).seen = 0
-            if mask == 0:
-                continue
+        if not st_handles.known or (type(handle) is not Handle and type(handle) is not Timer):
             try:
-                run_watcher(<FdWatcher>handle, mask)
+                if not isinstance(handle, FdWatcher):
+                    if not handle._cancelled:
+                        handle._run()
+                    continue
+                mask = (<FdWatcher>handle).seen
+                (<FdWatcher>handle).seen = 0
+                if mask:
+                    run_watcher(<FdWatcher>handle, mask)
             except (SystemExit, KeyboardInterrupt):
                 put_back(loop, batch, index)
                 raise
             except BaseException as error:
+                if not isinstance(handle, FdWatcher):
+                    put_back(loop, batch, index)
+                    raise               # a handle has told already
                 report_failure(loop, handle, error)
             handle = None
-            continue
-        if not st_handles.known or (type(handle) is not Handle and type(handle) is not Timer):
-            if not handle._cancelled:
-                try:
-                    handle._run()
-                except BaseException:
-                    put_back(loop, batch, index)
-                    raise
             continue
         callback = st_slot(handle, st_handles.callback)
         args = st_slot(handle, st_handles.args)
@@ -200,12 +198,14 @@ cdef int flush_watchers(LoopState loop) except -1:
     """Send what was gathered in this turn."""
     cdef list gathered = loop.to_flush
     loop.to_flush = []
+    gathered.reverse()
     while gathered:
         watcher = gathered.pop()
         try:
             run_watcher(<FdWatcher>watcher, 0)
         except (SystemExit, KeyboardInterrupt):
-            loop.to_flush += gathered
+            gathered.reverse()
+            loop.to_flush[0:0] = gathered
             raise
         except BaseException as error:
             report_failure(loop, watcher, error)

@@ -31,6 +31,8 @@ class TlsTransport(sslproto._SSLProtocolTransport):
         """As ``asyncio.WriteTransport.write``."""
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data: expecting a bytes-like instance, got {type(data).__name__}")
+        if isinstance(data, memoryview) and (data.itemsize != 1 or not data.c_contiguous):
+            data = bytes(data)          # what is counted are bytes
         if data:
             self._ssl_protocol._write_appdata((data,))
 

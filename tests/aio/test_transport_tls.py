@@ -72,10 +72,10 @@ def test_bytes_go_there_and_back(run, server_context, client_context, factory):
         server, made = await served(Echo, server_context)
         transport, protocol = await client_of(server, client_context, factory)
         sent = os.urandom(3 * MIB)
-        for part in (b"", b"x", bytearray(b"y"), memoryview(b"z"), sent):
+        for part in (b"", b"x", bytearray(b"y"), memoryview(b"z"), memoryview(b"4321").cast("H")[::-1], sent):
             transport.write(part)
         transport.writelines([b"1", b"2", b"3"])
-        assert await protocol.received(len(sent) + 6) == b"xyz" + sent + b"123"
+        assert await protocol.received(len(sent) + 10) == b"xyz2143" + sent + b"123"
         transport.close()
         await ended(server, protocol, *made)
         assert protocol.error is None
