@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -29,6 +30,15 @@ def pytest_configure(config):
         config.pluginmanager.register(pytest_plugin, "spdkthread")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Each test bears the name of its folder as a marker, so that `-m` selects layers and packages."""
+    here = Path(__file__).parent
+    for item in items:
+        folders = item.path.relative_to(here).parts[:-1] if item.path.is_relative_to(here) else ()
+        if folders:
+            item.add_marker(folders[0])
 
 
 def pytest_collection_finish(session):

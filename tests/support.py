@@ -9,6 +9,10 @@ PATIENCE_S = 60.0
 """How long a test waits for another OS thread before it gives up: no test depends on how long it really takes."""
 
 
+NOT_CALLABLE = [None, 1, "fn", b"fn", [], object()]
+"""What is no function, for everything that takes one."""
+
+
 def noop(*args):
     """A message that does nothing."""
 
@@ -47,6 +51,16 @@ def fill(thread, fn=noop, *args):
     while thread.try_send_msg(fn, *args):
         sent += 1
     return sent
+
+
+def still_works(thread):
+    """A thread that refused something is as if nothing had happened."""
+    ran = []
+    assert thread.pending_msgs == 0
+    assert thread.pollers == ()
+    thread.send_msg(ran.append, 1)
+    thread.poll()
+    assert ran == [1]
 
 
 def eventually(predicate):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from test_interpreter_exit import PRELUDE, PROGRAMS
+from exit_programs import PRELUDE, PROGRAMS
 
 PATIENCE_S = 300
 

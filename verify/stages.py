@@ -15,35 +15,10 @@ from verify.running import Failed, NotRun, Run, add, figures_of, pytest_counts, 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
-MODELS = [
-    "tests/long/test_model_ring_and_timers.py",
-    "tests/long/test_model_threads.py",
-    "tests/long/test_model_placement.py",
-    "tests/long/test_channel_model.py",
-]
-# Under a sanitizer everything is slow: in the short form only what races, or frees, most.
-SHORT_SUITE = [
-    "tests/test_ring.py",
-    "tests/test_wake.py",
-    "tests/test_messages.py",
-    "tests/test_found.py",
-    "tests/test_iobuf.py",
-    "tests/test_spinlock.py",
-]
-# Compiles, installs or measures the library itself, or wants more memory than a sanitizer leaves.
-NOT_UNDER_SANITIZERS = ["test_packaging.py", "test_docs.py", "test_typing.py"]
-# The first compares with what find and sha256sum print, and the last ends a shell: such programs crash now and then when
-# they are started with ThreadSanitizer loaded into them. The second starts threads in forked children, which it does not
-# support. For the others signals have to arrive, and it hands them on only at the next call that it knows, which may
-# never come.
-NOT_UNDER_THREAD_SANITIZER = [
-    "test_checksum_tree.py",
-    "test_fork.py",
-    "test_signals.py",
-    "test_limits.py",
-    "test_reactor.py::test_ctrl_c_leaves_run_even_when_nothing_happens",
-    "test_event_loop.py::test_a_subprocess_that_is_killed_is_seen_to_end",
-]
+MODELS = ["tests/long", "-m", "state_machine"]
+# Under a sanitizer everything is slow: in the short form only what races, or frees, most. The folders spare it the import
+# of everything else.
+RACES = ["tests/core", "tests/devices", "tests/reactor"]
 # What claims thread safety in its docstring, run by several OS threads at once.
 PARALLEL = ["tests/parallel"]
 
@@ -151,7 +126,7 @@ def faults(run: Run) -> dict:
     """Every allocation fails in turn; then limits, signals and misbehaving callbacks, all under AddressSanitizer."""
     tree, environment = address(run)
     figures = module(run, "faults", "--seed", run.seed, cwd=tree, environment=environment, timeout_s=3600)
-    tests = ["tests/test_limits.py", "tests/test_misbehaviour.py"]
+    tests = ["tests/core", "tests/reactor", "-m", "faults"]
     output = python([*PYTEST, "-o", "timeout=600", *tests], run.log, cwd=tree, environment=environment, timeout_s=3600)
     return figures | pytest_counts(output)
 
@@ -162,9 +137,9 @@ def fuzz(run: Run) -> dict:
     return module(run, "fuzz", "--seconds", max(8, seconds), "--seed", 1000 * run.seed, timeout_s=limit(seconds) + 200)
 
 
-def sanitized_suite(run: Run, tree: Path, environment: dict, without: list[str]) -> dict:
-    chosen = ["tests", *[f"--{'deselect' if '::' in name else 'ignore'}=tests/{name}" for name in without]]
-    chosen = chosen if run.long else SHORT_SUITE
+def sanitized_suite(run: Run, tree: Path, environment: dict, without: str = "no_sanitizer") -> dict:
+    """The suite without the tests that have one of the markers `without`; in the short form those of `races`."""
+    chosen = ["tests", "-m", f"not ({without})"] if run.long else [*RACES, "-m", f"races and not ({without})"]
     options = ["-o", "timeout=900", "-W", "ignore::pytest.PytestUnraisableExceptionWarning"]
     output = python([*PYTEST, *options, *chosen], run.log, cwd=tree, environment=environment, timeout_s=7200)
     return pytest_counts(output)
@@ -200,8 +175,9 @@ def under_thread_sanitizer(run: Run, seconds: float, tree: Path, environment: di
     if FREE_THREADED:
         # The interpreter orders its objects by atomics that ThreadSanitizer cannot see in it, and complains of them.
         return module(run, "nothing_lost", *arguments, "--part", "ring", **options) | {"suite": "not with the GIL off"}
-    without = NOT_UNDER_SANITIZERS + NOT_UNDER_THREAD_SANITIZER
-    return module(run, "nothing_lost", *arguments, **options) | sanitized_suite(run, tree, environment, without)
+    return module(run, "nothing_lost", *arguments, **options) | sanitized_suite(
+        run, tree, environment, without="no_sanitizer or no_tsan"
+    )
 
 
 def broken_ordering(run: Run) -> dict:
@@ -243,7 +219,7 @@ def address_sanitizer(run: Run) -> dict:
         run, "fuzz", "--seconds", seconds, "--seed", 1000 * run.seed + 500,
         cwd=tree, environment=environment, timeout_s=limit(seconds) + 900,
     )  # fmt: skip
-    return figures | fuzzed | sanitized_suite(run, tree, environment, NOT_UNDER_SANITIZERS)
+    return figures | fuzzed | sanitized_suite(run, tree, environment)
 
 
 def free_threaded(run: Run) -> dict:
@@ -254,7 +230,7 @@ def free_threaded(run: Run) -> dict:
     check = "import sys, spdkthread, spdkthread.aio, verify.native; assert not sys._is_gil_enabled(), 'the GIL is on'"
     options = {"interpreter": interpreter, "environment": environment}
     python(["-W", "error", "-c", check], run.log, **options)
-    suite = ["tests"] if run.long else [*SHORT_SUITE, "tests/test_reactor.py", "tests/test_io_channel.py"]
+    suite = ["tests"] if run.long else [*RACES, "-m", "races or gil_off"]
     figures = pytest_counts(python([*PYTEST, *suite, "-o", "timeout=600"], run.log, timeout_s=3600, **options))
     parallel = [
         *PYTEST,

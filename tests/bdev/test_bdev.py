@@ -8,8 +8,8 @@ import mmap
 import os
 
 import pytest
+from channels import end
 from compiled import compiled
-from devices import end
 from support import elsewhere, eventually, run_python
 
 from spdkthread import DeviceError, NoThreadError, ThreadLib, WrongThreadError

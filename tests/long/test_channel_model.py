@@ -1,11 +1,14 @@
 """Channels against a model: any order of gets, references, puts, polls, registrations and iterations."""
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from spdkthread import DeviceError, IoDevice, ThreadLib
 from spdkthread.testing import ManualClock
+
+pytestmark = pytest.mark.state_machine
 
 THREADS = st.integers(0, 2)
 DEVICES = st.integers(0, 1)

@@ -6,6 +6,7 @@ what the model says holds whenever the moves that were asked for have been made.
 
 import os
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -13,6 +14,8 @@ from support import PATIENCE_S, finish
 
 from spdkthread import Reactor, ReactorError, RingFullError, ThreadExitedError, ThreadLib, WrongThreadError, get_reactor
 from spdkthread.testing import ManualClock
+
+pytestmark = pytest.mark.state_machine
 
 CORES = sorted(os.sched_getaffinity(0))
 REACTORS = st.integers(0, 2)

@@ -4,6 +4,7 @@ import bisect
 import random
 from collections import deque
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
@@ -13,6 +14,8 @@ from spdkthread import ThreadLib
 from spdkthread.ring import MessageRing
 from spdkthread.testing import ManualClock
 from spdkthread.timers import TimerQueue
+
+pytestmark = pytest.mark.state_machine
 
 END = 2**64 - 2
 

@@ -488,4 +488,4 @@ class Library(RuleBasedStateMachine):
 
 TestLibrary = Library.TestCase
 TestLibrary.settings = settings(stateful_step_count=40)
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.state_machine, pytest.mark.filterwarnings("ignore")]
