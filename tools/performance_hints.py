@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 HOT = {"atomics", "clock", "idle", "io_device", "native", "pointer_map", "poller", "reactor", "ring", "thread"}
-HOT |= {"thread_poll", "timers", "wakeup", "reactor_loop", "gil_handoff"}
+HOT |= {"device_table", "iobuf", "iobuf_lists", "thread_poll", "timers", "wakeup", "reactor_loop", "gil_handoff"}
 HINT = re.compile(r"^performance hint: (?P<file>[^:]+):(?P<place>\d+:\d+): ", re.MULTILINE)
 
 

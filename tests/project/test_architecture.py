@@ -309,7 +309,9 @@ def test_a_circle_within_a_layer_is_found(made_up):
 
 
 def test_an_import_whose_name_is_computed_is_refused(made_up):
-    (made_up / "errors.py").write_text("from importlib import import_module\nthread = import_module('made_up.' + name)\n")
+    (made_up / "errors.py").write_text(
+        "from importlib import import_module\nthread = import_module('made_up.' + name)\n"
+    )
     with pytest.raises(AssertionError, match="cannot be looked up"):
         graph_of(made_up)
 
