@@ -13,6 +13,7 @@ from spdkthread.device_table cimport (
     device_s,
     thread_channel,
 )
+from spdkthread.lib cimport ThreadLib
 from spdkthread.ring cimport RING_STOPPING
 from spdkthread.thread cimport SpdkThread
 
@@ -212,7 +213,7 @@ cdef class IoChannelIter:
 
     def _complete(self, status):
         """Back on the calling thread."""
-        device = self.device
+        cdef ThreadLib lib = self.device.lib
         future, cpl, error, origin = self._future, self._cpl, self._error, self._origin
         self._future = self._cpl = self._error = self._fn = None
         self._origin = None
@@ -225,9 +226,9 @@ cdef class IoChannelIter:
             raise
         except BaseException as failure:
             (<SpdkThread>origin).c.errors += 1
-            device.lib.report(
-                f"the completion of for_each_channel of device {device.name!r} failed on thread {origin.name!r}",
-                failure, origin, "device", device,
+            lib.report(
+                f"the completion of for_each_channel of device {self.device.name!r} failed on thread {origin.name!r}",
+                failure, origin, "device", self.device,
             )
         finally:
             # Not earlier: the device's end comes after the completion of every iteration.
