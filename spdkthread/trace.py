@@ -17,6 +17,7 @@ import os
 import runpy
 import sys
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -275,6 +276,21 @@ class Trace:
                 modules has sent, and for what was overwritten.
         """
         return self._events
+
+    def only(self, kinds: Iterable[str]) -> "Trace":
+        """The trace without the events of other kinds; `kinds` are values of the field ``event``."""
+        kept = numpy.isin(self._events["event"], list(kinds))
+        numbers = numpy.cumsum(kept) - 1
+        events = self._events[kept]
+        senders = {}
+        for run, send in self._senders.items():
+            if kept[run] and kept[send]:
+                senders[int(numbers[run])] = int(numbers[send])
+        events["sender"] = -1
+        for run, send in senders.items():
+            events["sender"][run] = send
+        events.flags.writeable = False
+        return Trace(events, self.os_threads, self.began_ticks, senders)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as Chrome's trace-event JSON, which Perfetto and chrome://tracing open.

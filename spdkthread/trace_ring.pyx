@@ -11,6 +11,7 @@ from spdkthread.atomics cimport (
     st_load_acquire,
     st_load_relaxed,
     st_store32_relaxed,
+    st_store32_release,
     st_store_release,
 )
 from spdkthread.clock cimport account_ticks, st_cycles, st_ticks
@@ -107,8 +108,88 @@ cdef extern from *:
         return ring;
     }
 
+    /* How long callbacks took, by kind: counted while `st_counting` is set, with a trace or without. Each OS thread
+       counts in a table of its own. One that ends leaves its table, with its counts, to the next that begins: only the
+       sums over all tables mean something. */
+    enum { ST_KINDS = 21, ST_BOUNDS = 22 };
+
+    typedef struct st_duration_table {
+        st_atomic_u64 count[ST_KINDS][ST_BOUNDS + 1];   /* of durations up to each bound, and of longer ones */
+        st_atomic_u64 sum[ST_KINDS];                    /* stamps */
+        struct st_duration_table *later;
+        st_atomic_u32 free;
+    } st_duration_table;
+
+    static st_atomic_u32 st_counting;
+    static uint64_t st_bounds[ST_BOUNDS];               /* stamps; written before `st_counting` is set */
+    static _Atomic(st_duration_table *) st_tables;
+    static pthread_key_t st_table_key;
+    #if defined(__GLIBC__)
+    __attribute__((tls_model("initial-exec")))
+    #endif
+    static _Thread_local st_duration_table *st_table = NULL;
+
+    static void st_table_over(void *table) {
+        st_table = NULL;
+        atomic_store_explicit(&((st_duration_table *)table)->free, 1, memory_order_release);
+    }
+    static int st_make_table_key(void) { return pthread_key_create(&st_table_key, st_table_over); }
+
+    static __attribute__((noinline)) st_duration_table *st_table_take(void) {
+        st_duration_table *table = atomic_load_explicit(&st_tables, memory_order_acquire);
+        uint32_t is_free = 1;
+        while (table != NULL) {
+            is_free = 1;
+            if (atomic_compare_exchange_strong_explicit(&table->free, &is_free, 0, memory_order_acquire,
+                                                        memory_order_relaxed))
+                break;
+            table = table->later;
+        }
+        if (table == NULL) {
+            table = calloc(1, sizeof(*table));
+            if (table == NULL) return NULL;
+            table->later = atomic_load_explicit(&st_tables, memory_order_relaxed);
+            while (!atomic_compare_exchange_weak_explicit(&st_tables, &table->later, table, memory_order_release,
+                                                          memory_order_relaxed)) { }
+        }
+        if (pthread_setspecific(st_table_key, table) != 0) {
+            atomic_store_explicit(&table->free, 1, memory_order_release);
+            return NULL;
+        }
+        st_table = table;
+        return table;
+    }
+
+    /* One writer a table, so an addition is a load and a store. */
+    static inline void st_add_alone(st_atomic_u64 *to, uint64_t more) {
+        atomic_store_explicit(to, atomic_load_explicit(to, memory_order_relaxed) + more, memory_order_relaxed);
+    }
+
+    static __attribute__((noinline)) void st_count_duration(int kind, uint64_t duration) {
+        st_duration_table *table = st_table == NULL ? st_table_take() : st_table;
+        if (table == NULL || kind >= ST_KINDS) return;
+        int low = 0, high = ST_BOUNDS;
+        while (low < high) {
+            int middle = (low + high) / 2;
+            if (duration <= st_bounds[middle]) high = middle; else low = middle + 1;
+        }
+        st_add_alone(&table->count[kind][low], 1);
+        st_add_alone(&table->sum[kind], duration);
+    }
+
+    static uint64_t st_duration_count(int kind, int bound) {
+        uint64_t sum = 0;
+        for (st_duration_table *table = atomic_load_explicit(&st_tables, memory_order_acquire); table != NULL;
+             table = table->later)
+            sum += bound <= ST_BOUNDS ? atomic_load_explicit(&table->count[kind][bound], memory_order_relaxed)
+                                      : atomic_load_explicit(&table->sum[kind], memory_order_relaxed);
+        return sum;
+    }
+
     static inline void st_ring_put(int kind, uint32_t thread, uint64_t stamp, uint64_t duration, uint64_t subject,
                                    int64_t value) {
+        if (__builtin_expect(atomic_load_explicit(&st_counting, memory_order_acquire), 0))
+            st_count_duration(kind, duration);
         st_trace_ring *ring = st_ring_here();
         if (ring == NULL) return;
         uint64_t next = atomic_load_explicit(&ring->next, memory_order_relaxed);
@@ -209,7 +290,13 @@ cdef extern from *:
         char name[16]
     st_atomic_u64 st_session
     st_atomic_u64 st_capacity
+    enum:
+        ST_BOUNDS
+    st_atomic_u32 st_counting
+    uint64_t st_bounds[ST_BOUNDS]
     int st_make_ring_key() noexcept
+    int st_make_table_key() noexcept
+    uint64_t st_duration_count(int kind, int bound) noexcept nogil
     void st_ring_put(
         int kind, uint32_t thread, uint64_t stamp, uint64_t duration, uint64_t subject, int64_t value
     ) noexcept nogil
@@ -230,6 +317,7 @@ cdef st_atomic_u32 *words[MAX_WORDS]
 cdef int word_count = 0
 cdef PyObject *callers[MAX_WORDS]
 cdef int caller_count = 0
+cdef int counters_wanted = 0            # how many readers of durations there are
 cdef uint64_t began_cycles = 0
 cdef uint64_t began_ticks = 0
 
@@ -238,7 +326,7 @@ _lock = ReentrantLock()
 _names = {}
 _thread_names = {}
 
-if st_make_ring_key():
+if st_make_ring_key() or st_make_table_key():
     raise MemoryError("no memory for the rings of the trace")
 
 
@@ -248,7 +336,7 @@ cdef void trace_enrol(st_atomic_u32 *word) noexcept:
     with _lock:
         words[word_count] = word
         word_count += 1
-        if st_load_relaxed(&st_session):
+        if st_load_relaxed(&st_session) or counters_wanted:
             st_store32_relaxed(word, 1)
 
 
@@ -379,7 +467,7 @@ def end():
         if not session:
             return None
         for index in range(word_count):
-            st_store32_relaxed(words[index], 0)
+            st_store32_relaxed(words[index], counters_wanted != 0)
         st_store_release(&st_session, 0)
         cycles, ticks = st_cycles() - began_cycles, st_ticks() - began_ticks
         if ticks < 10_000_000:
@@ -405,6 +493,31 @@ def end():
         _names.clear()
         _thread_names.clear()
     return rings, names, thread_names, began_cycles, began_ticks, cycles, ticks
+
+
+def count_durations(wanted: bool) -> None:
+    """Have how long callbacks take counted, until each caller that asked for it has taken that back."""
+    global counters_wanted
+    cdef int index
+    cdef double stamps_per_ns
+    with _lock:
+        counters_wanted += 1 if wanted else -1
+        if counters_wanted == 1 and wanted:
+            stamps_per_ns = 1e9 / <double>account_ticks(NULL, 1_000_000_000)
+            for index in range(ST_BOUNDS):
+                st_bounds[index] = <uint64_t>(1000.0 * (1 << index) * stamps_per_ns)
+        st_store32_release(&st_counting, counters_wanted > 0)
+        if not st_load_relaxed(&st_session):
+            for index in range(word_count):
+                st_store32_relaxed(words[index], counters_wanted > 0)
+
+
+def durations(kind: int) -> tuple[list[int], float]:
+    """Of callbacks of a kind: how many took up to 1, 2, 4 ... 2**21 us, and longer, and the sum of all in seconds."""
+    cdef int bound
+    cdef double ns_per_stamp = <double>account_ticks(NULL, 1_000_000_000) / 1e9
+    counts = [st_duration_count(kind, bound) for bound in range(ST_BOUNDS + 1)]
+    return counts, st_duration_count(kind, ST_BOUNDS + 1) * ns_per_stamp / 1e9
 
 
 def symbol(address: int) -> str | None:

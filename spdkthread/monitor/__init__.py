@@ -24,7 +24,7 @@ def serve_metrics(
     lib : ThreadLib, optional
         By default the library of the process.
     **limits
-        ``max_threads`` and ``max_pollers``, as for `metrics.Metrics`.
+        ``max_threads``, ``max_pollers`` and ``durations``, as for `metrics.Metrics`.
 
     Returns
     -------

@@ -5,18 +5,22 @@ neither wakes nor stops one, and what it reads of two threads may be of two mome
 """
 
 import functools
+import itertools
 import socketserver
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from spdkthread import trace_ring
 from spdkthread.checks import check_integer
 from spdkthread.clock import TICKS_HZ
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.reactor import Reactor
 from spdkthread.reactor_registry import all_reactors
+from spdkthread.trace import NUMBERS
 
 __all__ = ["Family", "Metrics", "MetricsServer", "text_of"]
 
@@ -32,6 +36,7 @@ _REACTOR_COUNTERS = (
     ("spdkthread_reactor_gil_waits", "Times that it had to wait for the GIL", "gil_waits", 1),
     ("spdkthread_reactor_gil_wait_seconds", "Time that it waited for the GIL", "gil_wait_ticks", _SECOND),
     ("spdkthread_reactor_stalls", "Callbacks that ran longer than the reactor's limit", "stalls", 1),
+    ("spdkthread_reactor_slices_lost", "Times that it was off its core while it looked for work", "slices_lost", 1),
 )
 _THREAD_COUNTERS = (
     ("spdkthread_thread_busy_seconds", "Time in polls that found work", "busy_ticks", _SECOND),
@@ -47,6 +52,17 @@ _POLLER_COUNTERS = (
     ("spdkthread_poller_errors", "Runs that raised", "error_count"),
     ("spdkthread_poller_overruns", "Whole periods by which runs came late", "overrun_count"),
 )
+_TIMED_KINDS = (
+    "message",
+    "native message",
+    "critical message",
+    "poller",
+    "native poller",
+    "timer",
+    "native timer",
+    "fd handler",
+    "loop callback",
+)
 _REACTOR = ("reactor", "core")
 _THREAD = ("thread", "thread_id")
 _POLLER = ("thread", "thread_id", "poller", "poller_id")
@@ -56,11 +72,14 @@ class Family(NamedTuple):
     """One metric: a value for each combination of labels."""
 
     kind: str
-    """``"counter"`` or ``"gauge"``."""
+    """``"counter"``, ``"gauge"`` or ``"histogram"``."""
     name: str
     help: str
     labels: tuple[str, ...]
     values: Sequence[tuple[tuple[str, ...], float]]
+    """Of a histogram, the sums."""
+    buckets: Sequence[tuple[tuple[str, ...], Sequence[tuple[str, int]]]] = ()
+    """Of a histogram: bounds as Prometheus writes them, and how many values were up to each."""
 
 
 class Metrics:
@@ -75,6 +94,9 @@ class Metrics:
     max_pollers : int, default 0
         So many pollers, of the oldest threads first, have metrics of their own: every poller is four time series for
         as long as Prometheus keeps its data, so they are only shown on request.
+    durations : bool, default False
+        Count how long callbacks take, by kind, in a histogram with bounds from 1 us, doubling, to 2 s. From then on
+        each callback of the process costs two looks at the clock and one addition more, until `close`.
 
     Notes
     -----
@@ -84,7 +106,14 @@ class Metrics:
     **Thread safety:** any OS thread.
     """
 
-    def __init__(self, lib: ThreadLib | None = None, *, max_threads: int = 1000, max_pollers: int = 0):
+    def __init__(
+        self,
+        lib: ThreadLib | None = None,
+        *,
+        max_threads: int = 1000,
+        max_pollers: int = 0,
+        durations: bool = False,
+    ):
         if lib is not None and not isinstance(lib, ThreadLib):
             raise TypeError(f"lib must be a ThreadLib or None, got {type(lib).__name__}")
         for name, value in (("max_threads", max_threads), ("max_pollers", max_pollers)):
@@ -93,6 +122,14 @@ class Metrics:
         self.lib = default_lib() if lib is None else lib
         self.max_threads = max_threads
         self.max_pollers = max_pollers
+        self._counts_durations = weakref.finalize(self, _count_no_longer) if durations else None
+        if durations:
+            trace_ring.count_durations(True)
+
+    def close(self) -> None:
+        """Count no durations any more. Happens also when it is dropped."""
+        if self._counts_durations is not None:
+            self._counts_durations()
 
     def families(self) -> Iterator[Family]:
         """The metrics, as they are now."""
@@ -107,6 +144,8 @@ class Metrics:
         yield from _of_threads(threads[: self.max_threads])
         if self.max_pollers:
             yield from self._of_pollers(threads)
+        if self._counts_durations is not None:
+            yield _of_durations()
 
     def _of_pollers(self, threads: tuple) -> Iterator[Family]:
         pollers: list[tuple[tuple[str, ...], Any]] = []
@@ -115,6 +154,21 @@ class Metrics:
                 pollers.append(((thread.name, str(thread.id), poller.name, str(poller.id)), poller))
         for name, text, field in _POLLER_COUNTERS:
             yield Family("counter", name, text, _POLLER, [(key, getattr(one, field)) for key, one in pollers])
+
+
+def _count_no_longer() -> None:
+    trace_ring.count_durations(False)
+
+
+def _of_durations() -> Family:
+    sums, buckets = [], []
+    for kind in _TIMED_KINDS:
+        counts, seconds = trace_ring.durations(NUMBERS[kind])
+        bounds = [*[repr((1 << power) / 1e6) for power in range(len(counts) - 1)], "+Inf"]
+        sums.append(((kind,), seconds))
+        buckets.append(((kind,), list(zip(bounds, itertools.accumulate(counts), strict=True))))
+    name, text = "spdkthread_callback_seconds", "How long callbacks took"
+    return Family("histogram", name, text, ("kind",), sums, buckets)
 
 
 def _of_reactors(reactors: list[Reactor]) -> Iterator[Family]:
@@ -157,6 +211,9 @@ def text_of(families: Iterable[Family]) -> str:
         name = f"{family.name}_total" if family.kind == "counter" else family.name
         lines.append(f"# HELP {name} {family.help}\n# TYPE {name} {family.kind}")
         labels = family.labels
+        if family.kind == "histogram":
+            lines += _histogram(family)
+            continue
         for key, value in family.values:
             text = known.get((labels, key))
             if text is None:
@@ -164,6 +221,14 @@ def text_of(families: Iterable[Family]) -> str:
             lines.append(f"{name}{text} {float(value)!r}")
     lines.append("")
     return "\n".join(lines)
+
+
+def _histogram(family: Family) -> Iterator[str]:
+    for (key, seconds), (_, buckets) in zip(family.values, family.buckets, strict=True):
+        for bound, count in buckets:
+            yield f"{family.name}_bucket{_labels((*family.labels, 'le'), (*key, bound))} {float(count)!r}"
+        yield f"{family.name}_sum{_labels(family.labels, key)} {float(seconds)!r}"
+        yield f"{family.name}_count{_labels(family.labels, key)} {float(buckets[-1][1])!r}"
 
 
 def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
@@ -186,7 +251,7 @@ class MetricsServer:
     """
 
     def __init__(self, port: int, addr: str = "127.0.0.1", *, lib: ThreadLib | None = None, **limits: Any):
-        metrics = Metrics(lib, **limits)
+        self._metrics = metrics = Metrics(lib, **limits)
         self._server: _HttpServer | None = _HttpServer((addr, port), functools.partial(_Handler, metrics))
         self.port: int = self._server.server_address[1]
         """Where it listens."""
@@ -210,6 +275,7 @@ class MetricsServer:
             server.shutdown()
             self._thread.join()
             server.server_close()
+            self._metrics.close()
 
 
 class _HttpServer(ThreadingHTTPServer):

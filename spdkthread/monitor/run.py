@@ -1,13 +1,16 @@
 """``python -m spdkthread run``: a script, with what it would otherwise have to ask for itself."""
 
 import argparse
+import atexit
 import os
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from spdkthread.cores import keep_to, parse_cores
+from spdkthread.core_claims import CoreClaims, CoreInUseError
+from spdkthread.cores import allowed_cores, keep_to, parse_cores
+from spdkthread.trace import start_from_environment
 
 __all__ = ["main"]
 
@@ -28,6 +31,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--idle", choices=("adaptive", "poll", "yield"), help='the idle mode of each Reactor that would be "adaptive"'
     )
+    parser.add_argument(
+        "--trace", metavar="FILE", help="record a trace and write it there at the end; %%p is the process's number"
+    )
+    parser.add_argument(
+        "--lock-cores", action="store_true", help="claim the cores by lock files, as SPDK's applications do"
+    )
     parser.add_argument("script", metavar="SCRIPT", help="a file, or with -m before it the name of a module")
     parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is the name of a module")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the script's own")
@@ -37,6 +46,15 @@ def main(argv: Sequence[str]) -> int:
             keep_to(parse_cores(arguments.cores))
         except (OSError, ValueError) as error:
             parser.error(f"--cores {arguments.cores}: {error}")
+    if arguments.lock_cores:
+        try:
+            # Until the process ends.
+            claims = CoreClaims(allowed_cores())
+        except (CoreInUseError, OSError) as error:
+            parser.error(f"--lock-cores: {error}")
+        atexit.register(claims.release)
+    if arguments.trace is not None:
+        start_from_environment(arguments.trace)
     if arguments.rpc is not None:
         os.environ["SPDKTHREAD_RPC_SOCKET"] = os.path.abspath(arguments.rpc)
     if arguments.idle is not None:

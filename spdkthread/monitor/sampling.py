@@ -39,6 +39,7 @@ REACTOR_COLUMNS = (
     "wakes_per_s",
     "gil_wait_pct",
     "stalls",
+    "slices_lost",
     "status",
 )
 TABLES = {"threads": THREAD_COLUMNS, "pollers": POLLER_COLUMNS, "cores": REACTOR_COLUMNS}
@@ -200,6 +201,7 @@ class Sampler:
         waited = self._change("core", core, "gil", ours["gil_wait_ticks"]) if ours else None
         row["gil_wait_pct"] = None if waited is None else _percent(waited, seconds * rate)
         row["stalls"] = ours.get("stalls")
+        row["slices_lost"] = ours.get("slices_lost")
         row["status"] = ours.get("state") or ("may sleep" if one["in_interrupt"] else "polls")
         if ours and not ours["answered"] and ours["state"] == "running":
             row["status"] = f"held up by {ours['running']}" if ours["running"] else "held up"

@@ -27,10 +27,21 @@ _HEADERS = {
     "high_water": "High", "refused": "Refus", "errors": "Errs", "status": "Status", "runs_per_s": "Runs/s",
     "period_us": "Period us", "run_count": "Runs", "name": "Reactor", "threads": "Thrds", "pollers": "Pollrs",
     "usr_pct": "Usr %", "sys_pct": "Sys %", "parks_per_s": "Parks/s",
-    "wakes_per_s": "Wakes/s", "gil_wait_pct": "GIL %", "stalls": "Stalls",
+    "wakes_per_s": "Wakes/s", "gil_wait_pct": "GIL %", "stalls": "Stalls", "slices_lost": "Lost",
 }  # fmt: skip
 # What a narrow terminal does without, the first first.
-_DISPENSABLE = ("errors", "refused", "high_water", "paused", "wakes_per_s", "sys_pct", "run_count", "parks_per_s", "id")
+_DISPENSABLE = (
+    "slices_lost",
+    "errors",
+    "refused",
+    "high_water",
+    "paused",
+    "wakes_per_s",
+    "sys_pct",
+    "run_count",
+    "parks_per_s",
+    "id",
+)
 _TEXT = ("thread", "poller", "kind", "name", "status")
 _WIDEST_TEXT = 35
 _NARROWEST_TEXT = 8

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from spdkthread.checks import check_number
+from spdkthread.rpc.address import read_address
 from spdkthread.rpc.errors import RpcError
 
 __all__ = ["Client"]
@@ -22,7 +23,7 @@ class Client:
     Parameters
     ----------
     path : str
-        Of the server's unix socket.
+        Of the server's unix socket, or ``"host:port"``.
     timeout_s : float, default 60
         Seconds that one call may take.
 
@@ -50,10 +51,11 @@ class Client:
         self._lock = threading.Lock()
         self._next_id = 0
         self._rest = b""
-        self._socket: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        address = read_address(path)
+        self._socket: socket.socket | None = socket.socket(address.family, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(timeout_s)
-            self._socket.connect(path)
+            self._socket.connect(address.sockaddr)
         except OSError as error:
             self._socket.close()
             raise OSError(error.errno, f"{error.strerror}: no JSON-RPC server answers there", path) from None

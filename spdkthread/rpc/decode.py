@@ -51,9 +51,19 @@ def rpc_method(
     params: dict[str, Param] | None = None,
     *,
     ignore_params: bool = False,
-    startup_only: bool = False,
+    states: str = "R",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: ``fn(server, **params)`` in `table` under its name. `params` None: it takes none."""
+    """Decorator: ``fn(server, **params)`` in `table` under its name.
+
+    Parameters
+    ----------
+    params : dict, optional
+        None: it takes none.
+    ignore_params : bool
+        It takes any and looks at none.
+    states : str
+        ``"S"`` start-up, ``"R"`` run time, ``"SR"`` both: when it may be called.
+    """
 
     def add(fn: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(fn)
@@ -64,7 +74,7 @@ def rpc_method(
                 return fn(server)
             return fn(server, **_decode(name, params, given))
 
-        table.append(Method(name, run, startup_only))
+        table.append(Method(name, run, "S" in states, "R" in states))
         return fn
 
     return add

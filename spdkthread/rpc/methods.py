@@ -5,6 +5,7 @@ spdk_top refuses an object with one member more or less than it knows, so what o
 """
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -15,14 +16,16 @@ from typing import Any
 
 from spdkthread._version import __version__
 from spdkthread.clock import TICKS_HZ
+from spdkthread.core_claims import CoreClaims, CoreInUseError
 from spdkthread.cores import parse_cores
+from spdkthread.governor import GovernorError
 from spdkthread.group import ReactorGroup
 from spdkthread.reactor_registry import available_cores
 from spdkthread.rpc.decode import Param, boolean, rpc_method, string, unsigned
 from spdkthread.rpc.errors import INTERNAL_ERROR, WRONG_STATE, RpcError, invalid_params
 from spdkthread.rpc.gather import Gather, PollerView, ReactorView, ThreadView
 from spdkthread.rpc.machine import context_switches, irq_jiffies, numa_node, task_times
-from spdkthread.rpc.server import Method, Server
+from spdkthread.rpc.server import Method, Server, add_table
 from spdkthread.scheduler import DynamicScheduler, StaticScheduler
 
 __all__ = ["METHODS", "read_reactors", "read_threads"]
@@ -34,7 +37,7 @@ METHODS: list[Method] = []
 _u8, _u32, _u64 = unsigned(8), unsigned(32), unsigned(64)
 
 
-def _method(name: str, params: dict[str, Param] | None = None, **kw: bool) -> Callable[..., Any]:
+def _method(name: str, params: dict[str, Param] | None = None, **kw: Any) -> Callable[..., Any]:
     return rpc_method(METHODS, name, params, **kw)
 
 
@@ -76,13 +79,15 @@ def mask_in_hex(cpumask: Iterable[int] | None) -> str:
 
 
 @_method(
-    "rpc_get_methods", {"current": Param(boolean, optional=True), "include_aliases": Param(boolean, optional=True)}
+    "rpc_get_methods",
+    {"current": Param(boolean, optional=True), "include_aliases": Param(boolean, optional=True)},
+    states="SR",
 )
 def rpc_get_methods(server: Server, current: bool = False, include_aliases: bool = False) -> list[str]:
-    return server.method_names(current_only=current)
+    return server.method_names(current_only=current, include_aliases=include_aliases)
 
 
-@_method("spdk_get_version")
+@_method("spdk_get_version", states="SR")
 def spdk_get_version(server: Server) -> dict[str, Any]:
     numbers, _, suffix = __version__.partition("+")
     parts = [int("".join(filter(str.isdigit, part)) or 0) for part in numbers.split(".")] + [0, 0, 0]
@@ -105,14 +110,45 @@ def spdk_kill_instance(server: Server, sig_name: str) -> bool:
     return True
 
 
-@_method("framework_start_init", startup_only=True)
-def framework_start_init(server: Server) -> bool:
-    raise RpcError(WRONG_STATE, "The framework is initialized already: this is for before that")
+@_method("framework_start_init", states="S")
+def framework_start_init(server: Server) -> Future:
+    startup = server.startup
+    assert startup is not None  # the method may be called in that state only
+    answer: Future = Future()
+    if startup.begun:
+        raise RpcError(WRONG_STATE, "The framework is being initialized already")
+    startup.begun = True
+
+    def finish(error: BaseException | None) -> None:
+        if error is not None:
+            startup.begun = False
+            logger.error("%r: the framework cannot be initialized", server, exc_info=error)
+            answer.set_exception(RpcError(INTERNAL_ERROR, f"framework_initialization failed: {error}"))
+            return
+        server.startup = None
+        answer.set_result(True)
+        startup.initialized.set_result(True)
+
+    try:
+        under_way = startup.initialize()
+    except Exception as error:
+        finish(error)
+        return answer
+    if under_way is None:
+        finish(None)
+    else:
+        post = server._running.post
+        under_way.add_done_callback(lambda done: post(lambda: finish(done.exception())))
+    return answer
 
 
-@_method("framework_wait_init", ignore_params=True)
-def framework_wait_init(server: Server) -> bool:
-    return True
+@_method("framework_wait_init", ignore_params=True, states="SR")
+def framework_wait_init(server: Server) -> bool | Future:
+    if server.startup is None:
+        return True
+    answer: Future = Future()
+    server.startup.initialized.add_done_callback(lambda done: answer.set_result(True))
+    return answer
 
 
 # Threads
@@ -310,12 +346,13 @@ def _mappings(text: str) -> dict[int, int]:
         "core_busy": Param(_u8, optional=True),
         "mappings": Param(string, optional=True),
     },
+    states="SR",
 )
 def framework_set_scheduler(
     server: Server, name: str, period: int = 0, mappings: str | None = None, **limits: int
 ) -> bool:
-    groups = _groups(server)
-    if not groups:
+    groups = _groups(server) if server.startup is None else []
+    if not groups and server.startup is None:
         raise RpcError(INTERNAL_ERROR, "There is no ReactorGroup whose threads a scheduler could move")
     if name not in ("static", "dynamic"):
         raise RpcError(INTERNAL_ERROR, f"No scheduler is called {name!r}: there are 'static' and 'dynamic'")
@@ -325,6 +362,13 @@ def framework_set_scheduler(
         places = _mappings(mappings or "")
     except ValueError:
         raise invalid_params("Invalid parameters: mappings are 'thread:core,thread:core'") from None
+    if server.startup is not None:
+        scheduler = StaticScheduler() if name == "static" else DynamicScheduler(**limits)
+        server.startup.options["framework_set_scheduler"] = {
+            "scheduler": scheduler,
+            "period": period,
+            "first_cores": places,
+        }
     for group in groups:
         if period:
             group.period_us = period
@@ -333,7 +377,33 @@ def framework_set_scheduler(
     return True
 
 
-@_method("framework_get_scheduler")
+@_method(
+    "scheduler_set_options",
+    {"scheduling_core": Param(_u32, optional=True), "isolated_core_mask": Param(string, optional=True)},
+    states="S",
+)
+def scheduler_set_options(
+    server: Server, scheduling_core: int | None = None, isolated_core_mask: str | None = None
+) -> bool:
+    assert server.startup is not None
+    options = server.startup.options.setdefault("scheduler_set_options", {})
+    if isolated_core_mask is not None:
+        try:
+            isolated = _read_mask(isolated_core_mask)
+        except ValueError:
+            raise RpcError(INTERNAL_ERROR, f"Invalid cpumask {isolated_core_mask}") from None
+        core = options.get("scheduling_core") if scheduling_core is None else scheduling_core
+        if core in isolated:
+            raise RpcError(INTERNAL_ERROR, f"The scheduling core {core} cannot be isolated")
+        options["isolated"] = isolated
+    if scheduling_core is not None:
+        if scheduling_core not in available_cores():
+            raise RpcError(INTERNAL_ERROR, f"Core {scheduling_core} is not available")
+        options["scheduling_core"] = scheduling_core
+    return True
+
+
+@_method("framework_get_scheduler", states="SR")
 def framework_get_scheduler(server: Server) -> dict[str, Any]:
     groups = _groups(server)
     cores = [one.core for one in server._running.gatherer.reactors()]
@@ -360,7 +430,18 @@ def _scheduler_name(scheduler: Any) -> str:
 
 @_method("framework_get_governor")
 def framework_get_governor(server: Server) -> dict[str, Any]:
-    return {}
+    governor = server.governor
+    if governor is None:
+        return {}
+    cores = sorted({one.core for one in server._running.gatherer.reactors()})
+    shown = []
+    for core in cores:
+        try:
+            available, current = list(governor.available_khz(core)), governor.current_khz(core)
+        except GovernorError:
+            continue  # none of this governor's cores
+        shown.append({"lcore_id": core, "available_frequencies": available, "current_frequency": current})
+    return {"governor_name": governor.name, "module_specific": {"env": governor.name}, "cores": shown}
 
 
 # The framework
@@ -382,17 +463,53 @@ def framework_get_subsystems(server: Server) -> list[dict[str, Any]]:
 def framework_get_config(server: Server, name: str, with_batches: bool = False) -> list[dict[str, Any]]:
     if name not in _subsystems(server):
         raise invalid_params(f"Subsystem {name!r} not found")
-    if name != "scheduler" or not _groups(server):
-        return []
+    if name == "scheduler" and _groups(server):
+        return _scheduler_config(server)
+    if name == "iobuf":
+        pool = _iobuf_pools(server)[0]
+        params = {
+            "small_pool_count": pool.small_count,
+            "large_pool_count": pool.large_count,
+            "small_bufsize": pool.small_size,
+            "large_bufsize": pool.large_size,
+        }
+        return [{"method": "iobuf_set_options", "params": params}]
+    return []
+
+
+def _scheduler_config(server: Server) -> list[dict[str, Any]]:
     now = framework_get_scheduler(server)
+    config = []
+    if now["isolated_core_mask"] != "0":
+        params = {"scheduling_core": now["scheduling_core"], "isolated_core_mask": now["isolated_core_mask"]}
+        config.append({"method": "scheduler_set_options", "params": params})
     params = {"name": now["scheduler_name"], "period": now["scheduler_period"]}
     params |= {limit: now[limit] for limit in ("load_limit", "core_limit", "core_busy") if limit in now}
-    return [{"method": "framework_set_scheduler", "params": params}]
+    return [*config, {"method": "framework_set_scheduler", "params": params}]
 
 
 @_method("framework_get_pci_devices")
 def framework_get_pci_devices(server: Server) -> list[Any]:
     return []
+
+
+@_method("framework_enable_cpumask_locks")
+def framework_enable_cpumask_locks(server: Server) -> bool:
+    try:
+        if server.core_claims is not None:
+            server.core_claims.claim()
+        elif cores := {one.core for one in server._running.gatherer.reactors()}:
+            server.core_claims = CoreClaims(cores)
+    except (CoreInUseError, OSError) as error:
+        raise RpcError(INTERNAL_ERROR, f"Failed to claim CPU core: {error}") from None
+    return True
+
+
+@_method("framework_disable_cpumask_locks")
+def framework_disable_cpumask_locks(server: Server) -> bool:
+    if server.core_claims is not None:
+        server.core_claims.release()
+    return True
 
 
 # Buffers
@@ -401,6 +518,33 @@ def framework_get_pci_devices(server: Server) -> list[Any]:
 def _iobuf_pools(server: Server) -> list[Any]:
     # By name: a program without buffers need not load their module.
     return [one for one in server.lib.devices if any(base.__name__ == "IoBufPool" for base in type(one).__mro__)]
+
+
+@_method(
+    "iobuf_set_options",
+    {
+        "small_pool_count": Param(_u64, optional=True),
+        "large_pool_count": Param(_u64, optional=True),
+        "small_bufsize": Param(_u32, optional=True),
+        "large_bufsize": Param(_u32, optional=True),
+        "enable_numa": Param(boolean, optional=True),
+    },
+    states="S",
+)
+def iobuf_set_options(server: Server, enable_numa: bool = False, **given: int) -> bool:
+    if enable_numa:
+        raise RpcError(-errno.ENOTSUP, "A pool has no part of its own for each NUMA node")
+    if not all(given.values()):
+        raise RpcError(-errno.EINVAL, "Counts and sizes of buffers must be above 0")
+    names = {
+        "small_pool_count": "small_count",
+        "large_pool_count": "large_count",
+        "small_bufsize": "small_size",
+        "large_bufsize": "large_size",
+    }
+    assert server.startup is not None
+    server.startup.options["iobuf_set_options"] = {names[name]: value for name, value in given.items()}
+    return True
 
 
 @_method("iobuf_get_stats", ignore_params=True)
@@ -452,13 +596,13 @@ def _root() -> logging.Logger:
     return logging.getLogger("spdkthread")
 
 
-@_method("log_set_level", {"level": Param(_level)})
+@_method("log_set_level", {"level": Param(_level)}, states="SR")
 def log_set_level(server: Server, level: str) -> bool:
     _root().setLevel(_LEVELS[level])
     return True
 
 
-@_method("log_get_level")
+@_method("log_get_level", states="SR")
 def log_get_level(server: Server) -> str:
     return _name_of_level(_root().getEffectiveLevel())
 
@@ -475,14 +619,14 @@ def _handlers() -> list[logging.Handler]:
     return handlers
 
 
-@_method("log_set_print_level", {"level": Param(_level)})
+@_method("log_set_print_level", {"level": Param(_level)}, states="SR")
 def log_set_print_level(server: Server, level: str) -> bool:
     for handler in _handlers():
         handler.setLevel(_LEVELS[level])
     return True
 
 
-@_method("log_get_print_level")
+@_method("log_get_print_level", states="SR")
 def log_get_print_level(server: Server) -> str:
     return _name_of_level(min((handler.level for handler in _handlers()), default=logging.WARNING))
 
@@ -501,21 +645,21 @@ def _flagged(flag: str) -> list[logging.Logger]:
     return [flags[flag]]
 
 
-@_method("log_set_flag", {"flag": Param(string)})
+@_method("log_set_flag", {"flag": Param(string)}, states="SR")
 def log_set_flag(server: Server, flag: str) -> bool:
     for one in _flagged(flag):
         one.setLevel(logging.DEBUG)
     return True
 
 
-@_method("log_clear_flag", {"flag": Param(string)})
+@_method("log_clear_flag", {"flag": Param(string)}, states="SR")
 def log_clear_flag(server: Server, flag: str) -> bool:
     for one in _flagged(flag):
         one.setLevel(logging.NOTSET)
     return True
 
 
-@_method("log_get_flags")
+@_method("log_get_flags", states="SR")
 def log_get_flags(server: Server) -> dict[str, bool]:
     return {name: one.level == logging.DEBUG for name, one in _flags().items()}
 
@@ -526,3 +670,25 @@ def log_enable_timestamps(server: Server, enabled: bool) -> bool:
         with contextlib.suppress(AttributeError):
             handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s" if enabled else None))
     return True
+
+
+# The names that these methods had in earlier versions of SPDK: they answer, and say once that they are old.
+ALIASES = {
+    "clear_log_flag": "log_clear_flag",
+    "context_switch_monitor": "framework_monitor_context_switch",
+    "get_log_flags": "log_get_flags",
+    "get_log_level": "log_get_level",
+    "get_log_print_level": "log_get_print_level",
+    "get_rpc_methods": "rpc_get_methods",
+    "get_spdk_version": "spdk_get_version",
+    "get_subsystem_config": "framework_get_config",
+    "get_subsystems": "framework_get_subsystems",
+    "kill_instance": "spdk_kill_instance",
+    "set_log_flag": "log_set_flag",
+    "set_log_level": "log_set_level",
+    "set_log_print_level": "log_set_print_level",
+    "start_subsystem_init": "framework_start_init",
+    "wait_subsystem_init": "framework_wait_init",
+}
+
+add_table(METHODS, ALIASES)

@@ -12,7 +12,7 @@ from spdkthread.rpc.errors import invalid_params
 from spdkthread.rpc.gather import ReactorView, ThreadView
 from spdkthread.rpc.machine import context_switches
 from spdkthread.rpc.methods import read_reactors, read_threads
-from spdkthread.rpc.server import Method, Server
+from spdkthread.rpc.server import Method, Server, add_table
 
 __all__ = ["METHODS"]
 
@@ -122,3 +122,6 @@ def get_info(server: Server) -> dict[str, Any]:
         "threads": len(server.lib.threads),
         "devices": [device.name for device in server.lib.devices],
     }
+
+
+add_table(METHODS)

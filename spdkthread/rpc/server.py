@@ -1,7 +1,8 @@
-"""Server: JSON-RPC 2.0 on a unix socket, served by one OS thread that sleeps while no client wants anything."""
+"""Server: JSON-RPC 2.0 on a unix or TCP socket, served by one OS thread that sleeps while no client wants anything."""
 
 import atexit
 import contextlib
+import errno
 import fcntl
 import heapq
 import inspect
@@ -21,15 +22,19 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
+from spdkthread.core_claims import CoreClaims
 from spdkthread.error_log import describe
 from spdkthread.errors import SpdkThreadError
+from spdkthread.governor import Governor
 from spdkthread.lib import ThreadLib, default_lib
 from spdkthread.reactor_registry import available_cores
+from spdkthread.rpc.address import Address, is_loopback, read_address
 from spdkthread.rpc.errors import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
     PARSE_ERROR,
+    WRONG_STATE,
     RpcError,
     SocketInUseError,
     invalid_params,
@@ -52,7 +57,6 @@ logger = logging.getLogger("spdkthread.rpc")
 DEFAULT_PATH = "/var/tmp/spdk.sock"
 MAX_CONNECTIONS = 64
 BACKLOG = 512
-MAX_PATH_BYTES = 107
 MAX_RESPONSE_BYTES = 32 * 1024 * 1024
 # A client that asks without reading its answers is not read from while so much waits for it.
 MAX_UNSENT_BYTES = 1024 * 1024
@@ -70,7 +74,10 @@ class Method(NamedTuple):
 
     name: str
     run: Callable[["Server", Any], Any]
-    startup_only: bool = False
+    at_startup: bool = False
+    """Whether it may be called before the framework is initialized."""
+    at_runtime: bool = True
+    """Whether it may be called afterwards."""
 
 
 class Server:
@@ -78,13 +85,18 @@ class Server:
 
     Parameters
     ----------
-    path : str, default "/var/tmp/spdk.sock"
+    path : str or None, default "/var/tmp/spdk.sock"
         Of the unix socket, at most 107 bytes. Beside it lies ``path + ".lock"`` while the server runs. Both can be
-        used by the process's user only.
+        used by the process's user only. ``"127.0.0.1:5260"`` or ``"[::1]:5260"`` is TCP instead: every process of the
+        machine can then call every method, and with another host every machine that reaches it; port 0 takes a free
+        one. None: no socket; `call` is the only client.
     lib : ThreadLib, optional
         What it shows; by default the library of the process.
     allowed : iterable of str, optional
         The methods that may be called. None: all of them.
+    wait_for_rpc : bool, default False
+        Begin in the start-up state: methods that show a running framework are refused until ``framework_start_init``
+        is called, and those that set options are not.
 
     Raises
     ------
@@ -107,30 +119,45 @@ class Server:
     ...     return a + b
     """
 
-    def __init__(self, path: str = DEFAULT_PATH, *, lib: ThreadLib | None = None, allowed: Iterable[str] | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = DEFAULT_PATH,
+        *,
+        lib: ThreadLib | None = None,
+        allowed: Iterable[str] | None = None,
+        wait_for_rpc: bool = False,
+    ):
         if lib is not None and not isinstance(lib, ThreadLib):
             raise TypeError(f"lib must be a ThreadLib or None, got {type(lib).__name__}")
-        self.path = os.path.abspath(os.fsdecode(os.fspath(path)))
-        if len(os.fsencode(self.path)) > MAX_PATH_BYTES:
-            raise ValueError(
-                f"path must have at most {MAX_PATH_BYTES} bytes, which is what a unix socket's can, got {path!r}"
-            )
+        self._address = None if path is None else read_address(path)
         if isinstance(allowed, str):
             raise TypeError("allowed must be names of methods, got one string")
         self.lib = default_lib() if lib is None else lib
         self.allowed = None if allowed is None else frozenset(allowed)
+        self.startup = Startup() if wait_for_rpc else None
+        self.governor: Governor | None = None
+        self.core_claims: CoreClaims | None = None
+        self.sock_options: dict[str, Any] = {}
         self._methods: dict[str, Method] = {}
+        self._aliases: dict[str, str] = {}
+        self._warned_aliases: set[str] = set()
         self._lock = threading.Lock()
         self._loop: _Loop | None = None
-        from spdkthread.rpc import methods, own_methods
-
-        for table in (methods.METHODS, own_methods.METHODS):
-            for method in table:
+        for table in _tables:
+            for method in table.methods:
                 self._methods[method.name] = method
+            self._aliases.update(table.aliases)
         _servers.add(self)
 
     def __repr__(self) -> str:
-        return f"<Server at {self.path!r}, {'running' if self.is_running else 'stopped'}>"
+        where = "without a socket" if self.path is None else f"at {self.path!r}"
+        state = "stopped" if not self.is_running else "running" if self.startup is None else "waiting to be initialized"
+        return f"<Server {where}, {state}>"
+
+    @property
+    def path(self) -> str | None:
+        """The unix socket's path, ``"host:port"`` of a TCP one, or None."""
+        return None if self._address is None else str(self._address)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -199,21 +226,104 @@ class Server:
 
         return add
 
-    def method_names(self, *, current_only: bool = False) -> list[str]:
-        """The methods that may be called, the latest first; with `current_only` those that now do something."""
-        return [
+    def call(self, name: str, params: Any = None, *, timeout_s: float | None = None) -> Any:
+        """Call a method as a client would, from this process.
+
+        Parameters
+        ----------
+        name : str
+        params : dict or list, optional
+        timeout_s : float, optional
+            Seconds to wait for the result; None: for ever.
+
+        Returns
+        -------
+        object
+            The result.
+
+        Raises
+        ------
+        RpcError
+            What a client would be answered.
+        TimeoutError
+            When it is not there within `timeout_s`.
+        SpdkThreadError
+            When the server does not run, or on its own OS thread, which has to run the method.
+
+        Notes
+        -----
+        **Thread safety:** any OS thread but the server's own.
+        """
+        loop = self._loop
+        if loop is None:
+            raise SpdkThreadError(f"{self!r} does not run: start() it first")
+        if loop.is_here():
+            raise SpdkThreadError(f"a method of {self!r} waits for its own OS thread: return a Future instead")
+        outcome: Future = Future()
+
+        def begin() -> None:
+            try:
+                result = self._run(name, params)
+            except BaseException as error:
+                outcome.set_exception(error)
+                return
+            if isinstance(result, Future):
+                result.add_done_callback(lambda done: _copy_outcome(done, outcome))
+            else:
+                outcome.set_result(result)
+
+        loop.post(begin)
+        return outcome.result(timeout_s)
+
+    def method_names(self, *, current_only: bool = False, include_aliases: bool = False) -> list[str]:
+        """The methods that may be called, the latest first.
+
+        Parameters
+        ----------
+        current_only : bool
+            Leave out those that are refused in the present state.
+        include_aliases : bool
+            Add the older names under which SPDK's methods still answer.
+        """
+        starting = self.startup is not None
+        shown = {
             method.name
-            for method in reversed(list(self._methods.values()))
-            if self._may_call(method.name) and not (current_only and method.startup_only)
-        ]
+            for method in self._methods.values()
+            if self._may_call(method.name)
+            and not (current_only and not (method.at_startup if starting else method.at_runtime))
+        }
+        names = [name for name in reversed(list(self._methods)) if name in shown]
+        if include_aliases:
+            names += [alias for alias, name in self._aliases.items() if name in shown]
+        return names
+
+    def is_startup_method(self, name: str) -> bool:
+        """Whether the method, or what an alias means, may be called in the start-up state."""
+        method = self._methods.get(self._aliases.get(name, name))
+        return method is not None and method.at_startup
 
     def _may_call(self, name: str) -> bool:
         return self.allowed is None or name in self.allowed
 
     def _run(self, name: str, params: Any) -> Any:
+        if name not in self._methods and name in self._aliases:
+            if name not in self._warned_aliases:
+                self._warned_aliases.add(name)
+                logger.warning("%r: %s is deprecated, use %s", self, name, self._aliases[name])
+            name = self._aliases[name]
         method = self._methods.get(name)
         if method is None or not self._may_call(name):
             raise RpcError(METHOD_NOT_FOUND, "Method not found")
+        if self.startup is None and not method.at_runtime:
+            raise RpcError(
+                WRONG_STATE,
+                "Method may only be called before framework is initialized. Use --wait-for-rpc command line parameter "
+                "and then issue this RPC before the framework_start_init RPC.",
+            )
+        if self.startup is not None and not method.at_startup:
+            raise RpcError(
+                WRONG_STATE, "Method may only be called after framework is initialized using framework_start_init RPC."
+            )
         return method.run(self, params)
 
     @property
@@ -248,6 +358,46 @@ def _with_arguments(name: str, fn: Callable[..., Any]) -> Callable[[Server, Any]
     return run
 
 
+class Startup:
+    """The start-up state of a server: what its clients have set, and who waits for its end.
+
+    Notes
+    -----
+    **Thread safety:** the server's OS thread, but for `initialize`, which is set before the server starts.
+    """
+
+    def __init__(self) -> None:
+        self.options: dict[str, dict[str, Any]] = {}
+        """By method, the parameters that it was last called with."""
+        self.initialize: Callable[[], Future | None] = lambda: None
+        """Makes what the options ask for; a Future when that takes time."""
+        self.initialized: Future = Future()
+        self.begun = False
+
+
+class Table(NamedTuple):
+    """Methods that every server has."""
+
+    methods: list[Method]
+    aliases: dict[str, str]
+
+
+_tables: list[Table] = []
+
+
+def add_table(methods: list[Method], aliases: dict[str, str] | None = None) -> None:
+    """Give every server made from now on these methods. For modules, while they are imported."""
+    _tables.append(Table(methods, aliases or {}))
+
+
+def _copy_outcome(done: Future, outcome: Future) -> None:
+    error = done.exception()
+    if error is not None:
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(done.result())
+
+
 class _Loop:
     """The sockets of a server that runs, and the OS thread that serves them."""
 
@@ -266,11 +416,12 @@ class _Loop:
         self._over = False
         self._path_identity: tuple[int, int] | None = None
         self._thread = threading.Thread(target=self._main, name="spdk_rpc", daemon=True)
-        self._lock_fd = _lock_path(server.path)
+        self._lock_fd = -1
         self._wake_in, self._wake_out = -1, -1
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener: socket.socket | None = None
         try:
-            self._listen(server.path)
+            if server._address is not None:
+                self._listen(server._address)
             self._wake_in, self._wake_out = os.pipe()
             os.set_blocking(self._wake_in, False)
             os.set_blocking(self._wake_out, False)
@@ -279,20 +430,41 @@ class _Loop:
             self._close_sockets()
             raise
 
-    def _listen(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                raise SocketInUseError(f"{path!r} is there and no socket: remove it, or give the server another path")
-            # The lock is ours, so no server serves it.
-            os.unlink(path)
+    def _listen(self, address: Address) -> None:
+        if address.path is not None:
+            self._lock_fd = _lock_path(address.path)
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISSOCK(os.lstat(address.path).st_mode):
+                    raise SocketInUseError(
+                        f"{address.path!r} is there and no socket: remove it, or give the server another path"
+                    )
+                # The lock is ours, so no server serves it.
+                os.unlink(address.path)
+        self._listener = socket.socket(address.family, socket.SOCK_STREAM)
         self._listener.setblocking(False)
-        self._listener.bind(path)
-        # Before it listens: no connection is made with any other permissions.
-        os.chmod(path, 0o600)
-        found = os.lstat(path)
-        self._path_identity = found.st_dev, found.st_ino
+        if address.path is None:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._listener.bind(address.sockaddr)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise SocketInUseError(f"{address} is in use: give this server another address") from None
+            raise
+        if address.path is not None:
+            # Before it listens: no connection is made with any other permissions.
+            os.chmod(address.path, 0o600)
+            found = os.lstat(address.path)
+            self._path_identity = found.st_dev, found.st_ino
+        else:
+            self.server._address = address.bound_to(self._listener.getsockname())
+            if not is_loopback(address):
+                logger.warning("%r: anyone who reaches %s can call its methods", self.server, self.server.path)
         self._listener.listen(BACKLOG)
         self._accept_again()
+
+    def is_here(self) -> bool:
+        """Whether this is the server's OS thread."""
+        return threading.current_thread() is self._thread
 
     def start(self) -> None:
         self._thread.start()
@@ -361,6 +533,7 @@ class _Loop:
                     key.data(events & selectors.EVENT_WRITE)
 
     def _accept(self, events: int) -> None:
+        assert self._listener is not None
         while len(self._connections) < MAX_CONNECTIONS:
             try:
                 accepted, _ = self._listener.accept()
@@ -377,12 +550,12 @@ class _Loop:
         self._refuse_for_now()
 
     def _refuse_for_now(self) -> None:
-        if self._accepting:
+        if self._accepting and self._listener is not None:
             self._accepting = False
             self._selector.unregister(self._listener)
 
     def _accept_again(self) -> None:
-        if not self._accepting:
+        if not self._accepting and self._listener is not None:
             self._accepting = True
             self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
@@ -392,18 +565,20 @@ class _Loop:
             self._accept_again()
 
     def _close_sockets(self) -> None:
-        if self.pid == os.getpid() and self._path_identity is not None:
+        path = None if self.server._address is None else self.server._address.path
+        if self.pid == os.getpid() and path is not None and self._lock_fd >= 0:
             with contextlib.suppress(OSError):
-                found = os.lstat(self.server.path)
+                found = os.lstat(path)
                 if (found.st_dev, found.st_ino) == self._path_identity:
-                    os.unlink(self.server.path)
+                    os.unlink(path)
             with contextlib.suppress(OSError):
-                os.unlink(self.server.path + ".lock")
+                os.unlink(path + ".lock")
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:
         self._selector.close()
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
         wakes, self._wake_in, self._wake_out = (self._wake_in, self._wake_out), -1, -1
         lock, self._lock_fd = self._lock_fd, -1
         for fd in (*wakes, lock):

@@ -198,6 +198,9 @@ def test_run_gives_a_script_its_cores_its_idle_mode_and_its_server(tmp_path):
     )
     assert done.stdout.splitlines() == [f"{core} yield ['-x', 'y'] __main__", "1"], done.stderr
     assert command("run", str(script)).stdout.splitlines()[0].split()[1] == "adaptive"
+    traced = tmp_path / "run.json"
+    assert command("run", "--trace", str(traced), "--lock-cores", str(script)).returncode == 0
+    assert "traceEvents" in json.loads(traced.read_text())
     assert command("run", "--cores", "4095", str(script)).returncode == 2
     assert command("run", str(tmp_path / "nothing.py")).returncode == 2
 

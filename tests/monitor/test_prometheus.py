@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from support import PATIENCE_S
 
+from spdkthread import trace
 from spdkthread.monitor import prometheus, serve_metrics
 from spdkthread.monitor.metrics import Metrics, text_of
 from spdkthread.monitor.prometheus import Collector
@@ -154,3 +155,58 @@ def test_our_text_says_what_that_of_prometheus_client_says(lib):
         thread.send_msg(int)
         thread.poll()
     assert parsed(text_of(Metrics(lib).families())) == scrape(Collector(lib))
+
+
+def test_how_long_callbacks_take_is_counted_when_it_is_asked_for(live_lib, reactor):
+    thread = reactor.create_thread("net")
+    thread.call(int).result(PATIENCE_S)
+    assert not [key for key in scrape(Collector(live_lib)) if key[0].startswith("spdkthread_callback")]
+    metrics = Metrics(live_lib, durations=True)
+    kind = ("kind", "message")
+    before = parsed(text_of(metrics.families()))
+    for _ in range(10):
+        thread.call(int).result(PATIENCE_S)
+    thread.call(time.sleep, 0.003).result(PATIENCE_S)
+    found = parsed(text_of(metrics.families()))
+    more = {key: found[key] - before[key] for key in found if key[0].startswith("spdkthread_callback")}
+    assert more["spdkthread_callback_seconds_count", kind] >= 11
+    assert more["spdkthread_callback_seconds_sum", kind] >= 0.003
+    assert more["spdkthread_callback_seconds_bucket", kind, ("le", "+Inf")] >= 11
+    # The one that slept is in none of the buckets up to 2 ms, and the bounds are ordered.
+    below = more["spdkthread_callback_seconds_bucket", kind, ("le", "0.002048")]
+    assert below < more["spdkthread_callback_seconds_count", kind]
+    assert more["spdkthread_callback_seconds_bucket", kind, ("le", "1e-06")] <= below
+    collected = scrape(Collector(live_lib, durations=True))
+    assert collected["spdkthread_callback_seconds_count", kind] >= found["spdkthread_callback_seconds_count", kind]
+    metrics.close()
+    metrics.close()
+    gc.collect()
+
+
+def test_durations_and_a_trace_do_not_switch_each_other_off(live_lib, reactor):
+    thread = reactor.create_thread("net")
+    kind = ("kind", "message")
+
+    def counted(metrics):
+        return parsed(text_of(metrics.families()))["spdkthread_callback_seconds_count", kind]
+
+    metrics = Metrics(live_lib, durations=True)
+    trace.start(64)
+    first = counted(metrics)
+    thread.call(int).result(PATIENCE_S)
+    assert len(trace.stop()) > 0
+    second = counted(metrics)
+    thread.call(int).result(PATIENCE_S)
+    third = counted(metrics)
+    assert first < second < third
+    trace.start(64)
+    metrics.close()
+    thread.call(int).result(PATIENCE_S)
+    assert len(trace.stop()) > 0
+    other = Metrics(live_lib, durations=True)
+    fourth = counted(other)
+    other.close()
+    thread.call(int).result(PATIENCE_S)
+    again = Metrics(live_lib, durations=True)
+    assert counted(again) == fourth
+    again.close()
