@@ -31,7 +31,6 @@ KNOWN = {
 KNOWN_CIRCLES = [
     {"fd_handler", "lib", "thread", "thread_iteration", "thread_poll", "trace"},
     {"future", "waiting"},
-    {"rpc.decode", "rpc.methods", "rpc.own_methods", "rpc.server"},
 ]
 """Modules of one layer that import each other today."""
 
