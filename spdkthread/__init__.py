@@ -36,8 +36,9 @@ if TYPE_CHECKING:
         WrongThreadError,
     )
     from spdkthread.fd_handler import FdHandler
+    from spdkthread.for_each_channel import IoChannelIter
     from spdkthread.group import ReactorGroup
-    from spdkthread.io_device import IoChannel, IoChannelIter, IoDevice
+    from spdkthread.io_device import IoChannel, IoDevice
     from spdkthread.iobuf import IoBuf, IoBufChannel, IoBufPool
     from spdkthread.lib import ThreadLib, default_lib
     from spdkthread.poller import Poller
@@ -130,7 +131,8 @@ _HOMES = {
     "thread_iteration": ("for_each_thread",),
     "group": ("ReactorGroup",),
     "iobuf": ("IoBuf", "IoBufChannel", "IoBufPool"),
-    "io_device": ("IoChannel", "IoChannelIter", "IoDevice"),
+    "for_each_channel": ("IoChannelIter",),
+    "io_device": ("IoChannel", "IoDevice"),
     "lib": ("ThreadLib", "default_lib"),
     "poller": ("Poller",),
     "reactor": ("Reactor", "get_reactor"),

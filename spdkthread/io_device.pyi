@@ -1,11 +1,12 @@
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Self, SupportsIndex
+from typing import Any, Self
 
 import numpy
 from numpy.typing import DTypeLike
 
+from spdkthread.for_each_channel import IoChannelIter as IoChannelIter
 from spdkthread.lib import ThreadLib
 from spdkthread.thread import SpdkThread
 
@@ -81,25 +82,6 @@ class IoChannel:
 
     @property
     def ref_count(self) -> int: ...
-
-class IoChannelIter:
-    def defer(self) -> None: ...
-    def continue_(self, status: SupportsIndex = 0) -> None: ...
-    @property
-    def device(self) -> IoDevice:
-        """The device that is visited."""
-
-    @property
-    def channel(self) -> IoChannel | None:
-        """The channel of the thread on which the function runs; None for the completion."""
-
-    @property
-    def ctx(self) -> Any:
-        """What was given to `IoDevice.for_each_channel`."""
-
-    @property
-    def lib(self) -> ThreadLib:
-        """The library of the device."""
 
 class ChannelContext:
     def __enter__(self) -> IoChannel: ...

@@ -1,19 +1,15 @@
-"""I/O devices and channels: state of a device that each thread has for itself, so that nobody locks.
+"""I/O devices and channels: state of a device that each thread has for itself, without a lock.
 
 An `IoDevice` is anything that several threads use: a file, a socket, a table. A thread gets an `IoChannel` of it, with
 whatever this thread needs to use the device alone (a descriptor, a queue, counters), and `for_each_channel` visits
 them one after the other, each on its own thread.
 """
 
-import operator
-
 cimport cython
 from cpython.object cimport PyCallable_Check, PyObject
-from cpython.ref cimport Py_INCREF
-from libc.stdint cimport uint32_t, uint64_t, uintptr_t
-from libc.string cimport memcpy, memmove
+from libc.stdint cimport uint64_t, uintptr_t
 
-from spdkthread.alloc cimport core_calloc, core_free
+from spdkthread.alloc cimport core_free
 from spdkthread.atomics cimport (
     st_add_relaxed,
     st_atomic_u64,
@@ -24,12 +20,22 @@ from spdkthread.atomics cimport (
     st_sub_relaxed,
 )
 from spdkthread.clock cimport st_cycles
-from spdkthread.forks cimport spin_lock, spin_unlock
+from spdkthread.cpython_ext cimport seal
+from spdkthread.device_table cimport (
+    CHANNEL_NO_MEMORY,
+    CHANNEL_OK,
+    channel_after,
+    channel_record,
+    channel_release,
+    channel_remove,
+    device_begin_unregister,
+    device_channel_count,
+)
+from spdkthread.for_each_channel cimport IoChannelIter, begin_iteration, settle_orphan
 from spdkthread.late cimport LATE_IO_DEVICE, late_fill
 from spdkthread.lib cimport lib_or_default
-from spdkthread.pointer_map cimport map_get, map_put, map_remove
+from spdkthread.pointer_map cimport map_get
 from spdkthread.ring cimport RING_STOPPING
-from spdkthread.cpython_ext cimport seal
 from spdkthread.thread cimport SpdkThread
 from spdkthread.thread_poll cimport THREAD_EXITED, current_thread, thread_s
 from spdkthread.trace_ring cimport (
@@ -46,6 +52,8 @@ from spdkthread.errors import DeviceError, NoThreadError, ThreadExitedError
 from spdkthread.future import make_future
 
 __all__ = ["IoChannel", "IoChannelIter", "IoDevice"]
+
+globals()["IoChannelIter"] = IoChannelIter      # a name of this module, too, for `from spdkthread.io_device import`
 
 cdef extern from *:
     """
@@ -65,7 +73,6 @@ cdef extern from *:
     """
     int st_channel_allowed
     void seal_channel "st_seal_channel"(object type)
-    void Py_DECREF_raw "Py_DECREF"(PyObject *)
 
 cdef enum:
     CTX_ALIGNMENT = 64      # a cache line: the contexts of two threads never share one
@@ -85,99 +92,6 @@ def live_devices() -> int:
 def live_channels() -> int:
     """IoChannel objects that exist. **Thread safety:** any OS thread."""
     return st_load_relaxed(&channels)
-
-
-# The channels of a device: an array in the order of their threads' creation.
-
-cdef enum add_verdict:
-    ADD_OK
-    ADD_REFUSED             # unregistered meanwhile
-    ADD_NO_MEMORY
-
-
-cdef inline uint32_t place_after(device_s *device, uint64_t thread_id) noexcept nogil:
-    """Where the channels of later threads begin. Under the lock."""
-    cdef uint32_t low = 0, high = device.count, middle
-    while low < high:
-        middle = (low + high) // 2
-        if device.channels[middle].thread_id <= thread_id:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-cdef int device_add(device_s *device, channel_s *channel) noexcept nogil:
-    """List a channel, unless the device has been unregistered."""
-    cdef channel_s **larger
-    cdef uint32_t place
-    cdef int verdict = ADD_OK
-    spin_lock(&device.lock)
-    if st_load32_relaxed(&device.state) != DEVICE_REGISTERED:
-        verdict = ADD_REFUSED
-    elif device.count == device.capacity:
-        larger = <channel_s **>core_calloc(max(<uint32_t>8, 2 * device.capacity), sizeof(channel_s *))
-        if larger == NULL:
-            verdict = ADD_NO_MEMORY
-        else:
-            if device.count:
-                memcpy(larger, device.channels, device.count * sizeof(channel_s *))
-            core_free(device.channels)
-            device.channels = larger
-            device.capacity = max(<uint32_t>8, 2 * device.capacity)
-    if verdict == ADD_OK:
-        place = place_after(device, channel.thread_id)
-        memmove(
-            &device.channels[place + 1], &device.channels[place], (device.count - place) * sizeof(channel_s *)
-        )
-        device.channels[place] = channel
-        device.count += 1
-        device.live += 1
-    spin_unlock(&device.lock)
-    return verdict
-
-
-cdef void device_remove(device_s *device, channel_s *channel) noexcept nogil:
-    """Take a channel off the list; it is still alive."""
-    cdef uint32_t place
-    spin_lock(&device.lock)
-    place = place_after(device, channel.thread_id)
-    if place and device.channels[place - 1] == channel:
-        memmove(&device.channels[place - 1], &device.channels[place], (device.count - place) * sizeof(channel_s *))
-        device.count -= 1
-    spin_unlock(&device.lock)
-
-
-cdef bint device_begin_iteration(device_s *device) noexcept nogil:
-    cdef bint registered
-    spin_lock(&device.lock)
-    registered = st_load32_relaxed(&device.state) == DEVICE_REGISTERED
-    if registered:
-        device.iterations += 1
-    spin_unlock(&device.lock)
-    return registered
-
-
-cdef bint device_begin_end(device_s *device) noexcept nogil:
-    """Give nothing any more. True: nothing is left, this was the end. Only for a registered device."""
-    cdef bint over
-    spin_lock(&device.lock)
-    st_store32_release(&device.state, DEVICE_UNREGISTERING)
-    over = device.live == 0 and device.iterations == 0
-    spin_unlock(&device.lock)
-    return over
-
-
-cdef bint device_count_down(device_s *device, uint32_t *what) noexcept nogil:
-    """One channel or iteration less. True, once: it was the last thing that an unregistration waited for."""
-    cdef bint over
-    spin_lock(&device.lock)
-    what[0] -= 1
-    over = (
-        device.live == 0 and device.iterations == 0 and st_load32_relaxed(&device.state) == DEVICE_UNREGISTERING
-    )
-    spin_unlock(&device.lock)
-    return over
 
 
 cdef class IoDevice:
@@ -224,8 +138,8 @@ cdef class IoDevice:
                 raise TypeError(f"{what} must be callable or None, got {type(fn).__name__}")
         if ctx_dtype is not None:
             self.ctx_dtype = checked_dtype(ctx_dtype)
-        self._create = create_channel
-        self._destroy = destroy_channel
+        self._create_cb = create_channel
+        self._destroy_cb = destroy_channel
         self.name = f"{type(self).__name__}_{st_add_relaxed(&names, 1) + 1}" if name is None else str(name)
         self.lib = lib_or_default(lib)
 
@@ -295,45 +209,40 @@ cdef class IoDevice:
         thread of the last channel. Answers to ``spdk_io_device_unregister``.
         """
         cdef SpdkThread origin
-        cdef Unregistration ending
+        cdef Unregistration unregistration
         cdef bint over = False
         if cb is not None and not PyCallable_Check(cb):
             raise TypeError(f"cb must be callable or None, got {type(cb).__name__}")
         if self.lib is None:
             self._refuse("unregister")
         origin = origin_for(self, "unregister", "cb", cb)
-        ending = Unregistration.__new__(Unregistration)
-        ending.device = self
-        ending.cb = cb
-        ending.origin = origin
-        ending.future = future = make_future(ending, running=True)
+        unregistration = Unregistration.__new__(Unregistration)
+        unregistration.device = self
+        unregistration.cb = cb
+        unregistration.origin = origin
+        unregistration.future = future = make_future(unregistration, running=True)
         with self.lib._lock:
             if st_load32_acquire(&self.c.state) != DEVICE_REGISTERED:
                 self._refuse("unregister")
-            # Before the state: whoever ends the last channel finds it.
-            self._termination = ending
+            # Before the state: the OS thread that releases the last channel finds it.
+            self._unregistration = unregistration
             if origin is not None:
-                origin._await(ending)
+                origin._await(unregistration)
             self.lib._remove_device(self)
-            over = device_begin_end(&self.c)
+            over = device_begin_unregister(&self.c)
         if over:
-            self._end()
+            self._finish_unregister()
         return future
 
-    def _end(self):
-        """Nothing is left of it: say so where the unregistration was asked for."""
-        cdef Unregistration ending = self._termination
-        self._termination = None
+    def _finish_unregister(self):
+        """No channel and no iteration is left: say so where the unregistration was asked for."""
+        cdef Unregistration unregistration = self._unregistration
+        self._unregistration = None
         st_store32_release(&self.c.state, DEVICE_UNREGISTERED)
-        if ending.origin is None:
-            ending.complete()
+        if unregistration.origin is None:
+            unregistration.complete()
         else:
-            ending.origin._send_lib(ending.complete, (), RING_STOPPING)
-
-    cdef int _ended(self, uint32_t *what) except -1:
-        if device_count_down(&self.c, what):
-            self._end()
-        return 0
+            unregistration.origin._send_lib(unregistration.complete, (), RING_STOPPING)
 
     cdef object _refuse(self, str what):
         if self.lib is None:
@@ -381,14 +290,14 @@ cdef class IoDevice:
             self._refuse("get_io_channel")
         channel = <channel_s *>map_get(&thread.channel_map, &self.c)
         if channel == NULL:
-            return self._open(<SpdkThread>thread.owner)
+            return self._make_channel(<SpdkThread>thread.owner)
         if channel.state == CHANNEL_CREATING:
             raise DeviceError(f"get_io_channel: {<object>channel.owner!r}, inside its own create_channel")
         channel.refs += 1
         return <IoChannel>channel.owner
 
-    cdef IoChannel _open(self, SpdkThread thread):
-        """Make the channel of a thread that has none."""
+    cdef IoChannel _make_channel(self, SpdkThread thread):
+        """The channel of a thread that has none."""
         cdef IoChannel channel
         cdef int verdict
         if thread.lib is not self.lib:
@@ -404,47 +313,44 @@ cdef class IoDevice:
         channel.c.refs = 1
         if self.ctx_dtype is not None:
             channel._make_ctx()
+        # What keeps it alive; all else about it is recorded by `channel_record`.
         thread._channels[channel] = None
-        if not map_put(&thread.c.channel_map, &self.c, &channel.c):
+        verdict = channel_record(&channel.c)
+        if verdict != CHANNEL_OK:
             del thread._channels[channel]
-            raise MemoryError(f"no memory for {channel!r}")
-        verdict = device_add(&self.c, &channel.c)
-        if verdict != ADD_OK:
-            map_remove(&thread.c.channel_map, &self.c)
-            del thread._channels[channel]
-            if verdict == ADD_NO_MEMORY:
+            if verdict == CHANNEL_NO_MEMORY:
                 raise MemoryError(f"no memory for {channel!r}")
             self._refuse("get_io_channel")
-        thread.c.blockers.channels += 1
         if st_tracing():
             trace_put(TRACE_CHANNEL_CREATE, thread.c.trace_number, st_cycles(), 0, trace_text(self.name), 0)
         try:
             result = self.create_channel(channel)
         except BaseException:
-            self._unlist(channel)
-            self._close(channel)
+            self._destroy(channel, False)
             raise
         if result is not None:
             channel.ctx = result
         channel.c.state = CHANNEL_READY
         if st_load32_acquire(&self.c.state) != DEVICE_REGISTERED:
-            self._destroy_now(channel)
+            self._destroy(channel, True)
             raise DeviceError(f"get_io_channel: device {self.name!r} was unregistered while its create_channel ran")
         return channel
 
     cdef IoChannel _new_channel(self):
         return IoChannel.__new__(IoChannel)
 
-    def _destroy_now(self, IoChannel channel not None):
-        """The end of a channel, on its thread."""
-        if channel.device is not self:
-            raise DeviceError(f"{channel!r} is not one of {self!r}")
+    cdef int _destroy(self, IoChannel channel, bint created) except -1:
+        """The end of a channel, on its thread: found no more, then destroyed if it was created, then counted off."""
         channel.c.refs = 0
-        self._unlist(channel)
-        if st_tracing():
-            trace_put(TRACE_CHANNEL_DESTROY, channel.thread.c.trace_number, st_cycles(), 0, trace_text(self.name), 0)
+        channel_remove(&channel.c)
+        del channel.thread._channels[channel]
         try:
-            self.destroy_channel(channel)
+            if created:
+                if st_tracing():
+                    trace_put(
+                        TRACE_CHANNEL_DESTROY, channel.thread.c.trace_number, st_cycles(), 0, trace_text(self.name), 0
+                    )
+                self.destroy_channel(channel)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
@@ -454,25 +360,14 @@ cdef class IoDevice:
                 channel.thread, "device", self,
             )
         finally:
-            self._close(channel)
-
-    cdef int _unlist(self, IoChannel channel) except -1:
-        """Nobody finds it any more."""
-        device_remove(&self.c, &channel.c)
-        map_remove(&channel.thread.c.channel_map, &self.c)
-        del channel.thread._channels[channel]
+            channel.c.state = CHANNEL_DESTROYED
+            channel.c.ctx_data = NULL
+            channel.c.ctx_size = 0
+            channel.ctx = None
+            channel._memory = None
+            if channel_release(&channel.c):
+                self._finish_unregister()
         return 0
-
-    cdef int _close(self, IoChannel channel) except -1:
-        """Its callback has returned: it is gone."""
-        channel.c.state = CHANNEL_DESTROYED
-        channel.c.refs = 0
-        channel.c.ctx_data = NULL
-        channel.c.ctx_size = 0
-        channel.ctx = None
-        channel._memory = None
-        channel.thread.c.blockers.channels -= 1
-        return self._ended(&self.c.live)
 
     def create_channel(self, channel):
         """Set up what the current thread needs; runs inside the first `get_io_channel`. Override it, or pass one.
@@ -487,16 +382,16 @@ cdef class IoDevice:
         object
             If not None, it becomes ``channel.ctx``.
         """
-        if self._create is not None:
-            return self._create(channel)
+        if self._create_cb is not None:
+            return self._create_cb(channel)
 
     def destroy_channel(self, channel):
         """Undo `create_channel`, on the channel's thread, one message after the last put. Override it, or pass one.
 
         An exception is reported to the library; the channel is gone all the same.
         """
-        if self._destroy is not None:
-            self._destroy(channel)
+        if self._destroy_cb is not None:
+            self._destroy_cb(channel)
 
     def channel(self):
         """A context manager, plain and asynchronous, that gets the current thread's channel and puts it at the end.
@@ -547,52 +442,16 @@ cdef class IoDevice:
         `cpl` on any OS thread: where no SpdkThread is current, the future resolves on the last thread that is visited.
         The device's unregistration waits for the iteration. Answers to ``spdk_for_each_channel``.
         """
-        cdef IoChannelIter iterator
-        cdef SpdkThread origin
         if not PyCallable_Check(fn):
             raise TypeError(f"fn must be callable, got {type(fn).__name__}")
         if cpl is not None and not PyCallable_Check(cpl):
             raise TypeError(f"cpl must be callable or None, got {type(cpl).__name__}")
         if self.lib is None:
             self._refuse("for_each_channel")
-        origin = origin_for(self, "for_each_channel", "cpl", cpl)
-        iterator = IoChannelIter.__new__(IoChannelIter)
-        iterator.device = self
-        iterator.ctx = ctx
-        iterator._fn = fn
-        iterator._cpl = cpl
-        iterator._origin = origin
-        if not device_begin_iteration(&self.c):
+        future = begin_iteration(self, &self.c, fn, ctx, cpl, origin_for(self, "for_each_channel", "cpl", cpl))
+        if future is None:
             self._refuse("for_each_channel")
-        iterator._future = future = make_future(iterator, running=True)
-        if origin is not None:
-            origin._hold(iterator)
-        try:
-            iterator._move(0)
-        except BaseException:
-            if origin is not None:
-                origin._let_go(iterator)
-            iterator._future = None
-            self._ended(&self.c.iterations)
-            raise
         return future
-
-    cdef IoChannel _channel_after(self, uint64_t thread_id):
-        """The channel of the next thread after that one, or None."""
-        cdef PyObject *found = NULL
-        cdef uint32_t place
-        spin_lock(&self.c.lock)
-        place = place_after(&self.c, thread_id)
-        if place < self.c.count:
-            # Its thread keeps it until it is off this list.
-            found = self.c.channels[place].owner
-            Py_INCREF(<object>found)
-        spin_unlock(&self.c.lock)
-        if found == NULL:
-            return None
-        channel = <IoChannel>found
-        Py_DECREF_raw(found)
-        return channel
 
     # Properties
 
@@ -609,11 +468,7 @@ cdef class IoDevice:
     @property
     def channels_count(self) -> int:
         """Channels that are not destroyed, those that wait for it included."""
-        cdef uint32_t count
-        spin_lock(&self.c.lock)
-        count = self.c.live
-        spin_unlock(&self.c.lock)
-        return count
+        return device_channel_count(&self.c)
 
     @property
     def channels(self) -> tuple:
@@ -621,7 +476,7 @@ cdef class IoDevice:
         cdef uint64_t thread_id = 0
         cdef IoChannel channel
         found = []
-        while (channel := self._channel_after(thread_id)) is not None:
+        while (channel := channel_after(&self.c, thread_id)) is not None:
             found.append(channel)
             thread_id = channel.c.thread_id
         return tuple(found)
@@ -637,7 +492,7 @@ cdef class Unregistration:
     cdef object __weakref__
 
     def __del__(self):
-        settle_lost(self.future, self)
+        settle_orphan(self.future, self)
 
     # As the `waiting.Producer` of its future
 
@@ -787,15 +642,15 @@ cdef class IoChannel:
         """
         self._require("put")
         if self.c.refs == 1:
-            self.thread._send_lib(self._expire, (), RING_STOPPING)
-            self.c.expiries += 1
+            self.thread._send_lib(self._destroy_if_unused, (), RING_STOPPING)
+            self.c.destroy_refs += 1
         self.c.refs -= 1
 
-    def _expire(self):
+    def _destroy_if_unused(self):
         """One message after the last reference was put."""
-        self.c.expiries -= 1
-        if self.c.refs == 0 and self.c.expiries == 0:
-            self.device._destroy_now(self)
+        self.c.destroy_refs -= 1
+        if self.c.refs == 0 and self.c.destroy_refs == 0:
+            self.device._destroy(self, True)
 
     cdef int _require(self, str what) except -1:
         if current_thread() != self.c.thread:
@@ -831,202 +686,6 @@ cdef void allow_channel() noexcept:
     st_channel_allowed = 1
 
 
-cdef class IoChannelIter:
-    """IoChannelIter()\n--\n\n\
-    A for_each_channel under way: what its function gets on each thread.
-
-    Attributes
-    ----------
-    device : IoDevice
-    channel : IoChannel or None
-        The present one; None in the completion.
-    ctx : object
-        What was passed to `IoDevice.for_each_channel`.
-
-    Notes
-    -----
-    **Thread safety:** where its function runs; `continue_` on that same SpdkThread. Answers to
-    ``struct spdk_io_channel_iter``.
-    """
-
-    def __init__(self):
-        raise TypeError("an IoChannelIter comes from IoDevice.for_each_channel")
-
-    def __str__(self):
-        where = "" if self._thread is None else f" on thread {self._thread.name!r}"
-        waits = ", deferred" if self._state == ITER_DEFERRED else ""
-        return f"for_each_channel of device {self.device.name!r}{waits}{where}"
-
-    def __repr__(self):
-        return f"<IoChannelIter: {self}>"
-
-    def __del__(self):
-        settle_lost(self._future, self)
-
-    # As the `waiting.Producer` of its future
-
-    @property
-    def lib(self):
-        return self.device.lib
-
-    def _needed(self):
-        target, origin = self._target, self._origin
-        return tuple([one for one in (target, origin) if one is not None])
-
-    def _task_name(self):
-        return str(self)
-
-    def _reported_on(self):
-        return self._origin
-
-    def defer(self) -> None:
-        """Have the iteration wait for `continue_` after the function has returned.
-
-        Raises
-        ------
-        DeviceError
-            Outside the function.
-
-        Notes
-        -----
-        **Thread safety:** inside the function only.
-        """
-        if self._state == ITER_DEFERRED and self._thread._is_here():
-            return
-        if self._state != ITER_IN_FN:
-            raise DeviceError(f"defer: {self} is not inside its function")
-        self._thread._require_here(f"defer of {self!r}")
-        self._state = ITER_DEFERRED
-
-    def continue_(self, status=0) -> None:
-        """Go on to the next thread, or end the iteration with a status other than 0.
-
-        Parameters
-        ----------
-        status : int, default 0
-
-        Raises
-        ------
-        DeviceError
-            When `defer` was not called on this thread, or it was continued already.
-        WrongThreadError
-            On another thread than the one that deferred.
-        TypeError
-            When `status` is not an int.
-
-        Notes
-        -----
-        **Thread safety:** on the SpdkThread that deferred. Answers to ``spdk_for_each_channel_continue``.
-        """
-        status = int(operator.index(status))
-        thread = self._thread
-        if thread is None or self._state != ITER_DEFERRED:
-            raise DeviceError(f"continue_: {self} has not deferred, or was continued already")
-        (<SpdkThread>thread)._require_here(f"continue_ of {self!r}")
-        if self._status is NOT_RETURNED:
-            self._status = status
-            self._state = ITER_CONTINUED
-            return
-        (<SpdkThread>thread)._let_go(self)
-        self._go_on(status)
-
-    def _visit(self, SpdkThread thread not None):
-        """On the thread of the next channel, by a message. The channel is looked up here and not before."""
-        cdef channel_s *channel = thread_channel(&thread.c, &self.device.c)
-        if channel == NULL:
-            self._move(thread.id)
-            return
-        self.channel = <IoChannel>channel.owner
-        self._thread = thread
-        self._status = NOT_RETURNED
-        self._state = ITER_IN_FN
-        try:
-            result = self._fn(self)
-            if self._state == ITER_IN_FN:
-                self._status = 0 if result is None else as_status(result)
-        except BaseException as error:
-            self._error = error
-            self._status = -1
-            self._go_on(-1)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise
-            return
-        if self._state == ITER_DEFERRED:
-            self._status = None
-            thread._hold(self)
-        else:
-            self._go_on(self._status)
-
-    cdef int _go_on(self, object status) except -1:
-        cdef uint64_t thread_id = self._thread.id
-        self.channel = None
-        self._thread = None
-        self._state = ITER_MOVING
-        if status == 0:
-            return self._move(thread_id)
-        return self._end(status)
-
-    cdef int _move(self, uint64_t thread_id) except -1:
-        """To the next thread that has a channel, or home."""
-        cdef IoChannel channel
-        while (channel := self.device._channel_after(thread_id)) is not None:
-            thread_id = channel.c.thread_id
-            self._target = channel.thread
-            try:
-                channel.thread._send_lib(self._visit, (channel.thread,), RING_STOPPING)
-            except ThreadExitedError:
-                continue        # and so its channel is gone
-            return 0
-        return self._end(0)
-
-    cdef int _end(self, object status) except -1:
-        self._target = None
-        self._state = ITER_DONE
-        if self._origin is None:
-            self._complete(status)
-        else:
-            self._origin._send_lib(self._complete, (status,), RING_STOPPING)
-        return 0
-
-    def _complete(self, status):
-        """Back on the calling thread."""
-        cdef IoDevice device = self.device
-        future, cpl, error, origin = self._future, self._cpl, self._error, self._origin
-        self._future = self._cpl = self._error = self._fn = None
-        self._origin = None
-        if origin is not None:
-            origin._let_go(self)
-        try:
-            if cpl is not None:
-                cpl(self, status)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as failure:
-            (<SpdkThread>origin).c.errors += 1
-            device.lib.report(
-                f"the completion of for_each_channel of device {device.name!r} failed on thread {origin.name!r}",
-                failure, origin, "device", device,
-            )
-        finally:
-            # Not earlier: the device's end comes after the completion of every iteration.
-            device._ended(&device.c.iterations)
-            if error is None:
-                future.set_result(status)
-            else:
-                future.set_exception(error)
-
-
-cdef object NOT_RETURNED = object()     # fn has not returned
-
-
-cdef object as_status(object result):
-    try:
-        return int(operator.index(result))
-    except TypeError:
-        raise TypeError(f"the function of for_each_channel must return an int or None, got {type(result).__name__}") \
-            from None
-
-
 cdef SpdkThread origin_for(IoDevice device, str what, str role, object callback):
     """The current thread, which has to be one of the device's library; None where there is none, and no callback."""
     cdef thread_s *thread = current_thread()
@@ -1044,13 +703,6 @@ cdef SpdkThread origin_for(IoDevice device, str what, str role, object callback)
     return origin
 
 
-cdef int settle_lost(object future, object what) except -1:
-    """`what` is dropped with the threads that had to end it: its future cannot be settled any more."""
-    if future is not None and not future.done():
-        future._settle_orphan(f"{what} never ended: the threads that had to end it are gone")
-    return 0
-
-
 cdef object checked_dtype(object ctx_dtype):
     import numpy
 
@@ -1065,7 +717,6 @@ cdef object checked_dtype(object ctx_dtype):
 seal(Unregistration)
 seal(ChannelContext)
 seal_channel(IoChannel)
-seal(IoChannelIter)
 
 late_fill(LATE_IO_DEVICE, IoDevice)
 trace_enrol(&st_trace_word)

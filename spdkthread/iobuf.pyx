@@ -6,7 +6,7 @@ cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.object cimport PyCallable_Check, PyObject
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 
 from spdkthread.alloc cimport core_calloc, core_free, core_map, core_unmap
 from spdkthread.atomics cimport (
@@ -18,28 +18,33 @@ from spdkthread.atomics cimport (
     st_store_relaxed,
     st_sub_relaxed,
 )
-from spdkthread.forks cimport ReentrantLock, spin_lock, spin_unlock
-from spdkthread.future cimport FUTURE_RUNNING, FutureCore, new_future
-from spdkthread.ring cimport (
-    MSG_NATIVE,
-    MSG_PYTHON,
-    RING_OK,
-    ring_slot,
-)
 from spdkthread.cpython_ext cimport Py_DECREF_raw, seal
-from spdkthread.send cimport send_own_message
-from spdkthread.thread_poll cimport current_thread, thread_s
+from spdkthread.forks cimport spin_lock, spin_unlock
+from spdkthread.future cimport FUTURE_RUNNING, FutureCore, new_future
+from spdkthread.iobuf_lists cimport (
+    IOBUF_ALIGNMENT,
+    IOBUF_BATCH,
+    IOBUF_CLOSED_BIT,
+    IOBUF_NONE,
+    fetch,
+    give_back,
+    held_by,
+    take_or_fetch,
+    waiting_of,
+)
+from spdkthread.iobuf_stats cimport Gathering, new_module_counts
+from spdkthread.iobuf_waiting cimport entry_append, entry_remove, serve, waiting_serials
+from spdkthread.thread_poll cimport current_thread
 
 from spdkthread.checks import check_integer
 from spdkthread.errors import DeviceError
 from spdkthread.exit_blockers import register_blocker
+from spdkthread.iobuf_stats import SIZES
 
 __all__ = ["IoBuf", "IoBufChannel", "IoBufPool"]
 
 cdef enum:
     MAX_COUNT = 1 << 30
-
-SIZES = ("small", "large")
 
 cdef st_atomic_u32 pools_lock
 cdef iobuf_pool_s *pools = NULL
@@ -60,181 +65,6 @@ def live_buffers() -> int:
         pool = pool.next
     spin_unlock(&pools_lock)
     return held
-
-
-# The pool, under its lock.
-
-cdef void entry_arrived(void *ctx) noexcept nogil:
-    """On the thread of a native entry."""
-    cdef iobuf_entry *entry = <iobuf_entry *>ctx
-    cdef void *buffer = entry.buffer
-    entry.buffer = NULL
-    entry.fn(entry.ctx, buffer)
-
-
-cdef int send_buffer(iobuf_entry *entry, void *buffer) noexcept nogil:
-    """The entry's memory, and the IoBuf, belong to the message after this."""
-    cdef ring_slot message
-    cdef thread_s *thread = entry.channel.thread
-    message.args[1] = NULL
-    entry.buffer = buffer
-    if entry.py_fn == NULL:
-        message.kind = MSG_NATIVE
-        message.nargs = 1
-        message.fn = <void *>entry_arrived
-        message.args[0] = entry
-    else:
-        # The two references move into the slot.
-        message.kind = MSG_PYTHON
-        message.nargs = 1
-        message.fn = entry.py_fn
-        message.args[0] = entry.ctx
-    return send_own_message(thread, &message)
-
-
-cdef inline void unqueue(iobuf_class *kind, iobuf_entry *entry) noexcept nogil:
-    if entry.prev == NULL:
-        kind.first = entry.next
-    else:
-        entry.prev.next = entry.next
-    if entry.next == NULL:
-        kind.last = entry.prev
-    else:
-        entry.next.prev = entry.prev
-    entry.next = entry.prev = NULL
-
-
-cdef inline void wait_less(iobuf_pool_s *pool, int which, iobuf_channel_s *channel) noexcept nogil:
-    st_store32_relaxed(&channel.caches[which].waiting, st_load32_relaxed(&channel.caches[which].waiting) - 1)
-    st_store32_relaxed(&pool.waiting[which], st_load32_relaxed(&pool.waiting[which]) - 1)
-
-
-cdef void serve(iobuf_pool_s *pool, int which) noexcept nogil:
-    """Give free buffers to the entries that wait, the oldest first."""
-    cdef iobuf_class *kind = &pool.classes[which]
-    cdef iobuf_entry *entry
-    cdef iobuf_channel_s *channel
-    cdef iobuf_cache *cache
-    cdef uint32_t index
-    cdef int64_t held
-    while kind.first != NULL and kind.free_count:
-        entry = kind.first
-        channel = entry.channel
-        cache = &channel.caches[which]
-        index = kind.free_first
-        unqueue(kind, entry)
-        entry.waiting = False
-        st_store32_relaxed(&kind.holder[index], channel.serial)
-        # All of the channel's books before the message: the channel, and the entry, may be gone after it.
-        wait_less(pool, which, channel)
-        st_add_relaxed(&cache.beside, 1)
-        held = iobuf_held(cache)
-        if held > <int64_t>st_load_relaxed(&cache.high_beside):
-            st_store_relaxed(&cache.high_beside, <uint64_t>held)
-        kind.free_first = kind.next[index]
-        kind.free_count -= 1
-        if send_buffer(entry, kind.memory + index * kind.size) != RING_OK:
-            # No memory for the message: back to the head, for the next buffer that comes.
-            kind.free_first = index
-            kind.free_count += 1
-            st_store32_relaxed(&kind.holder[index], 0)
-            st_sub_relaxed(&cache.beside, 1)
-            st_store32_relaxed(&cache.waiting, st_load32_relaxed(&cache.waiting) + 1)
-            st_store32_relaxed(&pool.waiting[which], st_load32_relaxed(&pool.waiting[which]) + 1)
-            entry.waiting = True
-            entry.buffer = NULL
-            entry.next = kind.first
-            if kind.first == NULL:
-                kind.last = entry
-            else:
-                kind.first.prev = entry
-            kind.first = entry
-            return
-
-
-cdef void give_back(iobuf_channel_s *channel, int which, uint32_t count) noexcept nogil:
-    """`count` buffers of the cache, or all, to the pool. On the channel's thread, under the lock."""
-    cdef iobuf_class *kind = &channel.pool.classes[which]
-    cdef iobuf_cache *cache = &channel.caches[which]
-    cdef uint32_t index
-    while count and cache.count:
-        index = cache.first
-        cache.first = kind.next[index]
-        cache.count -= 1
-        kind.next[index] = kind.free_first
-        kind.free_first = index
-        kind.free_count += 1
-        count -= 1
-
-
-cdef uint32_t fetch(iobuf_channel_s *channel, int which, uint32_t count) noexcept nogil:
-    """Up to `count` buffers of the pool to the cache; how many. On the channel's thread, under the lock."""
-    cdef iobuf_class *kind = &channel.pool.classes[which]
-    cdef iobuf_cache *cache = &channel.caches[which]
-    cdef uint32_t index, taken = 0
-    while taken < count and kind.free_count:
-        index = kind.free_first
-        kind.free_first = kind.next[index]
-        kind.free_count -= 1
-        kind.next[index] = cache.first if cache.count else <uint32_t>IOBUF_NONE
-        cache.first = index
-        cache.count += 1
-        taken += 1
-    return taken
-
-
-cdef inline bint take_or_fetch(iobuf_channel_s *channel, int which) noexcept nogil:
-    """Have the cache hold one buffer at least."""
-    cdef iobuf_cache *cache = &channel.caches[which]
-    if cache.count:
-        cache.hits += 1
-        return True
-    if fetch(channel, which, cache.batch) == 0:
-        return False
-    cache.batches += 1
-    return True
-
-
-cdef void asked_for_caches(void *ctx) noexcept nogil:
-    """On each thread that has channels, once an entry waits."""
-    cdef iobuf_thread_s *home = <iobuf_thread_s *>ctx
-    cdef iobuf_pool_s *pool = home.pool
-    cdef iobuf_channel_s *channel
-    cdef int which
-    cdef bint gone
-    spin_lock(&pool.lock)
-    home.asked = False
-    gone = home.gone
-    if not gone:
-        for which in range(2):
-            if pool.classes[which].first == NULL:
-                continue
-            channel = home.channels
-            while channel != NULL:
-                give_back(channel, which, IOBUF_NONE)
-                channel = channel.next
-            serve(pool, which)
-    spin_unlock(&pool.lock)
-    if gone:
-        core_free(home)
-
-
-cdef void ask_for_caches(iobuf_pool_s *pool) noexcept nogil:
-    cdef iobuf_thread_s *home = pool.threads
-    cdef ring_slot message
-    message.kind = MSG_NATIVE
-    message.nargs = 1
-    message.fn = <void *>asked_for_caches
-    message.args[1] = NULL
-    pool.unasked = False
-    while home != NULL:
-        if not home.asked:
-            message.args[0] = home
-            home.asked = True
-            if send_own_message(home.thread, &message) != RING_OK:
-                home.asked = False
-                pool.unasked = True
-        home = home.next
 
 
 cdef int iobuf_get_slow(iobuf_channel_s *channel, int which, iobuf_entry *entry, void **buffer) noexcept nogil:
@@ -260,22 +90,8 @@ cdef int iobuf_get_slow(iobuf_channel_s *channel, int which, iobuf_entry *entry,
         verdict = IOBUF_BUSY
     else:
         verdict = IOBUF_WAITING
-        entry.channel = channel
-        entry.which = which
-        entry.waiting = True
-        entry.next = NULL
-        entry.prev = kind.last
-        if kind.last == NULL:
-            kind.first = entry
-        else:
-            kind.last.next = entry
-        kind.last = entry
         cache.retries += 1
-        st_store32_relaxed(&cache.waiting, st_load32_relaxed(&cache.waiting) + 1)
-        st_store32_relaxed(&pool.waiting[which], st_load32_relaxed(&pool.waiting[which]) + 1)
-        if kind.first == entry or pool.unasked:
-            ask_for_caches(pool)
-        serve(pool, which)
+        entry_append(channel, which, entry)
     spin_unlock(&pool.lock)
     return verdict
 
@@ -333,76 +149,9 @@ cdef bint iobuf_abort(iobuf_entry *entry) noexcept nogil:
     spin_lock(&channel.pool.lock)
     waited = entry.waiting
     if waited:
-        unqueue(&channel.pool.classes[entry.which], entry)
-        entry.waiting = False
-        wait_less(channel.pool, entry.which, channel)
+        entry_remove(entry)
     spin_unlock(&channel.pool.lock)
     return waited
-
-
-cdef uint64_t held_by(iobuf_channel_s *channel) noexcept nogil:
-    """Buffers that are got and not put."""
-    cdef uint64_t held = 0
-    cdef int which
-    for which in range(2):
-        held += iobuf_held(&channel.caches[which])
-    return held
-
-
-cdef uint32_t waiting_of(iobuf_channel_s *channel) noexcept nogil:
-    return st_load32_relaxed(&channel.caches[0].waiting) + st_load32_relaxed(&channel.caches[1].waiting)
-
-
-cdef dict new_counts():
-    return {"cache": 0, "main": 0, "retry": 0, "high_water": 0, "waiting": 0, "held": 0, "cache_size": 0}
-
-
-cdef int add_counts(dict modules, IoBufChannel channel) except -1:
-    """To what `IoBufPool.stats` says of its module. On the channel's thread."""
-    cdef iobuf_cache *cache
-    cdef int which
-    module = modules.get(channel.module)
-    if module is None:
-        module = modules[channel.module] = {size: new_counts() for size in SIZES}
-    for which in range(2):
-        cache = &channel.c.caches[which]
-        counts = module[SIZES[which]]
-        counts["cache"] += cache.hits
-        counts["main"] += cache.batches
-        counts["retry"] += cache.retries
-        counts["high_water"] += max(st_load_relaxed(&cache.high_water), st_load_relaxed(&cache.high_beside))
-        counts["waiting"] += st_load32_relaxed(&cache.waiting)
-        counts["held"] += iobuf_held(cache)
-        if channel._open:
-            counts["cache_size"] += cache.size
-    return 0
-
-
-cdef class Gathering:
-    """A call of `IoBufPool.stats` under way. Each channel is counted once: by its visit, or when it is closed."""
-
-    cdef dict modules
-    cdef set seen               # serials
-    cdef ReentrantLock guard
-
-    def visit(self, iterator):
-        with self.guard:
-            for channel in tuple((<ThreadHome>iterator.channel.ctx).channels):
-                self.add(channel)
-
-    cdef int add(self, IoBufChannel channel) except -1:
-        if channel.c.serial not in self.seen:
-            self.seen.add(channel.c.serial)
-            add_counts(self.modules, channel)
-        return 0
-
-
-cdef dict sums(dict by_module):
-    """With the sums of the two sizes beside them."""
-    return {
-        module: {**{what: counts["small"][what] + counts["large"][what] for what in counts["small"]}, **counts}
-        for module, counts in by_module.items()
-    }
 
 
 cdef object buffers_in_words(uint64_t count):
@@ -441,10 +190,7 @@ cdef class IoBufPool(IoDevice):
     """
 
     def __cinit__(self):
-        self._modules = {}
-        self._retired = {}
-        self._guard = ReentrantLock()
-        self._gathering = []
+        self._modules = new_module_counts()
 
     def __init__(
         self, *, small_count=8192, small_size=8192, large_count=1024, large_size=135168, name=None, lib=None
@@ -501,25 +247,25 @@ cdef class IoBufPool(IoDevice):
     def create_channel(self, channel not None):
         """What a thread has of the pool. Only the library calls it."""
         cdef IoChannel one = channel
-        cdef ThreadHome home = ThreadHome.__new__(ThreadHome)
-        home.c = <iobuf_thread_s *>core_calloc(1, sizeof(iobuf_thread_s))
-        if home.c == NULL:
+        cdef IoBufThread member = IoBufThread.__new__(IoBufThread)
+        member.c = <iobuf_thread_s *>core_calloc(1, sizeof(iobuf_thread_s))
+        if member.c == NULL:
             raise MemoryError(f"no memory for a channel of {self.name!r}")
-        home.channels = {}
-        home.pool = self
-        home.c.pool = &self.pool
-        home.c.thread = &one.thread.c
+        member.channels = {}
+        member.pool = self
+        member.c.pool = &self.pool
+        member.c.thread = &one.thread.c
         spin_lock(&self.pool.lock)
-        home.c.next = self.pool.threads
-        if home.c.next != NULL:
-            home.c.next.prev = home.c
-        self.pool.threads = home.c
+        member.c.next = self.pool.threads
+        if member.c.next != NULL:
+            member.c.next.prev = member.c
+        self.pool.threads = member.c
         spin_unlock(&self.pool.lock)
-        return home
+        return member
 
     def destroy_channel(self, channel):
         """The end of `create_channel`."""
-        leave_pool(<ThreadHome?>channel.ctx)
+        leave_pool(<IoBufThread?>channel.ctx)
 
     def channel(self, module, *, small_cache=128, large_cache=16):
         """A channel of the current thread, for one module: its caches and its statistics.
@@ -552,7 +298,7 @@ cdef class IoBufPool(IoDevice):
         **Thread safety:** on any SpdkThread of its library, for that thread. Answers to ``spdk_iobuf_channel_init``.
         """
         cdef IoBufChannel channel
-        cdef ThreadHome home
+        cdef IoBufThread member
         cdef int which
         cdef iobuf_cache *cache
         if not isinstance(module, str):
@@ -567,9 +313,9 @@ cdef class IoBufPool(IoDevice):
         channel.pool = self
         channel.module = str(module)
         channel._channel = self.get()
-        home = channel._channel.ctx
+        member = channel._channel.ctx
         channel.thread = channel._channel.thread
-        channel._home = home.c
+        channel._member = member.c
         channel.c.pool = &self.pool
         channel.c.thread = &channel.thread.c
         for which in range(2):
@@ -582,10 +328,10 @@ cdef class IoBufPool(IoDevice):
         spin_lock(&self.pool.lock)
         self.pool.serials += 1
         channel.c.serial = self.pool.serials
-        channel.c.next = home.c.channels
+        channel.c.next = member.c.channels
         if channel.c.next != NULL:
             channel.c.next.prev = &channel.c
-        home.c.channels = &channel.c
+        member.c.channels = &channel.c
         for which in range(2):
             cache = &channel.c.caches[which]
             # What other entries wait for is not for a cache.
@@ -593,9 +339,8 @@ cdef class IoBufPool(IoDevice):
                 fetch(&channel.c, which, cache.size)
         spin_unlock(&self.pool.lock)
         channel._open = True
-        with self._guard:
-            self._modules[channel.c.serial] = channel.module
-        home.channels[channel] = None
+        self._modules.channel_opened(channel.c.serial, channel.module)
+        member.channels[channel] = None
         return channel
 
     def stats(self):
@@ -628,29 +373,26 @@ cdef class IoBufPool(IoDevice):
         ``spdk_iobuf_get_stats``.
         """
         cdef FutureCore future
-        cdef Gathering gathering = Gathering.__new__(Gathering)
-        gathering.seen = set()
-        gathering.guard = self._guard
-        with self._guard:
-            gathering.modules = {
-                module: {size: dict(counts[size]) for size in SIZES} for module, counts in self._retired.items()
-            }
-            self._gathering.append(gathering)
+        cdef Gathering gathering = self._modules.begin()
+
+        def visit(iterator):
+            cdef IoBufChannel channel
+            for channel in tuple((<IoBufThread>iterator.channel.ctx).channels):
+                self._modules.count(gathering, &channel.c, channel.module)
+
         try:
-            visited = self.for_each_channel(gathering.visit)
+            visited = self.for_each_channel(visit)
         except BaseException:
-            with self._guard:
-                self._gathering.remove(gathering)
+            self._modules.end(gathering)
             raise
         future = new_future((<FutureCore>visited).producer)
         st_store32_relaxed(&future.state, FUTURE_RUNNING)
 
         def gathered(visited):
-            with self._guard:
-                self._gathering.remove(gathering)
+            counts = self._modules.end(gathering)
             error = visited.exception()
             if error is None:
-                future.set_result(sums(gathering.modules))
+                future.set_result(counts)
             else:
                 future.set_exception(error)
 
@@ -676,7 +418,7 @@ cdef class IoBufPool(IoDevice):
         """
         cdef int which
         cdef FutureCore future
-        with self._guard:
+        with self._modules.lock:
             if self._closed:
                 future = new_future(None)
                 future.set_result(None)
@@ -702,7 +444,7 @@ cdef class IoBufPool(IoDevice):
         return self.unregister()
 
     cdef object _holders(self):
-        """Who holds buffers, or waits for one, in words. Under the guard."""
+        """The modules that hold buffers, or wait for one, in words. Under the lock of the counts."""
         cdef int which
         cdef uint32_t index, serial
         holds, waits = {}, {}
@@ -710,12 +452,12 @@ cdef class IoBufPool(IoDevice):
             for index in range(self.pool.classes[which].count):
                 serial = st_load32_relaxed(&self.pool.classes[which].holder[index])
                 if serial:
-                    module = self._modules.get(serial, "?")
+                    module = self._modules.names.get(serial, "?")
                     held = holds.setdefault(module, [0, 0])
                     held[which] += 1
         for which in range(2):
             for number in waiting_serials(&self.pool, which):
-                module = self._modules.get(number, "?")
+                module = self._modules.names.get(number, "?")
                 waits[module] = waits.get(module, 0) + 1
         return [
             f"module {module!r} still holds {buffers_in_words(held[0] + held[1])} ({held[0]} small, {held[1]} large)"
@@ -743,34 +485,6 @@ cdef class IoBufPool(IoDevice):
         return self.pool.classes[1].count
 
 
-cdef list waiting_serials(iobuf_pool_s *pool, int which):
-    """The channel of each entry that waits. The number of entries is bounded first: no Python object under the lock."""
-    cdef uint32_t place, room = 0, count = 0
-    cdef uint32_t *found
-    cdef iobuf_entry *entry
-    spin_lock(&pool.lock)
-    entry = pool.classes[which].first
-    while entry != NULL:
-        room += 1
-        entry = entry.next
-    spin_unlock(&pool.lock)
-    if room == 0:
-        return []
-    found = <uint32_t *>core_calloc(room, sizeof(uint32_t))
-    if found == NULL:
-        raise MemoryError("no memory for the list of what waits")
-    spin_lock(&pool.lock)
-    entry = pool.classes[which].first
-    while entry != NULL and count < room:
-        found[count] = entry.channel.serial
-        count += 1
-        entry = entry.next
-    spin_unlock(&pool.lock)
-    serials = [found[place] for place in range(count)]
-    core_free(found)
-    return serials
-
-
 cdef void link_pool(iobuf_pool_s *pool) noexcept nogil:
     global pools
     pool.next = pools
@@ -792,7 +506,7 @@ cdef void unlink_pool(iobuf_pool_s *pool) noexcept nogil:
 
 
 @cython.no_gc_clear
-cdef class ThreadHome:
+cdef class IoBufThread:
     """What one thread has of a pool: the context of its channel to the device."""
 
     cdef iobuf_thread_s *c
@@ -805,14 +519,14 @@ cdef class ThreadHome:
             leave_pool(self)
 
 
-cdef void leave_pool(ThreadHome home) noexcept:
+cdef void leave_pool(IoBufThread member) noexcept:
     """Not found any more; what its channels have in their caches is free."""
-    cdef iobuf_thread_s *c = home.c
-    cdef iobuf_pool_s *pool = &home.pool.pool
+    cdef iobuf_thread_s *c = member.c
+    cdef iobuf_pool_s *pool = &member.pool.pool
     cdef iobuf_channel_s *channel
     cdef bint asked
     cdef int which
-    home.c = NULL
+    member.c = NULL
     spin_lock(&pool.lock)
     if c.prev == NULL:
         pool.threads = c.next
@@ -836,7 +550,7 @@ cdef void leave_pool(ThreadHome home) noexcept:
 
 def close_channels(iterator):
     cdef IoBufChannel channel
-    for channel in tuple((<ThreadHome>iterator.channel.ctx).channels):
+    for channel in tuple((<IoBufThread>iterator.channel.ctx).channels):
         channel._end()
 
 
@@ -845,7 +559,7 @@ def channels_in_words(thread):
     words = []
     for channel in thread._channels.copy():
         if isinstance(channel.device, IoBufPool) and channel.ctx is not None:
-            for one in tuple((<ThreadHome>channel.ctx).channels):
+            for one in tuple((<IoBufThread>channel.ctx).channels):
                 words.append(str(one))
     return words
 
@@ -983,10 +697,9 @@ cdef class IoBufChannel:
             while entry != NULL and found == NULL:
                 if entry.channel == &self.c and entry.py_fn == <PyObject *>cb:
                     found = entry
-                    unqueue(&self.c.pool.classes[which], entry)
-                    entry.waiting = False
-                    wait_less(self.c.pool, which, &self.c)
                 entry = entry.next
+        if found != NULL:
+            entry_remove(found)
         spin_unlock(&self.c.pool.lock)
         if found == NULL:
             return False
@@ -1025,21 +738,16 @@ cdef class IoBufChannel:
             self.c.caches[which].size = 0
             serve(&pool.pool, which)
         if self.c.prev == NULL:
-            self._home.channels = self.c.next
+            self._member.channels = self.c.next
         else:
             self.c.prev.next = self.c.next
         if self.c.next != NULL:
             self.c.next.prev = self.c.prev
         self.c.next = self.c.prev = NULL
         spin_unlock(&pool.pool.lock)
-        self._home = NULL
-        with pool._guard:
-            if not held_by(&self.c):
-                pool._modules.pop(self.c.serial, None)
-            add_counts(pool._retired, self)
-            for gathering in pool._gathering:
-                (<Gathering>gathering).add(self)
-        del (<ThreadHome>channel.ctx).channels[self]
+        self._member = NULL
+        pool._modules.channel_closed(&self.c, self.module)
+        del (<IoBufThread>channel.ctx).channels[self]
         self._channel = None
         channel.put()
 
@@ -1164,7 +872,6 @@ cdef class IoBuf:
         warnings.warn(words, ResourceWarning, stacklevel=1, source=self)
 
 
-seal(Gathering)
-seal(ThreadHome)
+seal(IoBufThread)
 seal(IoBufChannel)
 seal(IoBuf)

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 HOT = {"atomics", "clock", "idle", "io_device", "native", "pointer_map", "poller", "reactor", "ring", "thread"}
 HOT |= {"thread_poll", "thread_base", "poller_lists", "send", "timers", "wakeup", "reactor_attached", "reactor_loop"}
-HOT |= {"gil_handoff"}
+HOT |= {"device_table", "gil_handoff", "iobuf", "iobuf_lists"}
 HINT = re.compile(r"^performance hint: (?P<file>[^:]+):(?P<place>\d+:\d+): ", re.MULTILINE)
 
 

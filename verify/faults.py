@@ -36,16 +36,16 @@ from spdkthread.timers import TimerQueue
 
 PATIENCE_S = 120
 
-# Where the native core allocates, and a scenario that goes there. A new place needs a scenario.
+# What allocates in the native core, and a scenario that goes there. A new place needs a scenario.
 SITES = {
     ("core.pyx", "make_room"): "sockets",
     ("device.pyx", "__cinit__"): "storage over io_uring",
     ("device.pyx", "_begin"): "storage over threads",
     ("histogram.pyx", "__cinit__"): "storage over io_uring",
-    ("io_device.pyx", "device_add"): "channels",
+    ("device_table.pyx", "device_add"): "channels",
     ("iobuf.pyx", "__init__"): "buffers",
     ("iobuf.pyx", "create_channel"): "buffers",
-    ("iobuf.pyx", "waiting_serials"): "buffers",
+    ("iobuf_waiting.pyx", "waiting_serials"): "buffers",
     ("job.pyx", "__init__"): "a workload of bdevperf",
     ("pointer_map.pyx", "grow"): "channels",
     ("reactor_members.pyx", "make_room"): "a reactor",
@@ -536,6 +536,7 @@ def check_sites():
             elif re.search(r"\bcore_(calloc|map)\(", line) and not line.lstrip().startswith("cdef void *core"):
                 found.add((source.name, function))
     assert found == set(SITES), f"places that allocate without a scenario, or gone: {found ^ set(SITES)}"
+    assert set(SITES.values()) <= set(SCENARIOS), set(SITES.values()) - set(SCENARIOS)
 
 
 def resolve(futures):

@@ -489,9 +489,9 @@ cdef class Bdev(IoDevice):
             IoDevice.register(self)
         return self
 
-    def _end(self):
+    def _finish_unregister(self):
         self._close_file()
-        IoDevice._end(self)
+        IoDevice._finish_unregister(self)
 
     def create_channel(self, channel):
         (<BdevChannel?>channel)._begin(self)

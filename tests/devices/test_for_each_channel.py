@@ -785,7 +785,7 @@ def test_the_device_outlives_an_iteration_whose_last_channel_goes(lib, threads):
 @pytest.mark.seed
 def test_an_iteration_completes_when_its_next_target_exits_in_between(threads, device):
     """Seed: the lock is released before the hop is sent; the target may exit in between."""
-    channels = [get(thread, device) for thread in threads]
+    channels = [get(thread, device) for thread in threads[:3]]
     seen = []
 
     def visit(it):

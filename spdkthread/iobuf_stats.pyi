@@ -1,0 +1,3 @@
+__all__ = ["SIZES"]
+
+SIZES: tuple[str, str]
