@@ -196,8 +196,8 @@ class EventLoop(LoopCore, asyncio.SelectorEventLoop):  # type: ignore[misc]
         server_hostname: str | None = None,
         extra: Any = None,
         server: Any = None,
-        ssl_handshake_timeout: float | None = None,
-        ssl_shutdown_timeout: float | None = None,
+        ssl_handshake_timeout: Any = None,
+        ssl_shutdown_timeout: Any = None,
     ) -> Any:
         tls = TlsProtocol(
             self,

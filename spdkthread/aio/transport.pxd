@@ -43,6 +43,8 @@ cdef class Transport(FdWatcher):
     cdef int want(self, uint32_t events) except -1
     cdef int pause_protocol(self) except -1
     cdef int resume_protocol(self) except -1
+    cdef int tell(self, str message, object error) except -1
+    cdef bint is_expected(self, object error) except *
     cdef int fatal(self, object error, str what) except -1
     cdef int force_close(self, object error) except -1
     cdef int lose(self, object error) except -1

@@ -170,10 +170,11 @@ cdef class Transport(FdWatcher):
             self.tell("protocol.resume_writing() failed", error)
         return 0
 
-    def tell(self, message, error):
+    cdef int tell(self, str message, object error) except -1:
         self._loop.call_exception_handler(
             {"message": message, "exception": error, "transport": self, "protocol": self._protocol}
         )
+        return 0
 
     # Endings
 
@@ -188,7 +189,7 @@ cdef class Transport(FdWatcher):
             self.tell(what, error)
         return self.force_close(error)
 
-    def is_expected(self, error):
+    cdef bint is_expected(self, object error) except *:
         """Whether it is how connections end, and not a fault of the program."""
         return isinstance(error, OSError)
 

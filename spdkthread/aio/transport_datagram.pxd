@@ -14,4 +14,5 @@ cdef class DatagramTransport(SocketTransport):
 
     cdef int read_ready(self) except -1
     cdef int write_ready(self) except -1
+    cdef int take_first(self, object data) except -1
     cdef int send_one(self, object data, object address) except -1

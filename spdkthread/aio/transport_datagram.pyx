@@ -141,9 +141,10 @@ cdef class DatagramTransport(SocketTransport):
                 self.lose(None)
         return 0
 
-    def take_first(self, data):
+    cdef int take_first(self, object data) except -1:
         self.waiting.popleft()
         self.buffered -= len(data) + COUNTED_HEADER
+        return 0
 
     cdef bint holds_data(self) noexcept:
         return bool(self.waiting)           # empty ones, too

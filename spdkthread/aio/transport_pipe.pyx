@@ -168,7 +168,7 @@ cdef class ReadPipeTransport(PipeTransport):
             self.fatal(os_error(-count), "Fatal read error on pipe transport")
         return 0
 
-    def is_expected(self, error):
+    cdef bint is_expected(self, object error) except *:
         # What a terminal says whose other side is closed.
         return isinstance(error, OSError) and error.errno == EIO
 

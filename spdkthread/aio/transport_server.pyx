@@ -94,10 +94,10 @@ cdef class Listener(FdWatcher):
                 )
             )
         else:
-            self.context.copy().run(self.take_in, conn, extra)
+            self.context.copy().run(self._take_in, conn, extra)
         return True
 
-    def take_in(self, conn, extra):
+    def _take_in(self, conn, extra):
         protocol = None
         try:
             protocol = self.factory()

@@ -18,5 +18,6 @@ cdef class SocketTransport(Transport):
     cdef int begin(self, object loop, object sock, object protocol, object extra, object server) except -1
     cdef bint holds_data(self) noexcept
     cdef int drop_buffer(self) except -1
+    cdef int forget_server(self) except -1
     cdef int refuse_write(self) except -1
     cdef int release_sock(self) except -1

@@ -122,7 +122,7 @@ cdef class SocketTransport(Transport):
             self.forget_server()
         return 0
 
-    def forget_server(self):
+    cdef int forget_server(self) except -1:
         server = self._server
         if server is not None:
             self._server = None
@@ -130,6 +130,7 @@ cdef class SocketTransport(Transport):
                 server._detach(self)
             else:
                 server._detach()
+        return 0
 
     cdef int release_sock(self) except -1:
         sock = self._sock

@@ -33,6 +33,7 @@ cdef class StreamTransport(SocketTransport):
     cdef int write_ready(self) except -1
     cdef int write_bytes(self, object data) except -1
     cdef int append(self, object data, Py_ssize_t start, Py_ssize_t size) except -1
+    cdef int send_gathered(self) except -1
     cdef int gather(self) except -1
     cdef Py_ssize_t send_chunks(self) except? -1
     cdef int all_sent(self) except -1

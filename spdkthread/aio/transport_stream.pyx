@@ -426,10 +426,11 @@ cdef class StreamTransport(SocketTransport):
         self._sock.shutdown(socket.SHUT_WR)
         return 0
 
-    def send_gathered(self):
+    cdef int send_gathered(self) except -1:
         """What was gathered, as asyncio would have sent it when it was written."""
         if self.buffered and not self.wanted & FD_WRITABLE and not self._conn_lost:
             self.send_chunks()
+        return 0
 
     # Endings
 
