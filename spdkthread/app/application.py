@@ -179,7 +179,7 @@ class App:
             self.app_thread.spawn(outcome).add_done_callback(self._begun)
 
     def _begun(self, done: Future) -> None:
-        error = None if done.cancelled() else done.exception()
+        error = None if done.cancelled() else done.exception(0)
         if error is not None and not self._stopping.is_set():
             logger.error("%s of %r failed", describe(self._main), self, exc_info=error)
             self.stop(1)
