@@ -706,12 +706,12 @@ cdef bint timer_cancel_request(Timer timer) except -1:
     return True
 
 
-def add_timer_message(Timer timer):
+def add_timer_message(Timer timer not None):
     """`call_later` from elsewhere."""
     (<ThreadBase>timer.thread)._add_timer(timer, False)
 
 
-def drop_timer_message(Timer timer):
+def drop_timer_message(Timer timer not None):
     """`Timer.cancel` from elsewhere."""
     (<ThreadBase>timer.thread)._drop_timer(timer)
 

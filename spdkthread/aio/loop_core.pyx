@@ -14,9 +14,23 @@ from libc.stdint cimport uint32_t, uint64_t
 from spdkthread.affinity cimport affinity_enter, affinity_leave
 from spdkthread.aio.fd_watcher cimport FdWatcher
 from spdkthread.aio.loop_fds cimport asks_only_the_kernel, look_at_fds
-from spdkthread.aio.loop_handles cimport flush_watchers, handles_find, new_handle, new_timer_handle, run_ready, st_handles
+from spdkthread.aio.loop_handles cimport (
+    flush_watchers,
+    handles_find,
+    new_handle,
+    new_timer_handle,
+    run_ready,
+    st_handles,
+)
 from spdkthread.aio.loop_state cimport LoopState, Py_DECREF_raw, PyThread_get_thread_ident, runs_here
-from spdkthread.aio.loop_timers cimport drop_timers, enqueue_timer, expire_timers, forget_timer, timers_now, visit_timers
+from spdkthread.aio.loop_timers cimport (
+    drop_timers,
+    enqueue_timer,
+    expire_timers,
+    forget_timer,
+    timers_now,
+    visit_timers,
+)
 from spdkthread.aio.loop_waiting cimport this_core, wait
 from spdkthread.atomics cimport (
     st_load32_relaxed,

@@ -20,13 +20,13 @@ class AppOptions:
     cores: int | str | Iterable[int] | None = None
     """As for `ReactorGroup`."""
     lock_cores: bool = True
-    """Claim them, see `CoreClaims`."""
+    """Claim them, see `spdkthread.app.CoreClaims`."""
     idle: Literal["adaptive", "poll", "yield"] = "adaptive"
     scheduler: Literal["static", "dynamic"] = "static"
     period_us: float = 1_000_000
     """Of the scheduler, in microseconds."""
     rpc: str | None = None
-    """Where a JSON-RPC server listens, as for `rpc.Server`; None: nowhere."""
+    """Where a JSON-RPC server listens, as for `spdkthread.rpc.Server`; None: nowhere."""
     rpcs_allowed: Iterable[str] | None = None
     """The methods that its clients may call; None: all."""
     wait_for_rpc: bool = False
