@@ -80,7 +80,7 @@ def no_leaks(request):
     if request.session.stash.get(FAILED, None) == request.node.nodeid:
         return
     # pytest itself keeps the fixtures' values and the log records, and with them our objects, a little longer.
-    for phase in ("setup", "call"):
+    for phase in ("setup", "call", "teardown"):
         caplog.get_records(phase).clear()
     request.node.funcargs.clear()
     after = settled(before, caplog)
