@@ -21,17 +21,28 @@ def example():
     return module
 
 
-@pytest.fixture(params=[1, 2], ids=["one shard", "two shards"])
+KINDS = [(handlers, shards) for handlers in ("python", "native") for shards in (1, 2)]
+
+
+@pytest.fixture(params=KINDS, ids=[f"{handlers}, {shards} shards" for handlers, shards in KINDS])
 def server(request, example):
-    reactors = [Reactor(spin_us=0).start() for _ in range(request.param)]
+    handlers, shards = request.param
+    reactors = [Reactor(spin_us=0).start() for _ in range(shards)]
     threads = [reactor.create_thread(f"shard {number}") for number, reactor in enumerate(reactors)]
-    made = example.Server(threads, max_memory=200_000)
+    made = (example.Server if handlers == "python" else example.NativeServer)(threads, max_memory=200_000)
     made.address = made.listen(("127.0.0.1", 0)).sockname()
     yield made
     made.close()
     for reactor in reactors:
         assert not reactor.stop(timeout_s=PATIENCE_S).still_running
     finish(*(thread for thread in default_lib().threads if thread in threads))
+
+
+def keys_in(server):
+    """Keys that the shards have, those included that have expired and are still there."""
+    if hasattr(server, "native"):
+        return server.shards.keys()
+    return sum(len(shard.data) for shard in server.shards)
 
 
 class Client:
@@ -131,7 +142,7 @@ def test_expiry(client, server):
     assert client("PEXPIRE", "forever", 20) == 1
     assert client("EXPIRE", "none", 20) == 0
     # By the timer, without a look at the keys.
-    eventually(lambda: sum(len(shard.data) for shard in server.shards) == 1)
+    eventually(lambda: keys_in(server) == 1)
     assert client("GET", "k") is None
     assert client("SET", "stays", "v") == b"OK"
     assert client("TTL", "stays") == -1
@@ -217,3 +228,41 @@ def test_a_client_that_never_reads_is_paused_and_others_are_served(client, serve
     assert client("PING") == b"PONG"
     silent.close()
     assert client("GET", "k") == b"x" * 50_000
+
+
+def test_many_clients_and_shards_at_once(server):
+    """Each sees its own commands in order, whichever shard has the keys."""
+    clients = [Client(server.address) for _ in range(8)]
+    for turn in range(20):
+        for number, client in enumerate(clients):
+            for step in range(10):
+                client.send("INCR", f"counter {number} {step % 3}")
+                client.send("SET", f"own {number}", f"{turn} {step}")
+                client.send("GET", f"own {number}")
+                client.send("EXISTS", f"own {number}", "none", f"counter {number} 0")
+        for number, client in enumerate(clients):
+            for step in range(10):
+                assert client.reply() == turn * [4, 3, 3][step % 3] + step // 3 + 1
+                assert client.reply() == b"OK"
+                assert client.reply() == b"%d %d" % (turn, step)
+                assert client.reply() == 2
+    for client in clients:
+        client.close()
+
+
+def test_a_client_that_goes_with_commands_under_way(server, client):
+    for _ in range(20):
+        gone = Client(server.address)
+        gone.raw(b"".join(b"INCR k%d\r\nMGET k1 k2 k3 k4 k5\r\n" % number for number in range(200)))
+        gone.close()
+    assert client("PING") == b"PONG"
+    eventually(lambda: client("DBSIZE") == 200)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [("*", 4), ("h?llo", 2), ("h[ae]llo", 2), ("h[^a]llo", 1), ("h[a-b]llo", 1), ("*l*o", 3), ("x\\*", 1), ("", 0)],
+)
+def test_patterns_of_keys(client, pattern, found):
+    assert client("MSET", "hello", 1, "hallo", 1, "halo", 1, "x*", 1) == b"OK"
+    assert len(client("KEYS", pattern)) == found
