@@ -842,7 +842,7 @@ def demonstrate() -> None:
     print("10 connections, pipeline 16, SET and GET, client in the same process")
     print(f"  spdkthread.sock, Python handlers  {ours:10,.0f} commands/s")
     if native:
-        print(f"  spdkthread.sock, native handlers  {native:10,.0f} commands/s, of which the client takes most")
+        print(f"  spdkthread.sock, native handlers  {native:10,.0f} commands/s")
     print(f"  plain asyncio                     {theirs:10,.0f} commands/s")
 
 
