@@ -343,6 +343,7 @@ def test_a_collector_that_is_slow_makes_the_workers_wait(module, many_files, cap
         return manifest_line(path, digest)
 
     monkeypatch.setattr(module, "manifest_line", slowly)
+    monkeypatch.setattr(module, "SMALL_BYTES", 0)  # a worker of another OS thread has files, and goes on meanwhile
     runs = []
     init = module.Run.__init__
     monkeypatch.setattr(module.Run, "__init__", lambda run, *args: (runs.append(run), init(run, *args))[1])

@@ -166,6 +166,7 @@ def test_threads_that_move_between_crowded_reactors_lose_no_message(crowded, mak
                 move.result(PATIENCE_S)
             places.reverse()
     for thread in moving:
+        eventually(lambda thread=thread: len(ran[thread]) == 400)  # the ring may be full to the last
         assert answers(thread)
         assert ran[thread] == list(range(400))
 
