@@ -640,7 +640,10 @@ static int bq_connect(bq_queue *q, int uring_wish) {
 static int bq_open(
     bq_queue *q, int file, bq_request *requests, uint32_t depth, uint32_t alignment, int cache_first, int uring_wish
 ) {
-    q->file = file;
+    int failed;
+    /* A descriptor of its own: the device may be collected, and close its own, before this queue's threads have ended. */
+    q->file = fcntl(file, F_DUPFD_CLOEXEC, 3);
+    if (q->file < 0) return errno;
     q->depth = depth;
     q->batch = depth / BQ_BATCHES > BQ_LEAST_BATCH ? depth / BQ_BATCHES : BQ_LEAST_BATCH;
     q->alignment = alignment;
@@ -650,7 +653,12 @@ static int bq_open(
         requests[k].next = q->free;
         q->free = &requests[k];
     }
-    return bq_connect(q, uring_wish);
+    failed = bq_connect(q, uring_wish);
+    if (failed) {
+        close(q->file);
+        q->file = -1;
+    }
+    return failed;
 }
 
 static void bq_close_fds(bq_queue *q) {
@@ -672,6 +680,8 @@ static void bq_close(bq_queue *q) {
         pthread_mutex_destroy(&q->pool.lock);
     }
     bq_close_fds(q);
+    if (q->file >= 0) close(q->file);
+    q->file = -1;
 }
 
 /* In the child of a fork: what is on its way is the parent's. It ends as cancelled here, without the kernel; the OS
