@@ -289,6 +289,8 @@ cdef class SockChannel:
                     continue
                 if sock._channel is not self or sock.c.paused or sock.c.held or sock._on_data is None:
                     sock._hold(buffer.window, length)
+                    if sock.c.on_data != NULL and sock._channel is self and not sock.c.paused:
+                        sock_tell(&sock.c, SOCK_TELL_HELD)      # native meanwhile
                     continue
                 view = PyMemoryView_FromObject(buffer)
                 try:
@@ -662,6 +664,8 @@ cdef class Sock:
         self.c.on_data = <sock_data_fn>data.fn
         self.c.on_close = NULL if end is None else <sock_close_fn>end.fn
         self.c.in_python = False
+        if self._held:
+            sock_tell(&self.c, SOCK_TELL_HELD)      # what came before there was a handler
 
     def move_to(self, thread, fn=None) -> None:
         """Hand it to another thread, with what it has received and what it has to send.
@@ -744,11 +748,20 @@ cdef class Sock:
         return 0
 
     def _deliver_held(self):
-        """Call `on_data` with what was kept; then read on."""
-        while self._held and self._channel is not None and not self.c.paused and self._on_data is not None:
+        """Call the handler of data, if there is one, with what was kept; then read on."""
+        cdef const uint8_t *kept
+        while self._held and self._channel is not None and not self.c.paused:
+            if self._on_data is None and self.c.on_data == NULL:
+                break
             data = self._held.pop(0)
             if self._closed_here:
                 break
+            if self.c.on_data != NULL:
+                kept = data
+                if self.c.on_data(self.c.ctx, &self.c, kept, <size_t>len(data)) < 0:
+                    sock_close(&self.c)
+                    return
+                continue
             with memoryview(data) as view:
                 self._channel._call(self._on_data, self, view, True)
         if self._held or self._channel is None:

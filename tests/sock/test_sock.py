@@ -644,6 +644,31 @@ def test_a_native_handler(server):
     assert closed == [(7, 0)]
 
 
+def test_a_native_handler_gets_what_came_before_it(server):
+    server.data = None  # no handler yet
+    peer, sock = server.client()
+    with peer:
+        peer.send(b"early")
+        server.poll_until(lambda: sock.bytes_in == 5)
+        heard = []
+        on_data = DATA(lambda ctx, sock, data, length: heard.append(ctypes.string_at(data, length)) or 0)
+        with server.thread:
+            sock.set_native(on_data)
+        server.poll_until(lambda: heard)
+        peer.send(b" late")
+        server.poll_until(lambda: len(heard) == 2)
+        assert heard == [b"early", b" late"]
+    server.poll_until(lambda: server.closed)
+
+    peer, sock = server.client()
+    peer.send(b"early")
+    server.poll_until(lambda: sock.bytes_in == 5)
+    with server.thread:
+        sock.set_native(DATA(lambda *args: -1))
+    server.poll_until(lambda: len(server.closed) == 2)
+    peer.close()
+
+
 def test_a_native_handler_closes_with_a_negative_result(server):
     peer, sock = server.client()
     with peer:
