@@ -240,7 +240,7 @@ def test_many_clients_and_shards_at_once(server):
                 client.send("SET", f"own {number}", f"{turn} {step}")
                 client.send("GET", f"own {number}")
                 client.send("EXISTS", f"own {number}", "none", f"counter {number} 0")
-        for number, client in enumerate(clients):
+        for client in clients:
             for step in range(10):
                 assert client.reply() == turn * [4, 3, 3][step % 3] + step // 3 + 1
                 assert client.reply() == b"OK"
