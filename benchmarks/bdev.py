@@ -8,6 +8,7 @@ time is as long as the latency. fio is left out where it is not installed (Debia
 
 from __future__ import annotations
 
+import abc
 import json
 import mmap
 import os
@@ -115,7 +116,7 @@ def measure(path: Path, case: Case, budget: Budget) -> list[Row]:
     return sorted(rows, key=lambda row: (row.peer_name, row.name))
 
 
-class Side:
+class Side(abc.ABC):
     """A call gives the nanoseconds per request; `cpu_ns` those of CPU time, of each call."""
 
     def __init__(self, path: Path, case: Case, seconds: float, variant: str) -> None:
@@ -128,8 +129,9 @@ class Side:
             time.sleep(self.seconds)
         return self.run()
 
+    @abc.abstractmethod
     def run(self) -> float:
-        raise NotImplementedError
+        """Nanoseconds of a request."""
 
 
 class Bdevperf(Side):

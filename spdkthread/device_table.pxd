@@ -33,7 +33,7 @@ cdef enum device_state:
     DEVICE_UNREGISTERING        # gives nothing any more, waits for its channels and iterations to end
 
 cdef enum channel_state:
-    CHANNEL_CREATING            # inside create_channel: nobody gets it yet
+    CHANNEL_CREATING            # inside create_channel: no get returns it yet
     CHANNEL_READY               # also with no reference left, until its destruction comes
     CHANNEL_DESTROYED
 

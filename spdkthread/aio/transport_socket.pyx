@@ -51,7 +51,7 @@ cdef class SocketTransport(Transport):
                 self._extra["peername"] = None
         self._sock = sock
         if isinstance(sock, plain_socket):
-            # As a file made of it would: whoever closes the socket meanwhile does not free the descriptor's number.
+            # As a file made of it would: closing the socket elsewhere does not free the descriptor's number.
             sock._io_refs += 1
             self.holds_sock = True
         self._server = server
