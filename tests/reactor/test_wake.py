@@ -1,7 +1,8 @@
 """Sleep and wake: no wake-up is ever lost.
 
 A reactor that sleeps here has no time limit, so one lost wake-up is a message that never runs, and the test that sent
-it says so. ``SPDKTHREAD_SLEEPS=5000000`` makes a long search of what is short by default.
+it says so. ``SPDKTHREAD_SLEEPS=5000000`` makes a long search of what is short by default; the short form of ``verify``
+sets fewer, because a sleep costs 2 ms under ThreadSanitizer on a busy machine.
 """
 
 import os
@@ -20,7 +21,8 @@ CORES = sorted(os.sched_getaffinity(0))
 # A part of the long search, too.
 SOME = max(300, SLEEPS // 100)
 
-pytestmark = [pytest.mark.races, pytest.mark.timeout(max(120, SLEEPS // 500))]
+# A lost wake-up ends a test after PATIENCE_S; the limit is for all the sleeps of a test, on a slow machine.
+pytestmark = [pytest.mark.races, pytest.mark.timeout(max(600, SLEEPS // 100))]
 
 
 def sleepers(make_reactor, count=2, spin_us=0):
@@ -43,7 +45,7 @@ def parks(reactors):
     return sum(reactor.stats.parks for reactor in reactors)
 
 
-def test_a_hundred_thousand_sleeps_and_no_wake_up_is_lost(make_reactor):
+def test_reactors_that_wake_each_other_lose_no_wake_up(make_reactor):
     """Two reactors that wake each other: each hop finds the other asleep, or on its way to or from sleep."""
     reactors = sleepers(make_reactor)
     left, right = (reactor.create_thread(ring_size=16) for reactor in reactors)
