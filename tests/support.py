@@ -1,5 +1,6 @@
 """What more than one test file needs: patience, recorders, and the endings of threads."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -11,6 +12,11 @@ PATIENCE_S = 60.0
 
 NOT_CALLABLE = [None, 1, "fn", b"fn", [], object()]
 """What is no function, for everything that takes one."""
+
+
+def lasting_repr(value):
+    """What `value` is called in a test's name: the same in every process, so without the object's address."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def noop(*args):

@@ -512,7 +512,9 @@ class World:
     def loop(self, choose):
         kind = choose.randrange(8)
         if kind == 0:
-            if len(self.loop_threads) < 6:
+            # While the interpreter ends, CPython 3.11 waits for ever for a thread that it lets start no more: a coroutine
+            # that is closed only then would wait so.
+            if len(self.loop_threads) < 6 and not sys.is_finalizing():
                 mine = random.Random(choose.randrange(2**32))
                 # Two loops on one thread, and one on a thread of a reactor's, are among them.
                 driven = self.pick(choose, "threads") if choose.random() < 0.4 else None

@@ -6,7 +6,7 @@ import random
 
 import numpy
 import pytest
-from support import NOT_CALLABLE, finish, noop, still_works
+from support import NOT_CALLABLE, finish, lasting_repr, noop, still_works
 
 from spdkthread import (
     Reactor,
@@ -20,7 +20,7 @@ from spdkthread.aio import EventLoop
 from spdkthread.testing import ManualClock
 
 
-@pytest.mark.parametrize("fn", NOT_CALLABLE, ids=repr)
+@pytest.mark.parametrize("fn", NOT_CALLABLE, ids=lasting_repr)
 @pytest.mark.parametrize(
     "take",
     ["send_msg", "try_send_msg", "send_msg_wait", "send_critical_msg", "call", "exec_msg", "register_poller"],
@@ -178,7 +178,7 @@ def test_a_random_program_loses_nothing_and_crashes_never(seed, errors):
 BOOLS = [True, False, numpy.bool_(True)]
 
 
-@pytest.mark.parametrize("flag", BOOLS, ids=repr)
+@pytest.mark.parametrize("flag", BOOLS, ids=lasting_repr)
 def test_a_bool_is_no_number_anywhere(lib, thread, flag):
     calls = {
         "period_us": lambda: thread.register_poller(noop, period_us=flag),

@@ -5,7 +5,18 @@ import weakref
 from concurrent.futures import Future
 
 import pytest
-from support import NOT_CALLABLE, PATIENCE_S, OtherThread, drain, elsewhere, fill, finish, noop, still_works
+from support import (
+    NOT_CALLABLE,
+    PATIENCE_S,
+    OtherThread,
+    drain,
+    elsewhere,
+    fill,
+    finish,
+    lasting_repr,
+    noop,
+    still_works,
+)
 
 import spdkthread
 from spdkthread import NoThreadError, ThreadLib, get_thread
@@ -573,14 +584,14 @@ def test_fn_count_is_threads_and_then_one_cpl_at_the_origin(lib):
     assert log == ["fn"] * 5 + [threads[3]]
 
 
-@pytest.mark.parametrize("fn", NOT_CALLABLE, ids=repr)
+@pytest.mark.parametrize("fn", NOT_CALLABLE, ids=lasting_repr)
 def test_for_each_thread_of_what_cannot_be_called_is_refused(lib, thread, fn):
     with thread, pytest.raises(TypeError):
         lib.for_each_thread(fn)
     still_works(thread)
 
 
-@pytest.mark.parametrize("cpl", NOT_CALLABLE[1:], ids=repr)
+@pytest.mark.parametrize("cpl", NOT_CALLABLE[1:], ids=lasting_repr)
 def test_a_completion_that_cannot_be_called_is_refused(lib, thread, cpl):
     with thread, pytest.raises(TypeError):
         lib.for_each_thread(noop, cpl)

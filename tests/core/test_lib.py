@@ -6,7 +6,7 @@ import threading
 import weakref
 
 import pytest
-from support import Errors, OtherThread, elsewhere, finish, noop, still_works
+from support import Errors, OtherThread, elsewhere, finish, lasting_repr, noop, still_works
 
 import spdkthread
 from spdkthread import Reactor, SpdkThread, SpdkThreadError, ThreadLib, default_lib
@@ -339,14 +339,14 @@ def test_an_unknown_poller_policy_is_refused(lib, policy):
     assert lib.threads == ()
 
 
-@pytest.mark.parametrize("cpumask", [1, [-1], ["a"], [0.5], set()], ids=repr)
+@pytest.mark.parametrize("cpumask", [1, [-1], ["a"], [0.5], set()], ids=lasting_repr)
 def test_a_bad_cpumask_is_refused(lib, cpumask):
     with pytest.raises((TypeError, ValueError)):
         lib.create_thread(cpumask=cpumask)
     assert lib.threads == ()
 
 
-@pytest.mark.parametrize("library", [1, "lib", object()], ids=repr)
+@pytest.mark.parametrize("library", [1, "lib", object()], ids=lasting_repr)
 def test_a_library_that_is_not_one_is_refused(thread, library):
     with pytest.raises(TypeError):
         SpdkThread(lib=library)

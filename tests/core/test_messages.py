@@ -9,7 +9,18 @@ import time
 import weakref
 
 import pytest
-from support import NOT_CALLABLE, PATIENCE_S, OtherThread, drain, elsewhere, eventually, fill, noop, still_works
+from support import (
+    NOT_CALLABLE,
+    PATIENCE_S,
+    OtherThread,
+    drain,
+    elsewhere,
+    eventually,
+    fill,
+    lasting_repr,
+    noop,
+    still_works,
+)
 
 from spdkthread import RingFullError, RingFullTimeoutError, SpdkThreadError, get_thread
 
@@ -704,7 +715,7 @@ def test_the_number_of_waiting_messages_is_never_nonsense_while_they_run(live_li
     assert seen == {False}
 
 
-@pytest.mark.parametrize("fn", NOT_CALLABLE, ids=repr)
+@pytest.mark.parametrize("fn", NOT_CALLABLE, ids=lasting_repr)
 def test_send_many_of_what_cannot_be_called_is_refused(thread, fn):
     with pytest.raises(TypeError):
         thread.send_many(fn, [1, 2])

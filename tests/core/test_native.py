@@ -24,7 +24,7 @@ from native_sources import (
     holds_the_gil,
     sem_post,
 )
-from support import PATIENCE_S, drain, eventually, fill, finish, noop
+from support import PATIENCE_S, drain, eventually, fill, finish, lasting_repr, noop
 
 from spdkthread import RingFullError, ThreadExitedError, get_thread
 
@@ -250,7 +250,7 @@ def test_a_native_poller_registered_from_elsewhere_starts_by_a_message(thread):
     assert thread.pollers == (poller,)
 
 
-@pytest.mark.parametrize("ctx", [None, 0], ids=repr)
+@pytest.mark.parametrize("ctx", [None, 0], ids=lasting_repr)
 def test_no_context_is_a_null_pointer(thread, ctx):
     got = []
     thread.send_native(MESSAGE(got.append), ctx)
@@ -409,7 +409,7 @@ def test_a_plain_int_is_not_a_function(thread, fn):
     assert thread.pending_msgs == 0
 
 
-@pytest.mark.parametrize("fn", [None, noop, "sem_post", b"", object(), [], ctypes.c_void_p(1)], ids=repr)
+@pytest.mark.parametrize("fn", [None, noop, "sem_post", b"", object(), [], ctypes.c_void_p(1)], ids=lasting_repr)
 def test_what_is_no_native_function_is_refused(thread, fn):
     with pytest.raises(TypeError):
         thread.send_native(fn)

@@ -5,7 +5,7 @@ import gc
 import weakref
 
 import pytest
-from support import drain, elsewhere, fill, finish, noop, still_works
+from support import drain, elsewhere, fill, finish, lasting_repr, noop, still_works
 
 from spdkthread import Poller, ThreadLib, get_thread
 
@@ -138,7 +138,7 @@ def test_with_policy_all_a_poll_returns_the_largest_value(lib):
     assert thread.poll() == 9
 
 
-@pytest.mark.parametrize("returned", ["busy", 1.0, [], (), object(), b"", 1j], ids=repr)
+@pytest.mark.parametrize("returned", ["busy", 1.0, [], (), object(), b"", 1j], ids=lasting_repr)
 def test_a_poller_that_returns_anything_else_is_reported(thread, errors, returned):
     with thread:
         poller = thread.register_poller(lambda: returned, name="odd")

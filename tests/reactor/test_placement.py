@@ -6,7 +6,7 @@ import threading
 
 import numpy
 import pytest
-from support import PATIENCE_S, OtherThread, elsewhere, eventually, noop
+from support import PATIENCE_S, OtherThread, elsewhere, eventually, lasting_repr, noop
 
 from spdkthread import Reactor, ReactorError, ReactorGroup, ThreadExitedError, get_reactor, get_thread
 
@@ -355,13 +355,13 @@ def test_cores_that_numpy_counts(make_reactor, live_lib):
     assert live_lib.create_thread(cpumask=numpy.array([3, 1])).cpumask == {1, 3}
 
 
-@pytest.mark.parametrize("cores", [True, False, numpy.bool_(True), [True], 1.0, object()], ids=repr)
+@pytest.mark.parametrize("cores", [True, False, numpy.bool_(True), [True], 1.0, object()], ids=lasting_repr)
 def test_what_is_no_set_of_cores_is_refused(live_lib, cores):
     with pytest.raises(TypeError, match=r"int|string"):
         ReactorGroup(cores, lib=live_lib)
 
 
-@pytest.mark.parametrize("cores", ["", [], (), set(), "0x0", numpy.array([], int), 0, -1], ids=repr)
+@pytest.mark.parametrize("cores", ["", [], (), set(), "0x0", numpy.array([], int), 0, -1], ids=lasting_repr)
 def test_no_core_at_all_is_refused(live_lib, cores):
     with pytest.raises(ValueError):
         ReactorGroup(cores, lib=live_lib)
