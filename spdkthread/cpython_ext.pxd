@@ -60,6 +60,7 @@ cdef extern from *:
     #define ST_HAS_GIL 1
     #endif
     #define ST_TUPLE_ITEMS(tuple) (((PyTupleObject *)(tuple))->ob_item)
+    #define ST_LIKELY(x) __builtin_expect(!!(x), 1)
     #endif
     """
     # A METH_FASTCALL descriptor made by hand. `definition` lives as long as the type.
@@ -70,6 +71,7 @@ cdef extern from *:
         PyObject *type, fast_method *definition, const char *name, st_fastcall fn, const char *doc
     ) except -1
     const bint HAS_GIL "ST_HAS_GIL"
+    bint likely "ST_LIKELY"(bint) nogil
     void Py_INCREF_raw "Py_INCREF"(PyObject *) nogil
     void Py_DECREF_raw "Py_DECREF"(PyObject *)
     void Py_XDECREF_raw "Py_XDECREF"(PyObject *)

@@ -60,7 +60,7 @@ from spdkthread.ring cimport (
     ring_shut,
     ring_slot,
 )
-from spdkthread.send cimport raise_refusal, send_own, send_try
+from spdkthread.send cimport raise_refusal, send_call, send_own, send_try
 from spdkthread.thread_poll cimport (
     current_thread,
     drop_garbage,
@@ -722,6 +722,14 @@ cdef object drop_timer = drop_timer_message
 
 cdef tuple pack(PyObject *const *args, Py_ssize_t count):
     return tuple([<object>args[index] for index in range(count)])
+
+
+cdef int send_packed(ThreadBase self, PyObject *fn, PyObject *const *args, Py_ssize_t count) except -1:
+    """`send_msg` with more arguments than a slot holds: they go in a tuple."""
+    cdef tuple many = pack(args, count)
+    cdef PyObject *packed = <PyObject *>many
+    self._check_ready()
+    return send_call(&self.c, MSG_PYTHON_TUPLE, fn, &packed, 1)
 
 
 cdef str shorten(list names):

@@ -21,7 +21,7 @@ from spdkthread.atomics cimport (
 )
 from spdkthread.call_later cimport TIMER_CANCELLED, TIMER_DONE, TIMER_PENDING, Timer, timer_s, unlist_timer
 from spdkthread.clock cimport clock_read, st_cycles
-from spdkthread.cpython_ext cimport Py_DECREF_raw, Py_INCREF_raw
+from spdkthread.cpython_ext cimport Py_DECREF_raw, Py_INCREF_raw, likely
 from spdkthread.exit_blockers cimport exit_blocked
 from spdkthread.fd_group cimport fd_set_ready
 from spdkthread.lib cimport ThreadLib
@@ -109,12 +109,9 @@ cdef extern from *:
         return value;
     #endif
     }
-
-    #define ST_LIKELY(x) __builtin_expect(!!(x), 1)
     """
     void *st_current_thread
     size_t ST_VECTORCALL_OFFSET
-    bint ST_LIKELY(bint) nogil
     object st_take_exception()
     PyObject *PyErr_Occurred()
     void PyErr_Clear()
@@ -611,15 +608,18 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
     """Do what needs no GIL, up to the first piece of work that does."""
     cdef ring_slot *message
     cdef poller_s *poller
-    cdef uint32_t first, index
+    cdef uint32_t first, index, count
     if thread.stage == STAGE_CRITICAL:
         return STEP_PYTHON
     if thread.garbage_count and thread.batch_count == 0:
         return STEP_PYTHON                          # the messages have ceased: let go of what they kept
-    if thread.stage == STAGE_MESSAGES:
+    if thread.stage == STAGE_MESSAGES and thread.batch_next == thread.batch_count:
+        leave_messages(thread)
+    elif thread.stage == STAGE_MESSAGES:
         # Counted in registers: memory that is read back and written for each message is the longest way through here.
         first = index = thread.batch_next
-        while index < thread.batch_count:
+        count = thread.batch_count
+        while index < count:
             message = &thread.batch[index]
             if message.kind != MSG_NATIVE or (message.args[1] != NULL and thread.garbage_count == GARBAGE_SIZE):
                 thread.msgs_run += index - first
@@ -726,7 +726,7 @@ cdef int poll_attached(thread_s *thread) noexcept:
             thread.batch_next += 1
             thread.msgs_run += 1
             thread.rc = 1
-            if not ST_LIKELY(run_message(thread, message) == 0):
+            if not likely(run_message(thread, message) == 0):
                 return STEP_RAISED
         leave_messages(thread)
     if thread.stage == STAGE_FDS:
@@ -921,7 +921,7 @@ cdef inline int run_message(thread_s *thread, ring_slot *message) noexcept:
         result = PyObject_CallRaw(fn, args[0], NULL)
     else:
         result = PyObject_Vectorcall(fn, args, count | ST_VECTORCALL_OFFSET, NULL)
-    if ST_LIKELY(result != NULL):
+    if likely(result != NULL):
         Py_DECREF_raw(result)
     else:
         status = message_failed(thread, fn)
@@ -980,7 +980,7 @@ cdef int run_timer(thread_s *thread) noexcept:
             timer = None
             PyErr_SetObject(type(stop), stop)
             return -1
-    if ST_LIKELY(result != NULL):
+    if likely(result != NULL):
         Py_DECREF_raw(result)
         return 0
     thread.errors += 1
