@@ -9,6 +9,7 @@ import weakref
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
+from posix.unistd cimport close
 
 from spdkthread.atomics cimport (
     st_casp_acq_rel,
@@ -25,6 +26,7 @@ from spdkthread.call_later cimport TIMER_CANCELLED, TIMER_PENDING, Timer, list_t
 from spdkthread.clock cimport account_read, clock_read, period_to_ticks
 from spdkthread.cpython_ext cimport (
     HAS_GIL,
+    PyThread_get_thread_ident,
     st_call_base_traverse,
     st_replace_traverse,
     st_visitproc,
@@ -33,7 +35,6 @@ from spdkthread.cpython_ext cimport (
 from spdkthread.driver cimport (
     DRIVER_NONE,
     DRIVER_REACTOR,
-    PyThread_get_thread_ident,
     driver_claim,
     driver_from_reactor,
     driver_is_here,
@@ -102,9 +103,6 @@ from spdkthread.report import LeftoverMessage
 from spdkthread.trace_ring import note_thread
 
 __all__: list = []
-
-cdef extern from "unistd.h":
-    int close(int fd) nogil
 
 logger = logging.getLogger("spdkthread")
 

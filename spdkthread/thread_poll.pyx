@@ -4,6 +4,7 @@ import sys
 
 from cpython.exc cimport PyErr_ExceptionMatches
 from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -21,7 +22,21 @@ from spdkthread.atomics cimport (
 )
 from spdkthread.call_later cimport TIMER_CANCELLED, TIMER_DONE, TIMER_PENDING, Timer, timer_s, unlist_timer
 from spdkthread.clock cimport clock_read, st_cycles
-from spdkthread.cpython_ext cimport Py_DECREF_raw, Py_INCREF_raw, likely
+from spdkthread.cpython_ext cimport (
+    NONE,
+    ST_VECTORCALL_OFFSET,
+    PyErr_Clear,
+    PyErr_Occurred,
+    PyErr_SetObject,
+    PyLong_AsLongLongAndOverflowRaw,
+    PyLong_CheckRaw,
+    PyObject_CallRaw,
+    PyObject_Vectorcall,
+    Py_DECREF_raw,
+    Py_INCREF_raw,
+    likely,
+    st_take_exception,
+)
 from spdkthread.exit_blockers cimport exit_blocked
 from spdkthread.fd_group cimport fd_set_ready
 from spdkthread.lib cimport ThreadLib
@@ -91,37 +106,8 @@ cdef extern from *:
     __attribute__((tls_model("initial-exec")))
     #endif
     static _Thread_local void *st_current_thread = NULL;
-
-    #define ST_VECTORCALL_OFFSET PY_VECTORCALL_ARGUMENTS_OFFSET
-    /* The exception that is set, with its traceback, as a new reference; nothing is set afterwards. */
-    static inline PyObject *st_take_exception(void) {
-    #if PY_VERSION_HEX >= 0x030c0000
-        return PyErr_GetRaisedException();
-    #else
-        PyObject *type, *value, *traceback;
-        PyErr_Fetch(&type, &value, &traceback);
-        PyErr_NormalizeException(&type, &value, &traceback);
-        if (traceback != NULL) {
-            PyException_SetTraceback(value, traceback);
-            Py_DECREF(traceback);
-        }
-        Py_XDECREF(type);
-        return value;
-    #endif
-    }
     """
     void *st_current_thread
-    size_t ST_VECTORCALL_OFFSET
-    object st_take_exception()
-    PyObject *PyErr_Occurred()
-    void PyErr_Clear()
-    void PyErr_SetObject(object type, object value)
-    PyObject *PyObject_Vectorcall(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
-    PyObject *PyObject_CallRaw "PyObject_Call"(PyObject *callable, PyObject *args, PyObject *kwargs)
-    bint PyLong_CheckRaw "PyLong_Check"(PyObject *)
-    long long PyLong_AsLongLongAndOverflowRaw "PyLong_AsLongLongAndOverflow"(PyObject *, int *)
-    PyObject *NONE "Py_None"
-    PyObject *PyTuple_GET_ITEM(object, Py_ssize_t)
 
 
 cdef thread_s *current_thread() noexcept nogil:
