@@ -235,7 +235,7 @@ def test_an_exception_of_a_call_that_nobody_awaits_goes_to_the_loops_handler(run
     async def main():
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda loop, context: contexts.append(context))
-        net.acall(fail, ValueError("nobody asks"))
+        net.acall(fail, ValueError("not retrieved"))
         await net.acall(int)
         while not contexts:
             await asyncio.sleep(0.001)
@@ -243,7 +243,7 @@ def test_an_exception_of_a_call_that_nobody_awaits_goes_to_the_loops_handler(run
 
     run(main())
     (context,) = contexts
-    assert str(context["exception"]) == "nobody asks"
+    assert str(context["exception"]) == "not retrieved"
     assert "never retrieved" in context["message"]
 
 

@@ -1191,7 +1191,7 @@ def test_a_coroutine_that_is_never_awaited_is_pythons_own_warning(loop):
         pass
 
     async def main():
-        loop.thread.send_msg(never)  # makes a coroutine, which nobody awaits
+        loop.thread.send_msg(never)  # makes a coroutine that is never awaited
         await asyncio.sleep(0.001)
         gc.collect()
 

@@ -360,7 +360,7 @@ def test_a_poller_may_unregister_and_register_itself_anew(thread):
 @pytest.mark.parametrize("act", ["unregister", "pause"])
 @pytest.mark.parametrize("victim", [0, 1, 2, 3, 4])
 def test_a_poller_may_stop_any_other_from_inside_its_own_function(lib, policy, act, victim):
-    """Poller 2 stops another in its first run; nobody else misses a turn or runs twice."""
+    """Poller 2 stops another in its first run; no other poller misses a turn or runs twice."""
     thread = lib.create_thread(poller_policy=policy)
     ran = []
 
