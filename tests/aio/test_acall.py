@@ -229,7 +229,7 @@ def test_a_timeout_is_asyncios(run, net):
     assert run(main()) == 2
 
 
-def test_an_exception_of_a_call_that_nobody_awaits_goes_to_the_loops_handler(run, net):
+def test_an_exception_of_a_call_that_is_not_awaited_goes_to_the_loops_handler(run, net):
     contexts = []
 
     async def main():
@@ -286,7 +286,7 @@ def test_two_threads_answer_two_loops(make_reactor):
 # Endings
 
 
-def test_a_loop_that_is_closed_before_the_answer_hangs_nobody_and_loses_no_exception(reactor, errors):
+def test_a_loop_that_is_closed_before_the_answer_hangs_no_caller_and_loses_no_exception(reactor, errors):
     net = reactor.create_thread("net")
     gate = threading.Event()
 

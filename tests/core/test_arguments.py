@@ -44,7 +44,7 @@ def test_bad_arguments_of_poll_are_refused(thread, arguments):
 
 
 @pytest.mark.parametrize("arguments", [{"max_msgs": 2**100}, {"now": 2**100}, {"now": -(2**100)}], ids=str)
-def test_arguments_of_poll_beyond_64_bits_harm_nobody(thread, arguments):
+def test_arguments_of_poll_beyond_64_bits_do_no_harm(thread, arguments):
     thread.send_msg(noop)
     try:
         thread.poll(**arguments)
