@@ -15,6 +15,7 @@ import os
 import sys
 
 from libc.stdint cimport uint32_t
+from libc.stdlib cimport calloc, free
 
 from spdkthread.atomics cimport st_atomic_u32
 
@@ -124,8 +125,6 @@ cdef extern from *:
         st_atomic_u32 *requests
         uint32_t flag
     affinity_s *affinity_here
-    void *calloc(size_t count, size_t size) nogil
-    void free(void *memory) nogil
     int affinity_remember(affinity_s *here, int core) noexcept nogil
     void affinity_pop() noexcept nogil
     int affinity_loosen() noexcept nogil

@@ -26,7 +26,7 @@ cdef extern from *:
     #endif
 
     /* The processor's constant-rate counter: less than half the price of a clock read. For accounting only, where a
-       figure is scaled to ticks when somebody asks for it. */
+       figure is scaled to ticks when a program reads it. */
     static inline uint64_t st_cycles(void) {
     #if defined(__x86_64__)
         return __builtin_ia32_rdtsc();

@@ -11,6 +11,7 @@ The raw forms of `Py_INCREF` and its relatives take a pointer and leave the coun
 """
 
 from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
 
 
 cdef extern from *:
@@ -60,6 +61,28 @@ cdef extern from *:
     #define ST_HAS_GIL 1
     #endif
     #define ST_TUPLE_ITEMS(tuple) (((PyTupleObject *)(tuple))->ob_item)
+    #define ST_VECTORCALL_OFFSET PY_VECTORCALL_ARGUMENTS_OFFSET
+    /* The exception that is set, with its traceback, as a new reference; nothing is set afterwards. */
+    static inline PyObject *st_take_exception(void) {
+    #if PY_VERSION_HEX >= 0x030c0000
+        return PyErr_GetRaisedException();
+    #else
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        PyErr_NormalizeException(&type, &value, &traceback);
+        if (traceback != NULL) {
+            PyException_SetTraceback(value, traceback);
+            Py_DECREF(traceback);
+        }
+        Py_XDECREF(type);
+        return value;
+    #endif
+    }
+    /* `del object.name` as `object` itself does it. */
+    static inline int st_generic_delete(PyObject *object, PyObject *name) {
+        return PyObject_GenericSetAttr(object, name, NULL);
+    }
+    #define ST_LIKELY(x) __builtin_expect(!!(x), 1)
     #endif
     """
     # A METH_FASTCALL descriptor made by hand. `definition` lives as long as the type.
@@ -70,11 +93,27 @@ cdef extern from *:
         PyObject *type, fast_method *definition, const char *name, st_fastcall fn, const char *doc
     ) except -1
     const bint HAS_GIL "ST_HAS_GIL"
+    bint likely "ST_LIKELY"(bint) nogil
     void Py_INCREF_raw "Py_INCREF"(PyObject *) nogil
     void Py_DECREF_raw "Py_DECREF"(PyObject *)
     void Py_XDECREF_raw "Py_XDECREF"(PyObject *)
     bint PyCallable_CheckRaw "PyCallable_Check"(PyObject *)
     PyObject *const *tuple_items "ST_TUPLE_ITEMS"(object)
+    uint64_t PyThread_get_thread_ident() noexcept nogil
+    Py_ssize_t PY_SSIZE_T_MAX
+    size_t ST_VECTORCALL_OFFSET
+    int PYGEN_NEXT, PYGEN_RETURN
+    object st_take_exception()
+    PyObject *PyErr_Occurred()
+    void PyErr_Clear()
+    void PyErr_SetObject(object type, object value)
+    object PyObject_Call(object callable, object args, PyObject *kwargs)
+    PyObject *PyObject_CallRaw "PyObject_Call"(PyObject *callable, PyObject *args, PyObject *kwargs)
+    PyObject *PyObject_Vectorcall(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+    bint PyLong_CheckRaw "PyLong_Check"(PyObject *)
+    long long PyLong_AsLongLongAndOverflowRaw "PyLong_AsLongLongAndOverflow"(PyObject *, int *)
+    PyObject *NONE "Py_None"
+    int delete_attribute "st_generic_delete"(object instance, object name) except -1
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
     object PyContext_CopyCurrent()

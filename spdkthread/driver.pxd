@@ -3,7 +3,7 @@
 An OS thread drives by polling the thread by hand, or inside ``with thread:``, as deeply nested as it likes. A thread on
 a reactor is driven by the reactor's loop, whichever OS thread that is. `os_thread` is the number of the OS thread, or::
 
-    DRIVER_NONE         anyone may claim it
+    DRIVER_NONE         any OS thread may claim it
     DRIVER_REACTOR      a reactor polls it; no other OS thread may
     DRIVER_READ         for a moment: an OS thread that does not drive it reads its timers
 
@@ -19,6 +19,7 @@ from spdkthread.atomics cimport (
     st_pause,
     st_store_release,
 )
+from spdkthread.cpython_ext cimport PyThread_get_thread_ident
 
 cdef extern from *:
     """
@@ -27,7 +28,6 @@ cdef extern from *:
     #define DRIVER_READ ((uint64_t)-2)
     """
     const uint64_t DRIVER_NONE, DRIVER_REACTOR, DRIVER_READ
-    uint64_t PyThread_get_thread_ident() nogil
 
 
 cdef struct driver_s:
@@ -41,7 +41,7 @@ cdef inline bint driver_is_here(driver_s *driver) noexcept nogil:
 
 
 cdef inline uint64_t driver_claim(driver_s *driver) noexcept nogil:
-    """Be the driver, as often as it likes: DRIVER_NONE, or who is the driver instead."""
+    """Become the driver, once more if it is already: DRIVER_NONE, or the driver there is instead."""
     cdef uint64_t me = PyThread_get_thread_ident()
     cdef uint64_t found = DRIVER_NONE
     while st_load_relaxed(&driver.os_thread) != me and not st_cas_acq_rel(&driver.os_thread, &found, me):

@@ -6,6 +6,7 @@ import stat
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
+from posix.unistd cimport close
 
 from spdkthread.atomics cimport st_load32_relaxed
 from spdkthread.clock cimport st_cycles
@@ -39,9 +40,6 @@ from spdkthread.trace_ring cimport (
 from spdkthread.errors import FdError, ThreadExitedError
 
 __all__ = ["FdHandler"]
-
-cdef extern from "unistd.h":
-    int close(int fd) nogil
 
 logger = logging.getLogger("spdkthread")
 

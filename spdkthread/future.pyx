@@ -12,7 +12,7 @@ from spdkthread.atomics cimport (
     st_store32_relaxed,
     st_store32_release,
 )
-from spdkthread.cpython_ext cimport PyContext_Enter, PyContext_Exit
+from spdkthread.cpython_ext cimport HAS_GIL, PyContext_Enter, PyContext_Exit, PyThread_get_thread_ident
 from spdkthread.forks cimport fork_generation, spin_lock, spin_unlock
 from spdkthread.late cimport LATE_AWAIT_FUTURE, late
 from spdkthread.trace_ring cimport trace_name_argument
@@ -26,18 +26,11 @@ __all__ = ["FutureCore", "future_class", "make_future", "run_call"]
 
 cdef extern from *:
     """
-    #ifdef Py_GIL_DISABLED
-    #define ST_FUTURE_LOCKS 1
-    #else
-    #define ST_FUTURE_LOCKS 0
-    #endif
     /* An instance without its __init__, which for a future would make a lock. */
     static inline PyObject *st_bare_instance(PyObject *type, PyObject *no_args) {
         return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, no_args, NULL);
     }
     """
-    uint64_t PyThread_get_thread_ident() nogil
-    const bint ST_FUTURE_LOCKS
     object st_bare_instance(object type, object no_args)
 
 cdef tuple NO_ARGS = ()
@@ -471,12 +464,12 @@ cdef class Unretrieved:
 
 
 cdef inline void guard(FutureCore future) noexcept:
-    if ST_FUTURE_LOCKS:
+    if not HAS_GIL:
         spin_lock(&future.lock)
 
 
 cdef inline void unguard(FutureCore future) noexcept:
-    if ST_FUTURE_LOCKS:
+    if not HAS_GIL:
         spin_unlock(&future.lock)
 
 

@@ -31,16 +31,7 @@ from spdkthread.atomics cimport (
     st_sub_relaxed,
 )
 from spdkthread.clock cimport st_ticks
-
-cdef extern from *:
-    """
-    #ifdef Py_GIL_DISABLED
-    #define ST_GIL 0
-    #else
-    #define ST_GIL 1
-    #endif
-    """
-    const bint ST_GIL
+from spdkthread.cpython_ext cimport HAS_GIL
 
 cdef st_atomic_u32 gil_held
 cdef st_atomic_u64 gil_wanted
@@ -63,28 +54,28 @@ cdef void gil_handoff_wait_pause() noexcept nogil
 
 cdef inline void gil_handoff_released() noexcept nogil:
     """Right after detaching."""
-    if ST_GIL:
+    if HAS_GIL:
         st_store_relaxed(&gil_stretch_began, 0)
         st_store32_release(&gil_held, 0)
 
 
 cdef inline void gil_handoff_pass(uint64_t stretch_began) noexcept nogil:
     """Right after detaching, for a loop that waits: `stretch_began` is the stamp since which loops hold the GIL."""
-    if ST_GIL:
+    if HAS_GIL:
         st_store_relaxed(&gil_stretch_began, stretch_began)
         st_store32_release(&gil_held, 0)
 
 
 cdef inline void gil_handoff_acquired() noexcept nogil:
     """Attached: a loop that wants the GIL should look for a while before it queues."""
-    if ST_GIL:
+    if HAS_GIL:
         st_store32_relaxed(&gil_held, 1)
 
 
 cdef inline uint64_t gil_handoff_wait() noexcept nogil:
     """Right before attaching. Returns the stretch that goes on with this loop, or 0."""
     cdef uint64_t give_up
-    if not ST_GIL or not st_load32_acquire(&gil_held):
+    if not HAS_GIL or not st_load32_acquire(&gil_held):
         return 0
     st_add_relaxed(&gil_wanted, 1)
     give_up = st_ticks() + GIL_SPIN_TICKS

@@ -12,18 +12,14 @@ from spdkthread.atomics cimport (
     st_store_relaxed,
 )
 from spdkthread.clock cimport st_ticks
-
-cdef extern from *:
-    """
-    #include <sched.h>
-    """
-    int sched_yield() noexcept nogil
+from spdkthread.cpython_ext cimport HAS_GIL
+from spdkthread.os_ext cimport sched_yield
 
 
 cdef void gil_handoff_yield(int release) noexcept nogil:
     """Detached, with more Python work to come: let another loop, or plain threads, have the GIL first."""
     cdef uint64_t end
-    if not ST_GIL:
+    if not HAS_GIL:
         return
     end = st_ticks()
     if release == GIL_HAND_OVER:

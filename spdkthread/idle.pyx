@@ -16,6 +16,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from spdkthread.affinity cimport affinity_tighten
 from spdkthread.clock cimport st_cycles, st_ticks
+from spdkthread.os_ext cimport sched_yield
 from spdkthread.trace_ring cimport TRACE_PARK, TRACE_WAKE, st_trace_word, st_tracing, trace_enrol, trace_put
 
 cdef extern from *:
@@ -25,7 +26,6 @@ cdef extern from *:
     #endif
     #include <errno.h>
     #include <poll.h>
-    #include <sched.h>
     #include <time.h>
 
     /* Wait until one of the descriptors is readable, at most `timeout_ns` (negative: for ever). Returns their number;
@@ -49,7 +49,6 @@ cdef extern from *:
     const short POLLIN
     const short POLLNVAL
     int st_wait(pollfd *waited, int count, int64_t timeout_ns) noexcept nogil
-    int sched_yield() noexcept nogil
 
 
 # The log says that the core is shared after so many lost slices: one or two happen on a core of one's own, too.

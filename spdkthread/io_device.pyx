@@ -36,6 +36,7 @@ from spdkthread.late cimport LATE_IO_DEVICE, late_fill
 from spdkthread.lib cimport lib_or_default
 from spdkthread.pointer_map cimport map_get
 from spdkthread.ring cimport RING_STOPPING
+from spdkthread.sealed_base cimport base_may_make_one, seal_base
 from spdkthread.thread cimport SpdkThread
 from spdkthread.thread_poll cimport THREAD_EXITED, current_thread, thread_s
 from spdkthread.trace_ring cimport (
@@ -54,25 +55,6 @@ from spdkthread.future import make_future
 __all__ = ["IoChannel", "IoChannelIter", "IoDevice"]
 
 globals()["IoChannelIter"] = IoChannelIter      # a name of this module, too, for `from spdkthread.io_device import`
-
-cdef extern from *:
-    """
-    /* As `seal`, and what extends the class is made when its module has said so on this OS thread just before. */
-    static newfunc st_channel_new;
-    static _Thread_local int st_channel_allowed;
-    static PyObject *st_make_channel(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-        if (!st_channel_allowed) return st_refuse_new(type, args, kwargs);
-        st_channel_allowed = 0;
-        return st_channel_new(type, args, kwargs);
-    }
-    static void st_seal_channel(PyObject *type) {
-        st_channel_new = ((PyTypeObject *)type)->tp_new;
-        st_seal(type);
-        ((PyTypeObject *)type)->tp_new = st_make_channel;
-    }
-    """
-    int st_channel_allowed
-    void seal_channel "st_seal_channel"(object type)
 
 cdef enum:
     CTX_ALIGNMENT = 64      # a cache line: the contexts of two threads never share one
@@ -501,7 +483,7 @@ cdef class Unregistration:
         return self.device.lib
 
     def _needed(self):
-        """Who has to run something before it ends."""
+        """The threads that have to run something before it ends."""
         channels = tuple([channel.thread for channel in self.device.channels])
         return channels if self.origin is None else (*channels, self.origin)
 
@@ -662,7 +644,7 @@ cdef class IoChannel:
         return 0
 
     cdef int _make_ctx(self) except -1:
-        """Zeroed memory of its own for the context; the array is a view, so that nobody can resize it."""
+        """Zeroed memory of its own for the context; the array is a view, so that no caller can resize it."""
         cdef uintptr_t start, offset
         import numpy
 
@@ -682,8 +664,7 @@ cdef class IoChannel:
 
 
 cdef void allow_channel() noexcept:
-    global st_channel_allowed
-    st_channel_allowed = 1
+    base_may_make_one()
 
 
 cdef SpdkThread origin_for(IoDevice device, str what, str role, object callback):
@@ -716,7 +697,7 @@ cdef object checked_dtype(object ctx_dtype):
 
 seal(Unregistration)
 seal(ChannelContext)
-seal_channel(IoChannel)
+seal_base(IoChannel)
 
 late_fill(LATE_IO_DEVICE, IoDevice)
 trace_enrol(&st_trace_word)

@@ -34,10 +34,12 @@ from spdkthread.atomics cimport (
     st_storep_release,
 )
 from spdkthread.clock cimport st_cycles
+from spdkthread.cpython_ext cimport PyThread_get_thread_ident
 from spdkthread.current_reactor cimport current_reactor
 from spdkthread.gil_handoff cimport gil_handoff_released
 from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_YIELD, idle_mode_of, idle_reset
 from spdkthread.late cimport LATE_ASYNC_START, LATE_ASYNC_STOP, LATE_GET_REACTOR, late, late_fill
+from spdkthread.os_ext cimport st_name_os_thread
 from spdkthread.reactor_attached cimport run_loop, run_turn, serve
 from spdkthread.reactor_loop cimport (
     REQUEST_ABORT,
@@ -63,7 +65,6 @@ from spdkthread.reactor_state cimport (
     PHASE_NEW,
     PHASE_RUNNING,
     PHASE_STOPPED,
-    PyThread_get_thread_ident,
     ReactorState,
     ask,
     claim_loop,
@@ -92,19 +93,6 @@ from spdkthread.waiting import tell_while_waiting
 from spdkthread.watchdog import Watchdog
 
 __all__ = ["Reactor", "get_reactor"]
-
-cdef extern from *:
-    """
-    #include <pthread.h>
-    static inline void st_name_os_thread(const char *name) {
-    #if defined(__linux__)
-        pthread_setname_np(pthread_self(), name);
-    #elif defined(__APPLE__)
-        pthread_setname_np(name);
-    #endif
-    }
-    """
-    void st_name_os_thread(const char *name) nogil
 
 logger = logging.getLogger("spdkthread")
 

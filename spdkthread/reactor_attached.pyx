@@ -26,6 +26,7 @@ from spdkthread.gil_handoff cimport (
     gil_wanted,
 )
 from spdkthread.idle cimport IDLE_OBJECT, idle_reset
+from spdkthread.os_ext cimport st_nap
 from spdkthread.reactor_loop cimport (
     SCAN_READY,
     NEED_IDLE_OBJECT,
@@ -61,16 +62,6 @@ from spdkthread.trace_ring cimport TRACE_ATTACHED, st_trace_word, st_tracing, tr
 
 from spdkthread.error_log import describe
 
-cdef extern from *:
-    """
-    #include <time.h>
-    static inline void st_nap(void) {
-        struct timespec nap = {0, 50000};
-        nanosleep(&nap, NULL);
-    }
-    """
-    void st_nap() noexcept nogil
-
 logger = logging.getLogger("spdkthread")
 
 # On the main thread: how often signals are looked at.
@@ -100,7 +91,7 @@ cdef int run_loop(ReactorState reactor) except -1:
                 account_pause(r)
             reason = reactor_detached(r)
             if reason == NEED_REQUESTS and r.stopping and not r.turn_worked:
-                st_nap()
+                st_nap(50_000)
             r.attach_started = st_cycles()
             handed = gil_handoff_wait()
         gil_handoff_acquired()

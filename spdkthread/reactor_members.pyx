@@ -11,6 +11,7 @@ state; the index of a thread's bit is its index in the table. See ``wakeup.pxd``
 import logging
 
 from libc.stdint cimport uint32_t, uint64_t
+from posix.unistd cimport close
 
 from spdkthread.alloc cimport core_calloc, core_free
 from spdkthread.atomics cimport st_store32_relaxed, st_storep_release
@@ -32,9 +33,6 @@ from spdkthread.trace_ring cimport TRACE_MOVE, st_trace_word, st_tracing, trace_
 from spdkthread.wakeup cimport wakeup_make_ready_map, wakeup_repair, wakeup_take, wakeup_use_ready_map
 
 from spdkthread.errors import ReactorError, ThreadExitedError
-
-cdef extern from "unistd.h":
-    int close(int fd) nogil
 
 logger = logging.getLogger("spdkthread")
 

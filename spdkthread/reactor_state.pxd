@@ -25,13 +25,11 @@ from spdkthread.atomics cimport (
     st_store32_release,
     st_store_release,
 )
+from spdkthread.cpython_ext cimport PyThread_get_thread_ident
 from spdkthread.current_reactor cimport set_current_reactor
 from spdkthread.reactor_loop cimport reactor_s
 from spdkthread.thread_poll cimport thread_s
 from spdkthread.wakeup cimport wakeup_notify
-
-cdef extern from *:
-    uint64_t PyThread_get_thread_ident() noexcept nogil
 
 cdef enum reactor_phase:
     PHASE_NEW

@@ -2,6 +2,8 @@
 
 from collections import deque
 
+from posix.unistd cimport close
+
 from spdkthread.alloc cimport core_free
 from spdkthread.timers cimport timer_queue_free
 from spdkthread.wakeup cimport wakeup_give_back
@@ -9,9 +11,6 @@ from spdkthread.wakeup cimport wakeup_give_back
 from spdkthread.forks import ReentrantLock
 from spdkthread.report import ShutdownReport
 from spdkthread.signal_safe_event import SignalSafeEvent
-
-cdef extern from "unistd.h":
-    int close(int fd) nogil
 
 
 cdef class ReactorState:

@@ -44,7 +44,7 @@ from spdkthread.atomics cimport (
     st_store_relaxed,
     st_store_release,
 )
-from spdkthread.cpython_ext cimport Py_INCREF_raw
+from spdkthread.cpython_ext cimport Py_INCREF_raw, likely
 
 
 cdef extern from *:
@@ -205,7 +205,7 @@ cdef inline int ring_claim(message_ring *ring, uint64_t count, uint64_t passes, 
     cdef int verdict
     while True:
         # F. A stale copy only makes the ring look fuller; a tail older than it makes the difference wrap, so full too.
-        if tail - st_load_acquire(&ring.head_seen) + count > ring.capacity:
+        if not likely(tail - st_load_acquire(&ring.head_seen) + count <= ring.capacity):
             verdict = ring_claim_slow(ring, &tail, count, passes)
             if verdict != RING_OK:
                 return verdict

@@ -23,13 +23,11 @@ from spdkthread.atomics cimport (
 )
 from spdkthread.cpython_ext cimport Py_XDECREF_raw
 from spdkthread.forks cimport spin_lock, spin_unlock
+from spdkthread.os_ext cimport sched_yield
 
 from spdkthread.checks import check_integer
 
 __all__ = ["MessageRing"]
-
-cdef extern from "sched.h":
-    int sched_yield() noexcept nogil
 
 cdef extern from *:
     """

@@ -26,6 +26,7 @@ from spdkthread.atomics cimport (
     st_load32_relaxed,
     st_loadp_relaxed,
 )
+from spdkthread.cpython_ext cimport likely
 from spdkthread.native cimport msg_fn
 from spdkthread.ring cimport (
     MSG_NATIVE,
@@ -90,7 +91,7 @@ cdef inline int send_try(
     cdef uint64_t position
     cdef ring_slot *slot
     cdef int verdict = send_claim(thread, passes, &position)
-    if verdict != RING_OK:
+    if not likely(verdict == RING_OK):
         return verdict
     slot = ring_slot_at(thread.ring, position)
     ring_fill(slot, kind, fn, args, count)

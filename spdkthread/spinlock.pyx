@@ -21,6 +21,7 @@ from spdkthread.atomics cimport (
 )
 from spdkthread.forks cimport fork_generation
 from spdkthread.held_locks cimport SPINLOCK_DEAD, SPINLOCK_LIVE, SPINLOCK_NAME_SIZE, spinlock_take_off
+from spdkthread.os_ext cimport sched_yield
 from spdkthread.thread cimport SpdkThread
 from spdkthread.thread_poll cimport current_thread, thread_s
 
@@ -30,7 +31,6 @@ __all__ = ["SpinLock"]
 
 cdef extern from *:
     """
-    #include <sched.h>
     static _Thread_local char st_lock_os_thread;
     #define ST_LOCK_OS_THREAD ((uint64_t)(uintptr_t)&st_lock_os_thread)
 
@@ -44,7 +44,6 @@ cdef extern from *:
     """
     const uint64_t ST_LOCK_OS_THREAD
     bint st_try_lock_as(void *lock, uint32_t mine) noexcept nogil
-    int sched_yield() noexcept nogil
 
 cdef enum:
     SPINS = 128                 # tries before the OS thread gives up its core between two of them

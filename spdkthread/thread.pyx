@@ -11,6 +11,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyCallable_Check, PyObject
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from posix.unistd cimport close
 
 from spdkthread.atomics cimport (
     st_add_relaxed,
@@ -107,9 +108,6 @@ from spdkthread.stats import ThreadStats
 from spdkthread.waiting import told_of_full_ring, whereabouts
 
 __all__ = ["SpdkThread", "get_thread"]
-
-cdef extern from "unistd.h":
-    int close(int fd) nogil
 
 logger = logging.getLogger("spdkthread")
 

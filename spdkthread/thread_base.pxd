@@ -12,10 +12,10 @@ from spdkthread.call_later cimport Timer
 from spdkthread.driver cimport driver_s
 from spdkthread.exit_blockers cimport NamedBlockers
 from spdkthread.fd_handler cimport FdHandlers
-from spdkthread.cpython_ext cimport PyCallable_CheckRaw
+from spdkthread.cpython_ext cimport PyCallable_CheckRaw, likely
 from spdkthread.lib cimport ThreadLib
 from spdkthread.poller cimport Poller
-from spdkthread.ring cimport MSG_PYTHON, MSG_PYTHON_TUPLE
+from spdkthread.ring cimport MSG_PYTHON
 from spdkthread.send cimport send_call
 from spdkthread.thread_struct cimport thread_s
 
@@ -77,18 +77,15 @@ cdef class ThreadBase:
 
 
 cdef tuple pack(PyObject *const *args, Py_ssize_t count)
+cdef int send_packed(ThreadBase self, PyObject *fn, PyObject *const *args, Py_ssize_t count) except -1
 
 
 cdef inline int send_msg(ThreadBase self, PyObject *fn, PyObject *const *args, Py_ssize_t count) except -1:
     """`SpdkThread.send_msg`: RING_OK or why not."""
-    cdef tuple many
-    cdef PyObject *packed
-    if not PyCallable_CheckRaw(fn):
+    if not likely(PyCallable_CheckRaw(fn)):
         raise TypeError(f"a message to {self!r} must be callable, got {type(<object>fn).__name__}")
-    if self.c.ring == NULL:
+    if not likely(count <= 4):
+        return send_packed(self, fn, args, count)
+    if not likely(self.c.ring != NULL):
         self._check_ready()
-    if count > 4:
-        many = pack(args, count)
-        packed = <PyObject *>many
-        return send_call(&self.c, MSG_PYTHON_TUPLE, fn, &packed, 1)
     return send_call(&self.c, MSG_PYTHON, fn, args, count)

@@ -9,6 +9,7 @@ import weakref
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
+from posix.unistd cimport close
 
 from spdkthread.atomics cimport (
     st_casp_acq_rel,
@@ -25,6 +26,7 @@ from spdkthread.call_later cimport TIMER_CANCELLED, TIMER_PENDING, Timer, list_t
 from spdkthread.clock cimport account_read, clock_read, period_to_ticks
 from spdkthread.cpython_ext cimport (
     HAS_GIL,
+    PyThread_get_thread_ident,
     st_call_base_traverse,
     st_replace_traverse,
     st_visitproc,
@@ -33,7 +35,6 @@ from spdkthread.cpython_ext cimport (
 from spdkthread.driver cimport (
     DRIVER_NONE,
     DRIVER_REACTOR,
-    PyThread_get_thread_ident,
     driver_claim,
     driver_from_reactor,
     driver_is_here,
@@ -60,7 +61,7 @@ from spdkthread.ring cimport (
     ring_shut,
     ring_slot,
 )
-from spdkthread.send cimport raise_refusal, send_own, send_try
+from spdkthread.send cimport raise_refusal, send_call, send_own, send_try
 from spdkthread.thread_poll cimport (
     current_thread,
     drop_garbage,
@@ -102,9 +103,6 @@ from spdkthread.report import LeftoverMessage
 from spdkthread.trace_ring import note_thread
 
 __all__: list = []
-
-cdef extern from "unistd.h":
-    int close(int fd) nogil
 
 logger = logging.getLogger("spdkthread")
 
@@ -722,6 +720,14 @@ cdef object drop_timer = drop_timer_message
 
 cdef tuple pack(PyObject *const *args, Py_ssize_t count):
     return tuple([<object>args[index] for index in range(count)])
+
+
+cdef int send_packed(ThreadBase self, PyObject *fn, PyObject *const *args, Py_ssize_t count) except -1:
+    """`send_msg` with more arguments than a slot holds: they go in a tuple."""
+    cdef tuple many = pack(args, count)
+    cdef PyObject *packed = <PyObject *>many
+    self._check_ready()
+    return send_call(&self.c, MSG_PYTHON_TUPLE, fn, &packed, 1)
 
 
 cdef str shorten(list names):

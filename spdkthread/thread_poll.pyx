@@ -4,6 +4,7 @@ import sys
 
 from cpython.exc cimport PyErr_ExceptionMatches
 from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -21,7 +22,21 @@ from spdkthread.atomics cimport (
 )
 from spdkthread.call_later cimport TIMER_CANCELLED, TIMER_DONE, TIMER_PENDING, Timer, timer_s, unlist_timer
 from spdkthread.clock cimport clock_read, st_cycles
-from spdkthread.cpython_ext cimport Py_DECREF_raw, Py_INCREF_raw
+from spdkthread.cpython_ext cimport (
+    NONE,
+    ST_VECTORCALL_OFFSET,
+    PyErr_Clear,
+    PyErr_Occurred,
+    PyErr_SetObject,
+    PyLong_AsLongLongAndOverflowRaw,
+    PyLong_CheckRaw,
+    PyObject_CallRaw,
+    PyObject_Vectorcall,
+    Py_DECREF_raw,
+    Py_INCREF_raw,
+    likely,
+    st_take_exception,
+)
 from spdkthread.exit_blockers cimport exit_blocked
 from spdkthread.fd_group cimport fd_set_ready
 from spdkthread.lib cimport ThreadLib
@@ -91,40 +106,8 @@ cdef extern from *:
     __attribute__((tls_model("initial-exec")))
     #endif
     static _Thread_local void *st_current_thread = NULL;
-
-    #define ST_VECTORCALL_OFFSET PY_VECTORCALL_ARGUMENTS_OFFSET
-    /* The exception that is set, with its traceback, as a new reference; nothing is set afterwards. */
-    static inline PyObject *st_take_exception(void) {
-    #if PY_VERSION_HEX >= 0x030c0000
-        return PyErr_GetRaisedException();
-    #else
-        PyObject *type, *value, *traceback;
-        PyErr_Fetch(&type, &value, &traceback);
-        PyErr_NormalizeException(&type, &value, &traceback);
-        if (traceback != NULL) {
-            PyException_SetTraceback(value, traceback);
-            Py_DECREF(traceback);
-        }
-        Py_XDECREF(type);
-        return value;
-    #endif
-    }
-
-    #define ST_LIKELY(x) __builtin_expect(!!(x), 1)
     """
     void *st_current_thread
-    size_t ST_VECTORCALL_OFFSET
-    bint ST_LIKELY(bint) nogil
-    object st_take_exception()
-    PyObject *PyErr_Occurred()
-    void PyErr_Clear()
-    void PyErr_SetObject(object type, object value)
-    PyObject *PyObject_Vectorcall(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *kwnames)
-    PyObject *PyObject_CallRaw "PyObject_Call"(PyObject *callable, PyObject *args, PyObject *kwargs)
-    bint PyLong_CheckRaw "PyLong_Check"(PyObject *)
-    long long PyLong_AsLongLongAndOverflowRaw "PyLong_AsLongLongAndOverflow"(PyObject *, int *)
-    PyObject *NONE "Py_None"
-    PyObject *PyTuple_GET_ITEM(object, Py_ssize_t)
 
 
 cdef thread_s *current_thread() noexcept nogil:
@@ -611,15 +594,18 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
     """Do what needs no GIL, up to the first piece of work that does."""
     cdef ring_slot *message
     cdef poller_s *poller
-    cdef uint32_t first, index
+    cdef uint32_t first, index, count
     if thread.stage == STAGE_CRITICAL:
         return STEP_PYTHON
     if thread.garbage_count and thread.batch_count == 0:
         return STEP_PYTHON                          # the messages have ceased: let go of what they kept
-    if thread.stage == STAGE_MESSAGES:
+    if thread.stage == STAGE_MESSAGES and thread.batch_next == thread.batch_count:
+        leave_messages(thread)
+    elif thread.stage == STAGE_MESSAGES:
         # Counted in registers: memory that is read back and written for each message is the longest way through here.
         first = index = thread.batch_next
-        while index < thread.batch_count:
+        count = thread.batch_count
+        while index < count:
             message = &thread.batch[index]
             if message.kind != MSG_NATIVE or (message.args[1] != NULL and thread.garbage_count == GARBAGE_SIZE):
                 thread.msgs_run += index - first
@@ -726,7 +712,7 @@ cdef int poll_attached(thread_s *thread) noexcept:
             thread.batch_next += 1
             thread.msgs_run += 1
             thread.rc = 1
-            if not ST_LIKELY(run_message(thread, message) == 0):
+            if not likely(run_message(thread, message) == 0):
                 return STEP_RAISED
         leave_messages(thread)
     if thread.stage == STAGE_FDS:
@@ -921,7 +907,7 @@ cdef inline int run_message(thread_s *thread, ring_slot *message) noexcept:
         result = PyObject_CallRaw(fn, args[0], NULL)
     else:
         result = PyObject_Vectorcall(fn, args, count | ST_VECTORCALL_OFFSET, NULL)
-    if ST_LIKELY(result != NULL):
+    if likely(result != NULL):
         Py_DECREF_raw(result)
     else:
         status = message_failed(thread, fn)
@@ -980,7 +966,7 @@ cdef int run_timer(thread_s *thread) noexcept:
             timer = None
             PyErr_SetObject(type(stop), stop)
             return -1
-    if ST_LIKELY(result != NULL):
+    if likely(result != NULL):
         Py_DECREF_raw(result)
         return 0
     thread.errors += 1

@@ -375,7 +375,7 @@ cdef class TimerQueue:
         handle.c.handle = <PyObject *>handle
         handle.item = item
         handle.owner = self
-        # First what can fail: the queue must not point to a handle that nobody keeps.
+        # First what can fail: the queue must not point to a handle without a reference.
         self._entries[handle] = None
         timer_insert(&self.c, &handle.c.node, deadline, self._now)
         return handle

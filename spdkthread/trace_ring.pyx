@@ -195,7 +195,7 @@ cdef extern from *:
         uint64_t next = atomic_load_explicit(&ring->next, memory_order_relaxed);
         st_trace_entry *entry = &ring->entries[next & ring->mask];
         if (duration >> 40) duration = ((uint64_t)1 << 40) - 1;
-        /* Pairs with the fence of the reader: whoever reads a word of this record sees that it is under way. */
+        /* Pairs with the fence of the reader: a reader of a word of this record sees that it is under way. */
         atomic_thread_fence(memory_order_release);
         atomic_store_explicit(&entry->word[0], stamp, memory_order_relaxed);
         atomic_store_explicit(&entry->word[1], duration << 24 | (thread & 0xFFFFFF), memory_order_relaxed);
@@ -229,7 +229,7 @@ cdef extern from *:
 
     static st_trace_ring *st_first_ring(void) { return atomic_load_explicit(&st_rings, memory_order_acquire); }
 
-    /* Free the rings of OS threads that have ended. One caller at a time, and nobody is reading. The newest stays:
+    /* Free the rings of OS threads that have ended. One caller at a time, and no reader. The newest stays:
        another OS thread may be putting its ring before it. */
     static void st_drop_rings(void) {
         st_trace_ring *kept = st_first_ring(), *ring;

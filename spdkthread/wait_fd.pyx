@@ -4,6 +4,7 @@ import sys
 
 cimport cython
 from libc.stdint cimport uint64_t
+from posix.unistd cimport close
 
 from spdkthread.atomics cimport st_loadp_relaxed, st_storep_release
 from spdkthread.clock cimport st_ticks
@@ -35,7 +36,6 @@ cdef extern from *:
     """
     int st_alarm_open() nogil
     int st_alarm_set(int fd, uint64_t ticks) nogil
-    int close(int fd) nogil
 
 
 # Not cleared by the collector: the thread points to the wake-up state until `_release`.

@@ -3,6 +3,7 @@
 import os
 
 from libc.stdint cimport uint32_t, uint64_t
+from posix.unistd cimport close
 
 from spdkthread.alloc cimport core_calloc, core_free
 from spdkthread.atomics cimport (
@@ -57,7 +58,6 @@ cdef extern from *:
     int st_notify_open(int *notify_fd, int *wait_fd) nogil
     void st_notify_write(int notify_fd) noexcept nogil
     void st_notify_clear(int wait_fd) noexcept nogil
-    int close(int fd) nogil
 
 cdef wakeup_state *free_wakeups = NULL
 cdef wakeup_state *made_wakeups = NULL

@@ -17,7 +17,7 @@ while not reactor.stats.parks:
 """,
     "polling": "reactor = Reactor(idle='poll').start(); reactor.create_thread()",
     "yielding": "reactor = Reactor(idle='yield').start(); reactor.create_thread()",
-    "nobody holds it": "Reactor().start().create_thread().send_msg(abs, -1)",
+    "nothing refers to it": "Reactor().start().create_thread().send_msg(abs, -1)",
     "busy poller": """
 reactor = Reactor().start()
 poller = reactor.create_thread().register_poller(lambda: 1)
@@ -72,7 +72,7 @@ thread = Reactor().start().create_thread()
 handler = thread.register_fd(ear, lambda: None)
 os.write(mouth, b"x")
 """,
-    "a future that nobody waits for": """
+    "a future without a waiter": """
 thread = Reactor().start().create_thread()
 futures = [thread.call(time.sleep, 0.0001) for _ in range(50)]
 """,

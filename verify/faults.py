@@ -125,7 +125,7 @@ class World:
         return bdev
 
     def settle(self):
-        """All is over: what was accepted has run, and nobody waits for anything."""
+        """All is over: what was accepted has run, and no future is pending."""
         self.poll()
         for future in self.futures:
             error = future.exception(0 if not self.reactors else PATIENCE_S)

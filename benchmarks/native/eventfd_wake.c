@@ -5,7 +5,7 @@
  * Commands on standard input, one answer line each:
  *   read N FILE     N wake-ups of a thread blocked in read(eventfd), in ns, as native 64-bit integers
  *   poll N FILE     the same, blocked in poll() and reading after
- *   write N         ns per write() to an eventfd that nobody waits for
+ *   write N         ns per write() to an eventfd without a waiter
  * Arguments: the sender's core, the sleeper's core, and the pause between two wake-ups in us (so that the sleeper
  * really sleeps, and the schedule does not depend on how fast it woke).
  */

@@ -1,7 +1,7 @@
 """SpdkThreads for programs of futures and coroutines: executors, coroutines on a thread, an asyncio event loop.
 
 `SpdkThread.call`, `acall`, `spawn` and `executor` lead here; what a spawned coroutine may await is here by name. The
-modules are imported when a name of theirs is first used: asyncio is loaded by those who use its loop.
+modules are imported when a name of theirs is first used: asyncio is loaded by programs that use its loop.
 """
 
 import importlib

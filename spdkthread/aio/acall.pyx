@@ -4,6 +4,7 @@ import os
 import weakref
 
 cimport cython
+from cpython.mapping cimport PyMapping_Length
 from cpython.object cimport PyCallable_Check, PyObject
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint32_t, uint64_t
@@ -65,7 +66,6 @@ cdef extern from *:
         PyObject *completions
         uint64_t epoch
     recent_completions st_recent
-    Py_ssize_t PyMapping_Size(object mapping) except -1
 
 # How long acall watches for an answer. Without a GIL nothing is won by stopping others, and less by waiting.
 cdef uint64_t WATCH_TICKS = 15_000
@@ -120,7 +120,7 @@ def acall(SpdkThread thread not None, fn, tuple args):
         if call.count == 2:
             call.second = args[1]
     context = PyContext_CopyCurrent()
-    if PyMapping_Size(context):     # an empty one is made when it is needed
+    if PyMapping_Length(context):     # an empty one is made when it is needed
         call.context = context
     call.completions = completions
     call.thread = thread

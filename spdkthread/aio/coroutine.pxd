@@ -1,7 +1,7 @@
 """Coroutines on an SpdkThread.
 
-A coroutine runs until it awaits something that is not there yet: a `Suspension`, which it hands out to `step`. Whoever
-ends the wait has the coroutine go on *on its own thread*, at once when it is there (a timer, a file descriptor),
+A coroutine runs until it awaits something that is not there yet: a `Suspension`, which it hands out to `step`. What
+ends the wait resumes the coroutine *on its own thread*, at once when it is there (a timer, a file descriptor),
 otherwise by a message that carries the suspension::
 
     spawn --message--> step --- hands out a Suspension ---> waits      (coroutine.waiting is the suspension)

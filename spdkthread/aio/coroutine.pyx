@@ -26,7 +26,7 @@ from spdkthread.future cimport (
 from spdkthread.late cimport LATE_AWAIT_FUTURE, LATE_SPAWN, late_fill
 from spdkthread.poller cimport POLLER_WAITING
 from spdkthread.ring cimport RING_OK
-from spdkthread.cpython_ext cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, seal
+from spdkthread.cpython_ext cimport PYGEN_RETURN, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, seal
 from spdkthread.thread cimport SpdkThread
 from spdkthread.timers cimport (
     TIMER_NEVER,
@@ -91,8 +91,6 @@ cdef extern from *:
     void *st_current_coroutine
     uint32_t st_strays
     uint64_t st_last_stray
-    int PyGen_NEXT "PYGEN_NEXT"
-    int PyGen_RETURN "PYGEN_RETURN"
     int PyIter_Send(object iterator, object value, PyObject **result) except? -1
 
 # Sleepers whose time has come that are resumed in one poll; the others follow in the next one.
@@ -479,7 +477,7 @@ cdef class Coroutine:
                         state = PyIter_Send(self.coro, None, &raw)
                         handed_out = <object>raw
                         Py_XDECREF(raw)
-                        if state == PyGen_RETURN:
+                        if state == PYGEN_RETURN:
                             self.end(handed_out, None)
                             return 0
                     else:
@@ -923,7 +921,7 @@ def fd_ready(fd, events="r"):
     Raises
     ------
     FdError
-        When `fd` is closed, cannot be waited for, or somebody waits for it on this thread already.
+        When `fd` is closed, cannot be waited for, or a coroutine of this thread waits for it already.
     AwaitError
         When it is awaited elsewhere.
 

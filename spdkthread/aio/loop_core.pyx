@@ -10,6 +10,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from libc.stdint cimport uint32_t, uint64_t
+from posix.unistd cimport close
 
 from spdkthread.affinity cimport affinity_enter, affinity_leave
 from spdkthread.aio.fd_watcher cimport FdWatcher
@@ -22,7 +23,7 @@ from spdkthread.aio.loop_handles cimport (
     run_ready,
     st_handles,
 )
-from spdkthread.aio.loop_state cimport LoopState, Py_DECREF_raw, PyThread_get_thread_ident, runs_here
+from spdkthread.aio.loop_state cimport LoopState, runs_here
 from spdkthread.aio.loop_timers cimport (
     drop_timers,
     enqueue_timer,
@@ -42,11 +43,19 @@ from spdkthread.atomics cimport (
     st_storep_release,
 )
 from spdkthread.clock cimport clock_read, st_ticks
-from spdkthread.cpython_ext cimport st_call_base_traverse, st_replace_traverse, st_visitproc
+from spdkthread.cpython_ext cimport (
+    HAS_GIL,
+    PyThread_get_thread_ident,
+    Py_DECREF_raw,
+    delete_attribute,
+    st_call_base_traverse,
+    st_replace_traverse,
+    st_visitproc,
+)
 from spdkthread.exit_blockers cimport BLOCKER_LOOP
 from spdkthread.fd_group cimport fd_group_add_edge, fd_group_open, fd_set_part
 from spdkthread.forks cimport fork_generation
-from spdkthread.gil_handoff cimport ST_GIL, gil_handoff_acquired, gil_handoff_released
+from spdkthread.gil_handoff cimport gil_handoff_acquired, gil_handoff_released
 from spdkthread.idle cimport IDLE_ADAPTIVE, IDLE_OBJECT, idle_mode_of
 from spdkthread.ring cimport (
     MSG_PYTHON,
@@ -86,17 +95,6 @@ from spdkthread.errors import (
 from spdkthread.weak_registry import WeakRegistry
 
 __all__ = ["LoopCore"]
-
-cdef extern from *:
-    """
-    #include <unistd.h>
-
-    static inline int st_generic_delete(PyObject *object, PyObject *name) {
-        return PyObject_GenericSetAttr(object, name, NULL);
-    }
-    """
-    int st_generic_delete(object instance, object name) except -1
-    int close(int fd) nogil
 
 logger = logging.getLogger("asyncio")
 
@@ -373,7 +371,7 @@ cdef class LoopCore(LoopState):
             self.own_time = has_own_time(self)
 
     def __delattr__(self, name):
-        st_generic_delete(self, name)
+        delete_attribute(self, name)
         if name == "time":
             self.own_time = has_own_time(self)
 
@@ -391,7 +389,7 @@ cdef class LoopCore(LoopState):
         else:
             handle = new_handle(callback, args, self, context)
         # A foreign OS thread must not touch the list of a loop that runs, and asyncio says so only in debug mode.
-        if something_waits(&self.thread.c) or (not ST_GIL and not runs_here(self)):
+        if something_waits(&self.thread.c) or (not HAS_GIL and not runs_here(self)):
             return self.schedule(handle)
         self.ready.append(handle)
         return handle
@@ -430,7 +428,7 @@ cdef class LoopCore(LoopState):
         if st_load32_relaxed(&self.thread.c.state) == THREAD_EXITED:
             self.ready.append(handle)           # in the child of a fork: what waits there will never run
         elif something_waits(&self.thread.c) or (
-            not ST_GIL and not runs_here(self) and st_load_relaxed(&self.os_thread)
+            not HAS_GIL and not runs_here(self) and st_load_relaxed(&self.os_thread)
         ):
             self.post(append_ready_fn, handle)
         else:

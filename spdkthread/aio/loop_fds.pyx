@@ -12,6 +12,7 @@ from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport uint32_t, uint64_t
+from posix.unistd cimport close
 
 from spdkthread.aio.fd_watcher cimport FdWatcher
 from spdkthread.aio.loop_state cimport LoopState
@@ -29,9 +30,6 @@ from spdkthread.gil_handoff cimport gil_handoff_acquired, gil_handoff_released
 from spdkthread.thread_poll cimport ATTENTION_FDS, attention_set
 
 from spdkthread.errors import FdError
-
-cdef extern from "unistd.h":
-    int close(int fd) nogil
 
 
 cdef bint asks_only_the_kernel(object selector):

@@ -1,7 +1,7 @@
-"""LoopFuture: what `asyncio.Future` is to whoever awaits it, for outcomes that arrive in batches.
+"""LoopFuture: an `asyncio.Future` to the tasks that await it, for outcomes that arrive in batches.
 
 A batch is settled in one callback of its loop. A future of asyncio then has each of its own callbacks scheduled, a
-handle apiece; this one may call them then and there (`settle` with `at_once`), because whoever settles it is a callback
+handle apiece; this one may call them then and there (`settle` with `at_once`), because what settles it is a callback
 of the loop already, and no task is running. In all other places they are scheduled like those of asyncio.
 
 It is its own iterator: the state of an await is that of the future. In the loop's debug mode, which times each
@@ -23,7 +23,7 @@ cdef class LoopFuture:
     cdef st_atomic_u32 state
     cdef bint failed
     cdef bint blocking              # it was yielded to a task, which has not noticed yet
-    cdef bint unseen                # an exception that nobody has asked for
+    cdef bint unseen                # an exception that was not retrieved
     cdef object value               # the result, or the exception when `failed`
     cdef object traceback           # of the exception when it came
     cdef object cancel_message

@@ -6,7 +6,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 
 from spdkthread.atomics cimport st_store32_relaxed
-from spdkthread.cpython_ext cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
+from spdkthread.cpython_ext cimport PYGEN_NEXT, PYGEN_RETURN, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
 
 from spdkthread.errors import SpdkThreadError
 
@@ -22,8 +22,6 @@ cdef extern from *:
     """
     ctypedef int (*st_sender)(PyObject *, PyObject *, PyObject **) except -1
     void st_set_sender(PyObject *type, st_sender sender)
-    int PYGEN_RETURN
-    int PYGEN_NEXT
 
 # Of asyncio, from the first future on.
 cdef object CancelledError = None
@@ -254,7 +252,7 @@ cdef class LoopFuture:
         return 0
 
     cdef int settle(self, object value, bint failed, bint at_once) except -1:
-        """Give it its outcome; nobody has yet. `at_once`: in a callback of the loop, so its own may be called here."""
+        """Set the outcome, the first one. `at_once`: in a callback of the loop, so the future's own may be called here."""
         self.value = value
         if failed:
             self.failed = True
@@ -287,7 +285,7 @@ cdef class LoopFuture:
         return self.value
 
     cdef int had(self) except -1:
-        """Somebody has had the outcome, which was no cancellation; for those who build on this."""
+        """Hook for classes that extend this one: the outcome, no cancellation, was retrieved."""
         return 0
 
     cdef int hand_out(self) except -1:

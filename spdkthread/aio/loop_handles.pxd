@@ -9,6 +9,7 @@ pointer; it fills the copy by `handles_find` at import.
 from cpython.object cimport PyObject
 
 from spdkthread.aio.loop_state cimport LoopState
+from spdkthread.cpython_ext cimport PyContext_CopyCurrent
 
 cdef extern from *:
     """
@@ -64,7 +65,6 @@ cdef extern from *:
     void st_set_slot(object instance, Py_ssize_t offset, object value)
     PyObject *st_slot(object instance, Py_ssize_t offset)
     bint st_slot_is_true(object instance, Py_ssize_t offset)
-    object PyContext_CopyCurrent()
 
 
 cdef int handles_find(st_handle_layout *layout) except -1

@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from spdkthread.aio.fd_watcher cimport FdWatcher
 from spdkthread.aio.loop_state cimport LoopState
 from spdkthread.clock cimport st_cycles
-from spdkthread.gil_handoff cimport ST_GIL
+from spdkthread.cpython_ext cimport HAS_GIL, PyContext_Enter, PyContext_Exit, PyObject_Call
 from spdkthread.trace_ring cimport TRACE_CALLBACK, st_trace_word, st_tracing, trace_enrol, trace_key, trace_put
 
 __all__ = ["TimerHandle"]
@@ -26,9 +26,6 @@ cdef extern from *:
     }
     """
     Py_ssize_t st_slot_offset(object descriptor)
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
-    object PyObject_Call(object callable, object args, PyObject *kwargs)
 
 
 class TimerHandle(events.TimerHandle):
@@ -61,7 +58,7 @@ cdef int handles_find(st_handle_layout *layout) except -1:
     layout.when = st_slot_offset(events.TimerHandle.__dict__["_when"])
     layout.scheduled = st_slot_offset(events.TimerHandle.__dict__["_scheduled"])
     layout.timer = st_slot_offset(Timer.__dict__["_timer"])
-    layout.known = ST_GIL and min(
+    layout.known = HAS_GIL and min(
         layout.callback, layout.args, layout.cancelled, layout.loop, layout.traceback, layout.repr, layout.context,
         layout.when, layout.scheduled, layout.timer,
     ) > 0

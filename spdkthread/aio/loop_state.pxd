@@ -17,15 +17,11 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.atomics cimport st_atomic_u32, st_atomic_u64, st_load_relaxed
+from spdkthread.cpython_ext cimport PyThread_get_thread_ident
 from spdkthread.fd_group cimport fd_event
 from spdkthread.thread cimport SpdkThread
 from spdkthread.timers cimport timer_queue
 from spdkthread.wakeup cimport wakeup_state
-
-cdef extern from *:
-    uint64_t PyThread_get_thread_ident() noexcept nogil
-    # Of a reference that is counted by hand.
-    void Py_DECREF_raw "Py_DECREF"(PyObject *)
 
 
 cdef class LoopState:

@@ -13,10 +13,10 @@ from spdkthread.aio.loop_handles cimport (
     st_slot,
     st_slot_is_true,
 )
-from spdkthread.aio.loop_state cimport LoopState, Py_DECREF_raw
+from spdkthread.aio.loop_state cimport LoopState
 from spdkthread.atomics cimport st_exchange32, st_load32_relaxed
 from spdkthread.clock cimport clock_read
-from spdkthread.cpython_ext cimport seal, st_visitproc
+from spdkthread.cpython_ext cimport Py_DECREF_raw, seal, st_visitproc
 from spdkthread.timers cimport (
     TIMER_NEVER,
     timer_cancel,

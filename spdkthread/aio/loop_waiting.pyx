@@ -27,25 +27,11 @@ from spdkthread.idle cimport (
     SLEEP_WOKEN,
     idle_sleep,
 )
+from spdkthread.os_ext cimport sched_yield, st_this_core
 from spdkthread.thread_poll cimport poll_needed, poll_work_ready
 from spdkthread.timers cimport TIMER_NEVER, timer_next_deadline
 from spdkthread.trace_ring cimport TRACE_PARK, TRACE_WAKE, st_trace_word, st_tracing, trace_enrol, trace_put
 from spdkthread.wakeup cimport wakeup_announce_sleep, wakeup_begin_sleep, wakeup_end_sleep
-
-cdef extern from *:
-    """
-    #ifndef _GNU_SOURCE
-    #define _GNU_SOURCE
-    #endif
-    #include <sched.h>
-    #ifdef __linux__
-    static inline int st_this_core(void) { return sched_getcpu(); }
-    #else
-    static inline int st_this_core(void) { return -1; }
-    #endif
-    """
-    int st_this_core() noexcept nogil
-    int sched_yield() noexcept nogil
 
 # While spinning: how many looks at the ring between two at the file descriptors. That is a system call, which slows the
 # core's other hyperthread down.

@@ -9,15 +9,12 @@ from libc.stdint cimport uint32_t
 from spdkthread.aio.loop_fds cimport watch
 from spdkthread.aio.fd_watcher cimport FdWatcher
 from spdkthread.aio.loop_core cimport LoopCore
+from spdkthread.cpython_ext cimport PY_SSIZE_T_MAX, PyContext_CopyCurrent
 from spdkthread.fd_group cimport FD_READABLE
 
 from spdkthread.aio.loop_core import LoopCore as loop_class
 
 __all__ = ["Transport"]
-
-cdef extern from "Python.h":
-    Py_ssize_t PY_SSIZE_T_MAX
-    object PyContext_CopyCurrent()
 
 logger = logging.getLogger("asyncio")
 

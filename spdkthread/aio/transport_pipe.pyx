@@ -9,11 +9,13 @@ from asyncio import constants, transports
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport EIO
 from libc.stdint cimport uint32_t, uint64_t
 
 from spdkthread.aio.loop_fds cimport watch
 from spdkthread.aio.transport cimport TRANSPORT_READ_SIZE, Transport, os_error, read_buffer_of
 from spdkthread.fd_group cimport FD_READABLE, FD_WRITABLE
+from spdkthread.os_ext cimport st_again
 
 __all__ = ["PipeTransport", "ReadPipeTransport", "WritePipeTransport"]
 
@@ -31,14 +33,9 @@ cdef extern from *:
         Py_ssize_t count = write(fd, data, (size_t)size);
         return count < 0 ? -errno : count;
     }
-    static inline int st_pipe_again(Py_ssize_t result) {
-        return result == -EAGAIN || result == -EWOULDBLOCK || result == -EINTR;
-    }
     """
     Py_ssize_t st_read(int fd, void *into, Py_ssize_t size) noexcept nogil
     Py_ssize_t st_write(int fd, const void *data, Py_ssize_t size) noexcept nogil
-    bint st_pipe_again(Py_ssize_t result) noexcept nogil
-    int EIO
 
 
 logger = logging.getLogger("asyncio")
@@ -164,7 +161,7 @@ cdef class ReadPipeTransport(PipeTransport):
             self.want(0)
             self._loop.call_soon(self._protocol.eof_received, context=self.context)
             self._loop.call_soon(self._call_connection_lost, None, context=self.context)
-        elif not st_pipe_again(count):
+        elif not st_again(count):
             self.fatal(os_error(-count), "Fatal read error on pipe transport")
         return 0
 
@@ -236,7 +233,7 @@ cdef class WritePipeTransport(PipeTransport):
                 if sent == view.len:
                     return
                 if sent < 0:
-                    if not st_pipe_again(sent):
+                    if not st_again(sent):
                         self.lost += 1
                         self.fatal(os_error(-sent), "Fatal write error on pipe transport")
                         return
@@ -255,7 +252,7 @@ cdef class WritePipeTransport(PipeTransport):
     cdef int write_ready(self) except -1:
         cdef Py_ssize_t sent = st_write(self.fd, PyByteArray_AS_STRING(self.buffer), len(self.buffer))
         if sent < 0:
-            if not st_pipe_again(sent):
+            if not st_again(sent):
                 self.lost += 1
                 self.fatal(os_error(-sent), "Fatal write error on pipe transport")
             return 0

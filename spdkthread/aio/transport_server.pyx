@@ -8,12 +8,10 @@ from libc.stdint cimport uint32_t
 
 from spdkthread.aio.loop_fds cimport watch
 from spdkthread.aio.fd_watcher cimport FdWatcher
+from spdkthread.cpython_ext cimport PyContext_CopyCurrent
 from spdkthread.fd_group cimport FD_READABLE
 
 __all__ = ["Listener"]
-
-cdef extern from "Python.h":
-    object PyContext_CopyCurrent()
 
 logger = logging.getLogger("asyncio")
 

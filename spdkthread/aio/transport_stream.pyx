@@ -10,11 +10,13 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
+from posix.uio cimport iovec
 
 from spdkthread.aio.loop_core cimport LoopCore
 from spdkthread.aio.transport cimport TRANSPORT_READ_SIZE, os_error, read_buffer_of
 from spdkthread.aio.transport_socket cimport SocketTransport
 from spdkthread.fd_group cimport FD_READABLE, FD_WRITABLE
+from spdkthread.os_ext cimport st_again
 
 __all__ = ["StreamTransport"]
 
@@ -28,7 +30,7 @@ cdef extern from *:
 
     enum { ST_CHUNKS = 64 };
 
-    /* Bytes, or minus errno. 'Again' says that there is nothing to do now. */
+    /* Bytes, or minus errno. */
     static inline Py_ssize_t st_receive(int fd, void *into, Py_ssize_t size) {
         Py_ssize_t count = recv(fd, into, (size_t)size, 0);
         return count < 0 ? -errno : count;
@@ -45,22 +47,15 @@ cdef extern from *:
         sent = sendmsg(fd, &message, MSG_NOSIGNAL);
         return sent < 0 ? -errno : sent;
     }
-    static inline int st_again(Py_ssize_t result) {
-        return result == -EAGAIN || result == -EWOULDBLOCK || result == -EINTR;
-    }
     static inline void st_no_delay(int fd) {
         int yes = 1;
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
     }
     """
-    cdef struct iovec:
-        void *iov_base
-        size_t iov_len
     const int ST_CHUNKS
     Py_ssize_t st_receive(int fd, void *into, Py_ssize_t size) noexcept nogil
     Py_ssize_t st_send(int fd, const void *data, Py_ssize_t size) noexcept nogil
     Py_ssize_t st_send_many(int fd, iovec *parts, int count) noexcept nogil
-    bint st_again(Py_ssize_t result) noexcept nogil
     void st_no_delay(int fd) noexcept nogil
 
 logger = logging.getLogger("asyncio")

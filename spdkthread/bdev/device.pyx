@@ -9,7 +9,10 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_Re
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.object cimport PyCallable_Check
 from cpython.pycapsule cimport PyCapsule_New
+from libc.errno cimport EAGAIN, EBADF, EINVAL, ENOTCONN, EPERM, ESHUTDOWN
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
+from posix.uio cimport iovec
+from posix.unistd cimport close as close_fd
 
 from spdkthread.alloc cimport core_calloc, core_free
 from spdkthread.atomics cimport st_loadp_relaxed
@@ -31,11 +34,6 @@ from spdkthread.exit_blockers import register_blocker
 from spdkthread.future import make_future
 
 __all__ = ["Bdev", "BdevChannel"]
-
-cdef extern from "sys/uio.h" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
 
 cdef extern from "queue.h" nogil:
     enum:
@@ -119,18 +117,6 @@ cdef extern from *:
     int bq_double_taken() noexcept nogil
     void bq_double_refuse(int number) noexcept nogil
     void bq_report_last(bq_request **first, bq_request **last, bq_request *r) noexcept nogil
-
-cdef extern from "<errno.h>" nogil:
-    enum:
-        EAGAIN
-        EBADF
-        EINVAL
-        ENOTCONN
-        EPERM
-        ESHUTDOWN
-
-cdef extern from "<unistd.h>" nogil:
-    int close_fd "close"(int fd)
 
 # Nothing completed for so long, a channel lets its reactor sleep. A fast device answers in less, and to be woken for a
 # completion costs about as much.

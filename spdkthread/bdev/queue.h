@@ -204,7 +204,7 @@ static inline void bq_finish(bq_queue *q, bq_request *r, int64_t result) {
 /* What an attempt's result means: the request is done, or waits for its next attempt. */
 static void bq_attempted(bq_queue *q, bq_request *r, int64_t result) {
     uint64_t left;
-    /* Cancelled by nobody here: the OS thread that had submitted it has ended. */
+    /* No caller cancelled it: the OS thread that had submitted it has ended. */
     if (result == -EINTR || result == -EAGAIN || result == -ECANCELED) { bq_wait(q, r); return; }
     if (r->op == BQ_ZEROES && !r->zero_fill && (result == -EOPNOTSUPP || result == -ENOSYS || result == -EINVAL)) {
         r->zero_fill = 1;

@@ -20,7 +20,7 @@ def serve_metrics(
     port : int, default 9464
         0: any free one, see ``port`` of what is returned.
     addr : str, default "127.0.0.1"
-        Where it listens. Nothing asks who scrapes: leave it at this machine unless the network is trusted.
+        Where it listens. Every client is answered: leave it at this machine unless the network is trusted.
     lib : ThreadLib, optional
         By default the library of the process.
     **limits

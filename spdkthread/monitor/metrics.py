@@ -303,4 +303,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a line for each scrape helps no one."""
+        """Nothing: a log line for each scrape has no use."""

@@ -43,7 +43,7 @@ class Collector(_CollectorBase):
 
     @property
     def lib(self) -> ThreadLib:
-        """Whose metrics they are."""
+        """The library that the metrics describe."""
         return self._metrics.lib
 
     def describe(self) -> Iterable[Any]:

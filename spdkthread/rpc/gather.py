@@ -78,7 +78,7 @@ class Gather:
     """One reading under way: complete when the last answer is there or the time is over.
 
     An answer may come inside a signal handler or a destructor that interrupts another one, so there is no lock: each
-    step is one operation of a list, and what completes the reading is who takes `done` out of its list.
+    step is one operation of a list, and the reading is completed by the step that takes `done` out of its list.
     """
 
     def __init__(self, done: Callable[[], object]):

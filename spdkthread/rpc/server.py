@@ -359,7 +359,7 @@ def _with_arguments(name: str, fn: Callable[..., Any]) -> Callable[[Server, Any]
 
 
 class Startup:
-    """The start-up state of a server: what its clients have set, and who waits for its end.
+    """The start-up state of a server: what its clients have set, and the calls that wait for its end.
 
     Notes
     -----
@@ -458,7 +458,7 @@ class _Loop:
         else:
             self.server._address = address.bound_to(self._listener.getsockname())
             if not is_loopback(address):
-                logger.warning("%r: anyone who reaches %s can call its methods", self.server, self.server.path)
+                logger.warning("%r: every process that reaches %s can call its methods", self.server, self.server.path)
         self._listener.listen(BACKLOG)
         self._accept_again()
 
@@ -825,7 +825,7 @@ def _dumps(value: Any) -> bytes:
 def _lock_path(path: str) -> int:
     """The descriptor of the lock file of a socket, locked.
 
-    The server that ends unlinks the file while it has the lock; who opened it before that has locked a file that no
+    The server that ends unlinks the file while it has the lock; a process that opened it before has locked a file that no
     path leads to, and begins again.
     """
     lock = path + ".lock"

@@ -12,6 +12,7 @@ from support import PATIENCE_S
 
 from spdkthread import aio
 
+MIB = 1 << 20
 WHERE = contextvars.ContextVar("WHERE", default="nowhere")
 
 
@@ -184,3 +185,13 @@ def runner(debug):
             return runner.run(asyncio.wait_for(main, PATIENCE_S))
 
     return run
+
+
+class Echo(Recorder):
+    def data_received(self, data):
+        super().data_received(data)
+        self.transport.write(data)
+
+
+class Oops(Exception):
+    pass

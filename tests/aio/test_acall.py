@@ -229,13 +229,13 @@ def test_a_timeout_is_asyncios(run, net):
     assert run(main()) == 2
 
 
-def test_an_exception_of_a_call_that_nobody_awaits_goes_to_the_loops_handler(run, net):
+def test_an_exception_of_a_call_that_is_not_awaited_goes_to_the_loops_handler(run, net):
     contexts = []
 
     async def main():
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda loop, context: contexts.append(context))
-        net.acall(fail, ValueError("nobody asks"))
+        net.acall(fail, ValueError("not retrieved"))
         await net.acall(int)
         while not contexts:
             await asyncio.sleep(0.001)
@@ -243,7 +243,7 @@ def test_an_exception_of_a_call_that_nobody_awaits_goes_to_the_loops_handler(run
 
     run(main())
     (context,) = contexts
-    assert str(context["exception"]) == "nobody asks"
+    assert str(context["exception"]) == "not retrieved"
     assert "never retrieved" in context["message"]
 
 
@@ -286,7 +286,7 @@ def test_two_threads_answer_two_loops(make_reactor):
 # Endings
 
 
-def test_a_loop_that_is_closed_before_the_answer_hangs_nobody_and_loses_no_exception(reactor, errors):
+def test_a_loop_that_is_closed_before_the_answer_hangs_no_caller_and_loses_no_exception(reactor, errors):
     net = reactor.create_thread("net")
     gate = threading.Event()
 

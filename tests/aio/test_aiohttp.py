@@ -2,22 +2,11 @@
 
 import asyncio
 
-import pytest
 from aiohttp import ClientSession, TCPConnector, WSMsgType, web
-from support import PATIENCE_S
 
-from spdkthread import aio, get_thread
+from spdkthread import get_thread
 
 CLIENTS, REQUESTS = 20, 25
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "debug"])
-def run(request):
-    def run(main):
-        with asyncio.Runner(loop_factory=aio.EventLoop, debug=request.param) as runner:
-            return runner.run(asyncio.wait_for(main, PATIENCE_S))
-
-    return run
 
 
 class Counter:

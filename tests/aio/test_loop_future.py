@@ -133,7 +133,7 @@ def test_only_exceptions_that_a_coroutine_can_be_given_are_outcomes(run):
 # Cancellation
 
 
-def test_a_cancelled_one_says_so_to_whoever_awaits_it(run):
+def test_a_cancelled_one_says_so_to_what_awaits_it(run):
     async def main(future):
         asyncio.get_running_loop().call_soon(future.cancel, "enough")
         with pytest.raises(asyncio.CancelledError, match="enough"):
@@ -264,7 +264,7 @@ def test_timeouts_end_the_wait(run):
     assert run(main)
 
 
-# What nobody asked for
+# Exceptions that were not retrieved
 
 
 def handled(loop):
@@ -274,10 +274,10 @@ def handled(loop):
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_an_exception_that_nobody_asked_for_goes_to_the_loops_handler(run, debug):
+def test_an_exception_that_was_not_retrieved_goes_to_the_loops_handler(run, debug):
     async def main(future):
         contexts = handled(asyncio.get_running_loop())
-        LoopFuture(asyncio.get_running_loop()).set_exception(ValueError("nobody asks"))
+        LoopFuture(asyncio.get_running_loop()).set_exception(ValueError("not retrieved"))
         future.set_exception(ValueError("asked for"))
         future.exception()
         del future
@@ -285,7 +285,7 @@ def test_an_exception_that_nobody_asked_for_goes_to_the_loops_handler(run, debug
         return contexts
 
     (context,) = run(main, debug=debug)
-    assert str(context["exception"]) == "nobody asks"
+    assert str(context["exception"]) == "not retrieved"
     assert context["message"] == "LoopFuture exception was never retrieved"
     if debug:
         assert any(frame.name == "main" for frame in context["source_traceback"])

@@ -5,15 +5,10 @@ import os
 import socket
 
 import pytest
-from recorders import WHERE, drop, is_open, runner, told, turns
+from recorders import WHERE, drop, is_open, told, turns
 from support import PATIENCE_S
 
 from spdkthread.aio.transport_datagram import DatagramTransport
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "debug"])
-def run(request):
-    return runner(request.param)
 
 
 class Recorder(asyncio.DatagramProtocol):

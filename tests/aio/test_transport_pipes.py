@@ -10,17 +10,12 @@ import sys
 import tty
 
 import pytest
-from recorders import WHERE, Recorder, drop, is_open, runner, told, turns
+from recorders import WHERE, Recorder, drop, is_open, told, turns
 from support import PATIENCE_S
 
 from spdkthread.aio.transport_pipe import ReadPipeTransport, WritePipeTransport
 
 MIB = 1 << 20
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "debug"])
-def run(request):
-    return runner(request.param)
 
 
 async def reading(fd, factory=Recorder):

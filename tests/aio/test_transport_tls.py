@@ -17,11 +17,6 @@ MIB = 1 << 20
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "debug"])
-def run(request):
-    return runner(request.param)
-
-
 @pytest.fixture(scope="module")
 def server_context():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -44,7 +44,7 @@ def test_bad_arguments_of_poll_are_refused(thread, arguments):
 
 
 @pytest.mark.parametrize("arguments", [{"max_msgs": 2**100}, {"now": 2**100}, {"now": -(2**100)}], ids=str)
-def test_arguments_of_poll_beyond_64_bits_harm_nobody(thread, arguments):
+def test_arguments_of_poll_beyond_64_bits_do_no_harm(thread, arguments):
     thread.send_msg(noop)
     try:
         thread.poll(**arguments)
@@ -95,7 +95,7 @@ def test_junk_in_any_place_is_refused_or_harmless(errors, method):
 def test_a_random_program_loses_nothing_and_crashes_never(seed, errors):
     """Threads that send, poll, register, pause, unregister, interrupt, iterate and exit, at random.
 
-    Every message that was accepted runs exactly once, and everybody exits in the end.
+    Every message that was accepted runs exactly once, and every thread exits in the end.
     """
     choice = random.Random(seed)
     clock = ManualClock()

@@ -152,7 +152,7 @@ def test_a_poller_that_returns_anything_else_is_reported(thread, errors, returne
     assert poller.run_count == 2
 
 
-def test_a_poller_with_an_absurdly_large_result_harms_nobody(thread, lib):
+def test_a_poller_with_an_absurdly_large_result_does_no_harm(thread, lib):
     with thread:
         poller = thread.register_poller(lambda: 2**100)
     assert thread.poll() >= 0
@@ -360,7 +360,7 @@ def test_a_poller_may_unregister_and_register_itself_anew(thread):
 @pytest.mark.parametrize("act", ["unregister", "pause"])
 @pytest.mark.parametrize("victim", [0, 1, 2, 3, 4])
 def test_a_poller_may_stop_any_other_from_inside_its_own_function(lib, policy, act, victim):
-    """Poller 2 stops another in its first run; nobody else misses a turn or runs twice."""
+    """Poller 2 stops another in its first run; no other poller misses a turn or runs twice."""
     thread = lib.create_thread(poller_policy=policy)
     ran = []
 
@@ -412,7 +412,7 @@ def test_a_poller_may_register_others_from_inside_its_own_function(lib, policy):
 
 
 @pytest.mark.parametrize("policy", ["one", "all"])
-def test_a_poller_may_unregister_everybody(lib, policy):
+def test_a_poller_may_unregister_every_poller(lib, policy):
     thread = lib.create_thread(poller_policy=policy)
 
     def last_one():
@@ -826,7 +826,7 @@ def test_a_poller_cannot_be_made_by_hand():
         Poller()
 
 
-def test_a_poller_fn_that_drops_everything_harms_nobody(clock):
+def test_a_poller_fn_that_drops_everything_does_no_harm(clock):
     library = ThreadLib(clock=clock)
     holder = {"lib": library, "thread": library.create_thread("last")}
     del library

@@ -110,7 +110,7 @@ def test_a_look_up_answers_null_where_there_is_no_channel(lib, thread, probe):
     drain(thread)
     with thread:
         assert probe.find(device) is None
-    assert seen == [None], "nobody finds it while it is being created"
+    assert seen == [None], "no get finds it while it is being created"
     end(device, thread)
 
 

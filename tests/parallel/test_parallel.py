@@ -129,7 +129,7 @@ def test_iterations_over_all_threads(shared):
     assert len(visited) >= 4
 
 
-def test_what_may_be_looked_at_by_anybody(shared):
+def test_what_may_be_read_on_any_os_thread(shared):
     for _ in range(ROUNDS):
         for thread in shared.threads:
             assert thread.stats.errors == 0

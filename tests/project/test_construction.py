@@ -147,7 +147,7 @@ def test_a_library_past_its_constructor_takes_no_thread(errors):
 @pytest.mark.parametrize(
     "kind", [SpdkThread, Poller, Reactor, ThreadLib, TimerQueue, ManualClock], ids=lambda kind: kind.__name__
 )
-def test_an_object_whose_init_never_ran_harms_nobody(kind):
+def test_an_object_whose_init_never_ran_does_no_harm(kind):
     """`__new__` alone, then every attribute and method without arguments: errors, but no crash."""
     try:
         raw = kind.__new__(kind)
@@ -208,7 +208,7 @@ print(reactor.name, thread.call(abs, -1).result(10), reactor.stop(timeout_s=10).
     assert done.stdout == "True\nengine 1 True\n", done.stderr
 
 
-def test_init_called_again_harms_nobody(lib):
+def test_init_called_again_does_no_harm(lib):
     thread = lib.create_thread("net")
     ran = []
     thread.send_msg(ran.append, 1)

@@ -1,4 +1,4 @@
-"""Counters: they never go back, their sums neither, and waiting for the GIL is nobody's busy time."""
+"""Counters: they never go back, their sums neither, and waiting for the GIL is no thread's busy time."""
 
 import os
 import sys

@@ -146,7 +146,7 @@ def test_of_many_that_want_a_thread_at_once_one_gets_it(lib):
         assert thread.is_exited
 
 
-def test_many_os_threads_polling_one_thread_harm_nobody(thread):
+def test_many_os_threads_polling_one_thread_do_no_harm(thread):
     """Only one of them gets in at a time; the others are told; every message runs once."""
     ran, refused = [], []
     start = threading.Barrier(4)

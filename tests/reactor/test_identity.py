@@ -27,10 +27,10 @@ class Unhashable:
     __hash__ = None
 
     def __eq__(self, other):
-        raise AssertionError("nobody asks")
+        raise AssertionError("must not be called")
 
     def __bool__(self):
-        raise AssertionError("nobody asks")
+        raise AssertionError("must not be called")
 
 
 @pytest.fixture(params=[Odd, Unhashable])

@@ -210,7 +210,7 @@ def test_one_that_returns_nonsense(reactor, place, errors, nonsense):
 
 @everywhere
 def test_one_that_sleeps(reactor, place):
-    """Whoever waits behind it waits; nothing is lost."""
+    """The messages behind it wait; none is lost."""
     thread, signal = reactor.create_thread("net"), Signal()
 
     def misbehave():
@@ -243,7 +243,7 @@ def test_one_that_polls_its_own_thread_again(reactor, place):
 
 @everywhere
 def test_one_that_lets_its_own_thread_go(make_reactor, place):
-    """It exits, and nobody but the library knows it any more."""
+    """The thread exits, and only the library refers to it."""
     reactor, signal = make_reactor().start(), Signal()
     thread = reactor.create_thread("net", ring_size=16)
 

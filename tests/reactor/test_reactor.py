@@ -721,7 +721,7 @@ def test_a_busy_reactor_lets_other_python_threads_run(make_reactor):
     poller.unregister()
 
 
-def test_a_stopped_reactor_that_nobody_holds_is_freed(live_lib):
+def test_a_stopped_reactor_without_a_reference_is_freed(live_lib):
     reactor = Reactor(lib=live_lib)
     with reactor:
         reactor.create_thread()

@@ -100,7 +100,7 @@ def test_90_and_90_and_a_new_10():
 
 
 def test_90_and_90_and_a_new_10_on_two_cores():
-    """There is no core for it alone: the two stay apart, and nobody is passed around."""
+    """There is no core for the third thread alone: the other two stay apart, and none moves back and forth."""
     world = World(2, [90, 90, 10], places=[0, 1, 0])
     first, second, _ = world.settle(4)
     assert {first, second} == {0, 1}

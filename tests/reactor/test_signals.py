@@ -336,7 +336,7 @@ def storm():
 
 @pytest.mark.parametrize("idle", ["adaptive", "poll", "yield"])
 @pytest.mark.faults
-def test_signals_all_the_time_disturb_nobody(make_reactor, storm, idle):
+def test_signals_all_the_time_disturb_no_thread(make_reactor, storm, idle):
     """On the main thread under run(), which polls, sleeps and is woken by them, and on another OS thread."""
     mine, other = make_reactor(idle=idle, spin_us=0), make_reactor(idle=idle, spin_us=0).start()
     here, there = mine.create_thread("here", ring_size=8), other.create_thread("there", ring_size=8)

@@ -499,7 +499,7 @@ def test_a_reactor_is_initialised_once(make_reactor):
 # The event that the waiting is made of
 
 
-def test_a_latch_lets_everybody_go_on():
+def test_a_signal_safe_event_lets_every_waiter_go_on():
     event = SignalSafeEvent()
     waiting = [OtherThread(event.wait) for _ in range(5)]
     assert not event.wait(timeout_s=0.01)
@@ -512,7 +512,7 @@ def test_a_latch_lets_everybody_go_on():
     assert elsewhere(event.wait, 0) is False
 
 
-def test_a_latch_that_opens_while_somebody_comes_is_never_missed():
+def test_a_signal_safe_event_that_is_set_while_a_waiter_comes_is_never_missed():
     for _ in range(300):
         event = SignalSafeEvent()
         waiting = [OtherThread(event.wait, PATIENCE_S) for _ in range(2)]

@@ -196,7 +196,7 @@ def test_a_watched_reactor_on_the_calling_os_thread(make_reactor, caplog):
     assert "net" in reports(caplog)[0]
 
 
-def test_a_watchdog_under_load_harms_nobody(make_group):
+def test_a_watchdog_under_load_does_no_harm(make_group):
     """It looks into threads that come, go and move, with a limit that everything exceeds."""
     group = make_group(2 if len(make_group()) > 1 else 1, stall_ms=0.01).start()
     for _ in range(30):

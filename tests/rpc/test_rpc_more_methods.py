@@ -62,7 +62,7 @@ def test_a_host_that_others_reach_is_said_once(live_lib, caplog):
         pass
     with Server(":0", lib=live_lib) as server:
         assert server.path.startswith("127.0.0.1:")
-    assert len([one for one in caplog.records if "anyone who reaches" in one.getMessage()]) == 1
+    assert len([one for one in caplog.records if "every process that reaches" in one.getMessage()]) == 1
     with pytest.raises(ValueError, match="at most 65535"):
         Server("127.0.0.1:65536", lib=live_lib)
 
