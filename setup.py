@@ -49,6 +49,12 @@ def enabled(name: str) -> bool:
     return os.environ.get(name, "") not in ("", "0")
 
 
+def headers(source: Path) -> list[Path]:
+    """Those beside a module of a package, and those of the core that they include."""
+    beside = sorted(source.parent.glob("*.h")) if source.parent != HERE / "spdkthread" else []
+    return [*beside, *(sorted((HERE / "spdkthread").glob("*.h")) if beside else [])]
+
+
 def extensions() -> list[Extension]:
     compile_args = ["-std=gnu11", "-O3", "-g", "-fno-math-errno", "-Wall", "-Wno-unused-function", "-pthread"]
     link_args = ["-pthread"]
@@ -67,7 +73,7 @@ def extensions() -> list[Extension]:
         Extension(
             ".".join(source.relative_to(HERE).with_suffix("").parts),
             [str(source.relative_to(HERE))],
-            depends=[str(header.relative_to(HERE)) for header in sorted(source.parent.glob("*.h"))],
+            depends=[str(header.relative_to(HERE)) for header in headers(source)],
             define_macros=macros,
             extra_compile_args=compile_args,
             extra_link_args=link_args,
