@@ -50,9 +50,10 @@ def enabled(name: str) -> bool:
 
 
 def headers(source: Path) -> list[Path]:
-    """Those beside a module of a package, and those of the core that they include."""
-    beside = sorted(source.parent.glob("*.h")) if source.parent != HERE / "spdkthread" else []
-    return [*beside, *(sorted((HERE / "spdkthread").glob("*.h")) if beside else [])]
+    """The headers beside a module, and those of the core that it or they include."""
+    beside = sorted(source.parent.glob("*.h"))
+    text = "".join(path.read_text(encoding="utf-8") for path in (source, *beside))
+    return beside + [header for header in sorted((HERE / "spdkthread").glob("*.h")) if f'"../{header.name}"' in text]
 
 
 def extensions() -> list[Extension]:
