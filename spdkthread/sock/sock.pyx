@@ -187,6 +187,8 @@ cdef class SockChannel:
         if self.device.backend == "io_uring":
             self.buffer = ReadBuffer(count * size, True)
             failed = uring_group_open(&self.c, self.buffer.memory, count, size)
+            if failed == ENOMEM:
+                raise MemoryError(f"no memory for an io_uring for the sockets of {self.thread!r}")
             if failed:
                 raise OSError(failed, f"no io_uring for the sockets of {self.thread!r}: {os.strerror(failed)}")
             return
