@@ -1,4 +1,4 @@
-"""A TCP echo: sockets on an SpdkThread with Python and native handlers, over epoll and over io_uring, uvloop, asyncio and
+"""A TCP echo: sockets on an SpdkThread, with Python and native handlers, over epoll and io_uring; uvloop, asyncio and
 `aio.EventLoop`.
 
 Servers run in processes of their own, one after the other, interleaved over the rounds; the client is one epoll loop in
@@ -130,9 +130,11 @@ def main() -> None:
     parser.add_argument("--serve", choices=SERVERS)
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--connections", type=int, nargs="*", default=[1, 10, 100])
+    parser.add_argument("--connections", type=int, nargs="*", default=[1, 10, 100, 1000])
     parser.add_argument("--servers", nargs="*", choices=SERVERS, default=SERVERS)
     options = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
     if options.serve:
         serve(options.serve)
         return

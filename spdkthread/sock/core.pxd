@@ -1,8 +1,8 @@
 """The C side of a thread's group of sockets: nothing here touches a Python object or needs the GIL.
 
-What is here is the same whatever the kernel is asked by: `sock_backend` is what the backends are to do, `epoll_backend`
-here and `uring_backend` in ``uring_group.pyx``. One poll of a group over epoll (`epoll_poll`, called by the thread's poll
-while it holds no GIL)::
+What is here is the same for all backends: `sock_backend` says what one has to do, `epoll_backend` is here, and the one
+for io_uring in ``uring_group.pyx``. One poll of a group over epoll (`epoll_poll`, called by the thread's poll while it
+holds no GIL)::
 
     flush list   sockets with bytes to send   -> one send() each
     epoll        one look                     -> ready[64]
@@ -14,8 +14,8 @@ while it holds no GIL)::
 What is in accepted[], deliveries[] and the list of notices is for Python: the thread takes the GIL once and
 calls `SockChannel._run` (sock.pyx). What is written there is flushed by the next poll, again without the GIL.
 
-The buffer is shared by all sockets of the group: a silent connection has no memory of its own but its `sock_s`. Bytes to
-send are gathered in a block of the socket, which it gives back when all is sent.
+The buffer is shared by all sockets of the group: a silent connection has no memory of its own but its `sock_s`. Bytes
+to send are gathered in a block of the socket, which it gives back when all is sent.
 
 From another Cython module::
 
@@ -113,7 +113,8 @@ cdef extern from *:
         int (*poll)(void *group);           /* one turn; the flags of `fd_native_result` */
         int (*attach)(sock_s *sock);        /* a socket has come: 0, or a negative errno */
         void (*update)(sock_s *sock);       /* what it wants of the kernel may have changed */
-        void (*leave)(sock_s *sock, int keep);  /* from here on the kernel does nothing for it; `keep`: with all its bytes */
+        /* From here on the kernel does nothing for it; `keep`: with all that it has received. */
+        void (*leave)(sock_s *sock, int keep);
     } sock_backend;
 
     struct sock_group_s {

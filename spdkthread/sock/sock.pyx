@@ -90,7 +90,7 @@ add_signature(CLOSE_SIGNATURE, ("c_void_p", "c_void_p", "c_int"), ("void (void *
 
 STATES = ("new", "connecting", "listening", "open", "closing", "closed")
 
-RING_BUFFER_BYTES = 16 << 10    # one of the buffers that the kernel chooses from: no larger than this
+RING_BUFFER_BYTES = 8 << 10     # one of the buffers that the kernel chooses from: no larger than this
 RING_BYTES = 4 << 20            # all of them
 RING_BUFFERS = 1024             # no more of them than that
 

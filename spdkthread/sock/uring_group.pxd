@@ -14,9 +14,9 @@ A buffer is offered again when the handler has returned.
 The kernel touches nothing of a socket's that its owner has let go of::
 
     bytes to send    only inside the call that submits (MSG_DONTWAIT): afterwards they are the socket's again
-    descriptor       before it is closed, and before a socket goes to another thread, its requests are cancelled in a call
-                     that returns when that is done
-    completions      name a slot and its generation, not an address: those of a socket that is gone find nobody
+    descriptor       before it is closed, and before a socket goes to another thread, its requests are cancelled in a
+                     call that returns when that is done
+    completions      name a slot and its generation, not an address: those of a socket that is gone are dropped
     buffers          are unregistered, and every request has completed, before their memory is given back
 
 While requests are out, a native poller of the thread looks at the completions, which is a look at memory. When nothing

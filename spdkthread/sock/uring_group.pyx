@@ -162,7 +162,7 @@ cdef enum reading:
     READING_ARMED
     READING_CANCELLED       # its last completion is to come
 
-# A completion names (generation, slot, request); slot 0 is nobody's.
+# A completion names (generation, slot, request); slot 0 is no socket's.
 cdef struct sock_slot:
     sock_s *sock
     uint32_t generation     # one more each time that a socket leaves it
@@ -635,7 +635,7 @@ cdef int uring_attach(sock_s *sock) noexcept nogil:
         core_free(r.slots)
         r.slots = more
         slot = count - 1
-        while slot >= r.slot_count and slot > 0:        # the lowest first; slot 0 is nobody's
+        while slot >= r.slot_count and slot > 0:        # the lowest first; slot 0 is no socket's
             more[slot].next_free = r.slot_free
             r.slot_free = slot
             slot -= 1

@@ -16,10 +16,10 @@ from support import PATIENCE_S, eventually
 
 from spdkthread.__main__ import COMMANDS, main
 from spdkthread.bdev import device
-from spdkthread.sock import sock
 from spdkthread.monitor.sampling import TABLES, Sampler
 from spdkthread.monitor.top import lines_of, title
 from spdkthread.rpc import Client, Server
+from spdkthread.sock import sock
 
 
 @pytest.fixture

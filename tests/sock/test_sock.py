@@ -765,8 +765,11 @@ def test_a_thread_that_os_threads_poll_in_turn_goes_on_with_its_connections(serv
     go_on = threading.Event()
     expected = 0
 
+    def echoed():
+        return sock.bytes_out >= expected
+
     def elsewhere(stay):
-        server.poll_until(lambda: sock.bytes_out >= expected)
+        server.poll_until(echoed)
         done.set()
         if stay:
             go_on.wait(PATIENCE_S)
@@ -777,7 +780,7 @@ def test_a_thread_that_os_threads_poll_in_turn_goes_on_with_its_connections(serv
             peer.send(b"x")
             expected += 1
             if number % 2:
-                server.poll_until(lambda: sock.bytes_out >= expected)
+                server.poll_until(echoed)
             else:
                 done = threading.Event()
                 helpers.append(threading.Thread(target=elsewhere, args=(number == 2,)))
