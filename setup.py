@@ -49,6 +49,13 @@ def enabled(name: str) -> bool:
     return os.environ.get(name, "") not in ("", "0")
 
 
+def headers(source: Path) -> list[Path]:
+    """The headers beside a module, and those of the core that it or they include."""
+    beside = sorted(source.parent.glob("*.h"))
+    text = "".join(path.read_text(encoding="utf-8") for path in (source, *beside))
+    return beside + [header for header in sorted((HERE / "spdkthread").glob("*.h")) if f'"../{header.name}"' in text]
+
+
 def extensions() -> list[Extension]:
     compile_args = ["-std=gnu11", "-O3", "-g", "-fno-math-errno", "-Wall", "-Wno-unused-function", "-pthread"]
     link_args = ["-pthread"]
@@ -67,7 +74,7 @@ def extensions() -> list[Extension]:
         Extension(
             ".".join(source.relative_to(HERE).with_suffix("").parts),
             [str(source.relative_to(HERE))],
-            depends=[str(header.relative_to(HERE)) for header in sorted(source.parent.glob("*.h"))],
+            depends=[str(header.relative_to(HERE)) for header in headers(source)],
             define_macros=macros,
             extra_compile_args=compile_args,
             extra_link_args=link_args,

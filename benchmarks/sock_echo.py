@@ -1,4 +1,5 @@
-"""A TCP echo: sockets on an SpdkThread with Python and native handlers, uvloop, asyncio and `aio.EventLoop`.
+"""A TCP echo: sockets on an SpdkThread, with Python and native handlers, over epoll and io_uring; uvloop, asyncio and
+`aio.EventLoop`.
 
 Servers run in processes of their own, one after the other, interleaved over the rounds; the client is one epoll loop in
 this process. A figure is the best round: wall time and server CPU of one message of 64 bytes there and back.
@@ -16,12 +17,20 @@ import sys
 import time
 
 MESSAGE = b"x" * 64
-SERVERS = ("sock, native", "sock, Python", "uvloop", "asyncio", "aio.EventLoop")
+SERVERS = (
+    "sock, native",
+    "sock, Python",
+    "io_uring, native",
+    "io_uring, Python",
+    "uvloop",
+    "asyncio",
+    "aio.EventLoop",
+)
 
 
 def serve(kind: str) -> None:
     """In the server's process: print the port, then the CPU seconds at each line of input."""
-    if kind.startswith("sock"):
+    if kind.startswith(("sock", "io_uring")):
         serve_sock(kind)
     else:
         asyncio_loop(kind).run_until_complete(serve_asyncio())
@@ -40,8 +49,8 @@ def serve_sock(kind: str) -> None:
     from spdkthread import Reactor
     from spdkthread.sock import SockGroup
 
-    group = SockGroup("echo").register()
-    if kind == "sock, native":
+    group = SockGroup("echo", backend="io_uring" if kind.startswith("io_uring") else "epoll").register()
+    if kind.endswith("native"):
         from spdkthread.sock import echo
 
         def accepted(sock):
@@ -121,13 +130,16 @@ def main() -> None:
     parser.add_argument("--serve", choices=SERVERS)
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--connections", type=int, nargs="*", default=[1, 10, 100])
+    parser.add_argument("--connections", type=int, nargs="*", default=[1, 10, 100, 1000])
+    parser.add_argument("--servers", nargs="*", choices=SERVERS, default=SERVERS)
     options = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
     if options.serve:
         serve(options.serve)
         return
     servers = {}
-    for kind in SERVERS:
+    for kind in options.servers:
         process = subprocess.Popen(
             [sys.executable, __file__, "--serve", kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

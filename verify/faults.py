@@ -52,8 +52,12 @@ SITES = {
     ("ring.pyx", "ring_create"): "threads",
     ("ring.pyx", "spill_node"): "for_each_thread with full rings",
     ("sock.pyx", "__cinit__"): "sockets",
+    ("sock.pyx", "_open"): "sockets",
     ("thread_poll.pyx", "queue_ready"): "timers of call_later",
     ("timers.pyx", "timer_queue_init"): "timers",
+    ("uring_group.pyx", "keep_input"): "sockets over io_uring",
+    ("uring_group.pyx", "uring_attach"): "sockets over io_uring",
+    ("uring_group.pyx", "uring_group_open"): "sockets over io_uring",
     ("wakeup.pyx", "wakeup_make_ready_map"): "a crowded reactor",
     ("wakeup.pyx", "wakeup_take"): "the first wake-up states",
 }
@@ -487,6 +491,39 @@ def sockets(world):
         world.poll()
 
 
+def sockets_over_io_uring(world):
+    """A connection that receives while it is paused, or ends where there is no memory for what came."""
+    group = SockGroup("net", lib=world.lib, backend="auto").register()
+    world.devices.append(group)
+    thread = world.thread(ring_size=64)
+    socks, heard, closed = [], [], []
+
+    def accepted(sock):
+        sock.on_data = lambda sock, view: heard.append(len(view))
+        sock.on_close = lambda sock, error: closed.append(error)
+        socks.append(sock)
+
+    try:
+        with thread:
+            listener = group.listen(("127.0.0.1", 0), accepted)
+        with socket.create_connection(listener.sockname(), PATIENCE_S) as peer:
+            world.poll_until(lambda: socks or world.reported)
+            if socks:
+                world.poll(5)
+                with thread:
+                    socks[0].pause_reading()
+                peer.sendall(bytes(1000))
+                world.poll(5)
+                if not closed:
+                    with thread:
+                        socks[0].resume_reading()
+                world.poll_until(lambda: sum(heard) == 1000 or closed)
+    finally:
+        with thread:
+            group.close_all()
+        world.poll()
+
+
 def the_structures_by_themselves(world):
     assert MessageRing(8).push(noop, 1)
     queue = TimerQueue()
@@ -521,6 +558,7 @@ SCENARIOS = {
     "storage over threads": functools.partial(storage, backend="threads"),
     "a workload of bdevperf": a_workload_of_bdevperf,
     "sockets": sockets,
+    "sockets over io_uring": sockets_over_io_uring,
     "the structures by themselves": the_structures_by_themselves,
 }
 

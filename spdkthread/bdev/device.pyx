@@ -109,7 +109,7 @@ cdef extern from *:
     }
     static int bq_double_taken(void) { return bq_double.taken; }
     static int bq_double_left(void) { return bq_double.count - bq_double.next; }
-    static void bq_double_refuse(int number) { bq_double.setup_errno = number; }
+    static void bq_double_refuse(int number) { uring_double_refusal = number; }
     static void bq_report_last(bq_request **first, bq_request **last, bq_request *r) { bq_put_last(first, last, r); }
     """
     void bq_double_plan(const int *steps, int count, bint repeat) noexcept nogil

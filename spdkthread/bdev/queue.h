@@ -29,7 +29,7 @@
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
 #endif
-#include "uring.h"
+#include "../uring.h"
 
 enum { BQ_READ, BQ_WRITE, BQ_READV, BQ_WRITEV, BQ_FLUSH, BQ_DISCARD, BQ_ZEROES };
 enum { BQ_FREE, BQ_TAKEN, BQ_WAITING, BQ_OUT, BQ_DONE };
@@ -114,7 +114,7 @@ typedef struct bq_queue {
 /* A double of the system calls, for tests: what becomes of the next attempts. 0: nothing unusual; above: it moves so
    many bytes at most; below: it ends with this errno and the kernel does not see it. */
 enum { BQ_PLAN = 64 };
-static struct { int steps[BQ_PLAN]; int count, next, repeat, taken, setup_errno; } bq_double;
+static struct { int steps[BQ_PLAN]; int count, next, repeat, taken; } bq_double;
 
 static char bq_zeros[BQ_ZERO_BYTES] __attribute__((aligned(4096)));
 
@@ -592,8 +592,7 @@ static int bq_open_event(bq_queue *q) {
 /* Whether this process can have an io_uring here: 0, or an errno. */
 static int bq_probe(int file) {
     uring ring;
-    int failed = bq_double.setup_errno;
-    if (!failed) failed = uring_open(&ring, 1, file, -1);
+    int failed = uring_open(&ring, 1, 0, file, -1);
     if (!failed) uring_close(&ring);
     return failed;
 }
@@ -607,8 +606,7 @@ static int bq_connect(bq_queue *q, int uring_wish) {
     q->refused = 0;
     q->fixed_count = 0;
     if (uring_wish) {
-        failed = bq_double.setup_errno;
-        if (!failed) failed = uring_open(&q->ring, q->depth, q->file, q->event_fd);
+        failed = uring_open(&q->ring, q->depth, 0, q->file, q->event_fd);
         if (!failed) {
             q->backend = BQ_URING;
             /* More locked memory than the process may have: the kernel looks the pages up, request by request. */

@@ -23,8 +23,11 @@ def collect() -> dict[str, Any]:
     from spdkthread import thread
     from spdkthread.bdev.device import uring_refusal
     from spdkthread.cores import allowed_cores
+    from spdkthread.sock import sock
 
     refusal = uring_refusal()
+    look = "epoll" if hasattr(select, "epoll") else "kqueue"
+    sock_refusal = sock.uring_refusal()
 
     return {
         "spdkthread": __version__,
@@ -45,7 +48,8 @@ def collect() -> dict[str, Any]:
             if importlib.util.find_spec(f"spdkthread.{name}") is not None
         ],
         "backends": {
-            "descriptors": "epoll" if hasattr(select, "epoll") else "kqueue",
+            "descriptors": look,
+            "sockets": f"{look} (io_uring was refused: {sock_refusal})" if sock_refusal else f"{look}, io_uring",
             "files": f"threads (io_uring was refused: {refusal})" if refusal else "io_uring",
         },
         "environment": {name: value for name, value in os.environ.items() if name.startswith("SPDKTHREAD_")},

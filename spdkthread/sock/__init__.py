@@ -1,7 +1,16 @@
 """Sockets on SpdkThreads. See `SockGroup`, and ``docs/sockets.md``."""
 
-from spdkthread.sock.errors import SockBufferError, SockClosedError, SockLimitError
+from spdkthread.sock.errors import SockBackendError, SockBufferError, SockClosedError, SockLimitError
 from spdkthread.sock.group import SockGroup
 from spdkthread.sock.sock import Listener, Sock, SockChannel
 
-__all__ = ["Listener", "Sock", "SockBufferError", "SockChannel", "SockClosedError", "SockGroup", "SockLimitError"]
+__all__ = [
+    "Listener",
+    "Sock",
+    "SockBackendError",
+    "SockBufferError",
+    "SockChannel",
+    "SockClosedError",
+    "SockGroup",
+    "SockLimitError",
+]

@@ -1,6 +1,8 @@
 """The C side of a thread's group of sockets: nothing here touches a Python object or needs the GIL.
 
-One poll of a group (`group_poll`, called by the thread's poll while it holds no GIL)::
+What is here is the same for all backends: `sock_backend` says what one has to do, `epoll_backend` is here, and the one
+for io_uring in ``uring_group.pyx``. One poll of a group over epoll (`epoll_poll`, called by the thread's poll while it
+holds no GIL)::
 
     flush list   sockets with bytes to send   -> one send() each
     epoll        one look                     -> ready[64]
@@ -13,8 +15,7 @@ What is in accepted[], deliveries[] and the list of notices is for Python: the t
 calls `SockChannel._run` (sock.pyx). What is written there is flushed by the next poll, again without the GIL.
 
 The buffer is shared by all sockets of the group: a silent connection has no memory of its own but its `sock_s`. Bytes
-to
-send are gathered in a block of the socket, which it gives back when all is sent.
+to send are gathered in a block of the socket, which it gives back when all is sent.
 
 From another Cython module::
 
@@ -63,6 +64,17 @@ cdef extern from *:
         uint8_t flushing;           /* on the flush list */
         uint8_t in_python;          /* Python callbacks: data goes through deliveries[] */
         uint8_t noticed;            /* on the list of notices */
+        /* io_uring: requests in the kernel, see uring_group.pyx */
+        uint8_t reading;
+        uint8_t sending;
+        uint8_t waiting;
+        uint8_t listening;
+        uint8_t in_ended;           /* behind the bytes in `in`: the end, or `in_error` */
+        uint32_t slot;              /* its number in the ring; 0: none */
+        int in_error;
+        uint8_t *in;                /* received while it was not to be read; of a listener, accepted descriptors */
+        size_t in_length;
+        size_t in_capacity;
         int error;
         sock_s *next;
         sock_s *prev;
@@ -84,13 +96,31 @@ cdef extern from *:
         PyObject *owner;            /* the Sock; one reference while it is open */
     };
 
-    typedef struct sock_delivery { sock_s *sock; size_t offset; size_t length; } sock_delivery;
+    /* Where the bytes are: at `offset` in the group's buffer, in a buffer of the ring, or in a block of their own. */
+    enum { SOCK_IN_BUFFER = -1, SOCK_IN_BLOCK = -2 };
+    typedef struct sock_delivery {
+        sock_s *sock;
+        size_t offset;
+        size_t length;
+        uint8_t *block;
+        int where;                  /* SOCK_IN_BUFFER, SOCK_IN_BLOCK, or the number of a buffer of the ring */
+    } sock_delivery;
     typedef struct sock_accepted { sock_s *listener; int fd; } sock_accepted;
 
     enum { SOCK_BATCH = 64 };
 
+    typedef struct sock_backend {
+        int (*poll)(void *group);           /* one turn; the flags of `fd_native_result` */
+        int (*attach)(sock_s *sock);        /* a socket has come: 0, or a negative errno */
+        void (*update)(sock_s *sock);       /* what it wants of the kernel may have changed */
+        /* From here on the kernel does nothing for it; `keep`: with all that it has received. */
+        void (*leave)(sock_s *sock, int keep);
+    } sock_backend;
+
     struct sock_group_s {
-        int fd;                     /* the kernel's set */
+        int fd;                     /* what its thread sleeps on: the kernel's set, or the ring's eventfd */
+        const sock_backend *backend;
+        void *ring;                 /* io_uring: its sock_ring */
         uint32_t count;
         uint32_t max_socks;
         uint8_t polling;
@@ -110,8 +140,9 @@ cdef extern from *:
         struct fd_event ready[SOCK_BATCH];
         int ready_next;
         int ready_count;
-        sock_delivery deliveries[SOCK_BATCH];
+        sock_delivery *deliveries;
         uint32_t delivery_count;
+        uint32_t delivery_capacity;
         sock_accepted accepted[SOCK_BATCH];
         uint32_t accepted_count;
         uint64_t polls;
@@ -121,6 +152,7 @@ cdef extern from *:
         uint64_t bytes_out;
         uint64_t accepts;
         uint64_t refused;
+        uint64_t calls;             /* of the kernel, by which requests were submitted to the ring */
     };
     #endif
     """
@@ -146,6 +178,16 @@ cdef extern from *:
         uint8_t flushing
         uint8_t in_python
         uint8_t noticed
+        uint8_t reading
+        uint8_t sending
+        uint8_t waiting
+        uint8_t listening
+        uint8_t in_ended
+        uint32_t slot
+        int in_error
+        uint8_t *input "in"
+        size_t in_length
+        size_t in_capacity
         int error
         sock_s *next
         sock_s *prev
@@ -166,17 +208,29 @@ cdef extern from *:
         uint64_t bytes_out
         PyObject *owner
 
+    const int SOCK_IN_BUFFER, SOCK_IN_BLOCK
+
     ctypedef struct sock_delivery:
         sock_s *sock
         size_t offset
         size_t length
+        uint8_t *block
+        int where
 
     ctypedef struct sock_accepted:
         sock_s *listener
         int fd
 
+    ctypedef struct sock_backend:
+        int (*poll)(void *group) noexcept nogil
+        int (*attach)(sock_s *sock) noexcept nogil
+        void (*update)(sock_s *sock) noexcept nogil
+        void (*leave)(sock_s *sock, int keep) noexcept nogil
+
     ctypedef struct sock_group_s:
         int fd
+        const sock_backend *backend
+        void *ring
         uint32_t count
         uint32_t max_socks
         uint8_t polling
@@ -196,8 +250,9 @@ cdef extern from *:
         fd_event ready[64]
         int ready_next
         int ready_count
-        sock_delivery deliveries[64]
+        sock_delivery *deliveries
         uint32_t delivery_count
+        uint32_t delivery_capacity
         sock_accepted accepted[64]
         uint32_t accepted_count
         uint64_t polls
@@ -207,6 +262,7 @@ cdef extern from *:
         uint64_t bytes_out
         uint64_t accepts
         uint64_t refused
+        uint64_t calls
 
 cdef enum sock_state:
     SOCK_NEW                # on its way: resolving, or between two threads
@@ -236,4 +292,22 @@ cdef void sock_update(sock_s *sock) noexcept nogil
 cdef void sock_tell(sock_s *sock, uint32_t notice) noexcept nogil
 cdef sock_s *sock_next_notice(sock_group_s *group) noexcept nogil
 cdef void group_ask(sock_group_s *group) noexcept nogil
-cdef int group_poll(void *ctx) noexcept nogil
+cdef const sock_backend *epoll_backend() noexcept nogil
+
+# For backends.
+cdef void sock_finish(sock_s *sock, int error, bint reset) noexcept nogil
+cdef void sock_flush_later(sock_s *sock) noexcept nogil
+cdef sock_s *sock_next_to_flush(sock_group_s *group) noexcept nogil
+cdef void sock_sent(sock_s *sock, ssize_t sent, int error) noexcept nogil
+cdef void sock_output_done(sock_s *sock) noexcept nogil
+cdef void sock_input_ended(sock_s *sock) noexcept nogil
+cdef void sock_connected(sock_s *sock) noexcept nogil
+cdef void sock_starved(sock_s *sock, int error) noexcept nogil
+cdef void sock_accepted_fd(sock_s *sock, int fd) noexcept nogil
+cdef bint sock_would_block(int number) noexcept nogil
+
+
+cdef inline bint sock_wants_input(sock_s *sock) noexcept nogil:
+    if sock.state == SOCK_LISTENING:
+        return not sock.paused
+    return sock.state == SOCK_OPEN and not (sock.paused or sock.held or sock.ended)

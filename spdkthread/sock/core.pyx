@@ -57,11 +57,13 @@ cdef extern from *:
         struct linger now = {1, 0};
         setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
     }
+    static sock_backend st_epoll_backend;
     """
     int st_accept(int fd) noexcept nogil
     int st_pending_error(int fd) noexcept nogil
     void st_linger_free(int fd) noexcept nogil
     const int MSG_NOSIGNAL, SHUT_WR
+    sock_backend st_epoll_backend
     ssize_t c_recv "recv"(int fd, void *data, size_t size, int flags) noexcept nogil
     ssize_t c_send "send"(int fd, const void *data, size_t size, int flags) noexcept nogil
     int c_shutdown "shutdown"(int fd, int how) noexcept nogil
@@ -73,7 +75,7 @@ cdef enum:
     ACCEPT_BATCH = 16       # of one listener in one poll
 
 
-cdef inline bint would_block(int number) noexcept nogil:
+cdef bint sock_would_block(int number) noexcept nogil:
     return number == EAGAIN or number == EINTR
 
 
@@ -145,46 +147,23 @@ cdef void drop_flush(sock_group_s *group, sock_s *sock) noexcept nogil:
 
 
 cdef void sock_update(sock_s *sock) noexcept nogil:
-    """Have the kernel wait for what the socket's state wants, and for nothing else."""
-    cdef uint32_t wanted = 0
-    if sock.group == NULL or sock.fd < 0:
-        return
-    if sock.state == SOCK_CONNECTING:
-        wanted = FD_WRITABLE
-    elif sock.state == SOCK_LISTENING:
-        wanted = 0 if sock.paused else FD_READABLE
-    elif sock.state == SOCK_OPEN or sock.state == SOCK_CLOSING:
-        if sock.state == SOCK_OPEN and not (sock.paused or sock.held or sock.ended):
-            wanted = FD_READABLE
-        if sock.blocked:
-            wanted |= FD_WRITABLE
-    if wanted == sock.interest and (sock.listed or not wanted):
-        return
-    if not wanted:
-        # A set reports hang-ups that were not asked for, again and again: out of it.
-        fd_group_remove(sock.group.fd, sock.fd, sock.interest)
-        sock.listed = False
-        sock.interest = 0
-        return
-    cdef int failed
-    if sock.listed:
-        failed = fd_group_change(sock.group.fd, sock.fd, sock.interest, wanted, <uint64_t>sock)
-    else:
-        failed = fd_group_add(sock.group.fd, sock.fd, wanted, <uint64_t>sock)
-    if failed:
-        sock_abort(sock, failed)
-        return
-    sock.listed = True
-    sock.interest = wanted
+    """Have the kernel do what the socket's state wants, and nothing else."""
+    if sock.group != NULL and sock.fd >= 0:
+        sock.group.backend.update(sock)
 
 
 cdef int sock_attach(sock_group_s *group, sock_s *sock) noexcept nogil:
-    """Take a socket in. -ENOBUFS: the group has as many as it may have, or as many bytes."""
+    """Take a socket in. -ENOBUFS: the group has as many as it may have, or as many bytes; -ENOMEM."""
     cdef size_t pending = sock.out_end - sock.out_begin
+    cdef int failed
     if group.count >= group.max_socks or group.buffered + pending > group.max_buffered:
         group.refused += 1
         return -ENOBUFS
     sock.group = group
+    failed = group.backend.attach(sock)
+    if failed:
+        sock.group = NULL
+        return failed
     sock.prev = NULL
     sock.next = group.first
     if group.first != NULL:
@@ -192,10 +171,8 @@ cdef int sock_attach(sock_group_s *group, sock_s *sock) noexcept nogil:
     group.first = sock
     group.count += 1
     group.buffered += pending
-    sock.listed = False
-    sock.interest = 0
     if pending or (sock.state == SOCK_CLOSING or sock.shut == 1):
-        flush_later(sock)
+        sock_flush_later(sock)
     if sock.notices:
         sock_tell(sock, sock.notices)
     sock_update(sock)
@@ -205,16 +182,9 @@ cdef int sock_attach(sock_group_s *group, sock_s *sock) noexcept nogil:
 cdef void sock_detach(sock_s *sock) noexcept nogil:
     """Take a socket out of its group; it stays as it is otherwise."""
     cdef sock_group_s *group = sock.group
-    cdef int index
     if group == NULL:
         return
-    if sock.listed:
-        fd_group_remove(group.fd, sock.fd, sock.interest)
-        sock.listed = False
-        sock.interest = 0
-    for index in range(group.ready_next, group.ready_count):
-        if group.ready[index].tag == <uint64_t>sock:
-            group.ready[index].tag = 0
+    group.backend.leave(sock, sock.state != SOCK_CLOSED)
     if sock.flushing:
         drop_flush(group, sock)
     if sock.noticed:
@@ -239,26 +209,19 @@ cdef void drop_output(sock_s *sock) noexcept nogil:
     sock.out_begin = sock.out_end = sock.out_capacity = 0
 
 
-cdef void finish(sock_s *sock, int error, bint reset) noexcept nogil:
+cdef void sock_finish(sock_s *sock, int error, bint reset) noexcept nogil:
     """Close the descriptor. The socket stays in its group until Python has been told."""
     cdef sock_group_s *group = sock.group
-    cdef int index
     cdef sock_close_fn on_close = sock.on_close
     if sock.state == SOCK_CLOSED:
         return
     sock.state = SOCK_CLOSED
     sock.error = error
-    drop_output(sock)
     if group != NULL:
-        if sock.listed:
-            fd_group_remove(group.fd, sock.fd, sock.interest)
-            sock.listed = False
-            sock.interest = 0
-        for index in range(group.ready_next, group.ready_count):
-            if group.ready[index].tag == <uint64_t>sock:
-                group.ready[index].tag = 0
+        group.backend.leave(sock, False)
         if sock.flushing:
             drop_flush(group, sock)
+    drop_output(sock)
     if sock.fd >= 0:
         if reset:
             st_linger_free(sock.fd)
@@ -273,7 +236,7 @@ cdef void finish(sock_s *sock, int error, bint reset) noexcept nogil:
 
 
 cdef void sock_abort(sock_s *sock, int error) noexcept nogil:
-    finish(sock, error, True)
+    sock_finish(sock, error, True)
 
 
 cdef void sock_close(sock_s *sock) noexcept nogil:
@@ -282,14 +245,14 @@ cdef void sock_close(sock_s *sock) noexcept nogil:
         sock_update(sock)
         return
     if sock.state != SOCK_CLOSING:
-        finish(sock, 0, False)
+        sock_finish(sock, 0, False)
 
 
 cdef void sock_shutdown_write(sock_s *sock) noexcept nogil:
     if sock.shut or sock.state != SOCK_OPEN:
         return
     sock.shut = 1
-    flush_later(sock)
+    sock_flush_later(sock)
 
 
 cdef void sock_pause(sock_s *sock, bint paused) noexcept nogil:
@@ -301,7 +264,7 @@ cdef void sock_pause(sock_s *sock, bint paused) noexcept nogil:
     sock_update(sock)
 
 
-cdef void flush_later(sock_s *sock) noexcept nogil:
+cdef void sock_flush_later(sock_s *sock) noexcept nogil:
     cdef sock_group_s *group = sock.group
     if sock.flushing or group == NULL:
         return
@@ -373,62 +336,175 @@ cdef int sock_send(sock_s *sock, const void *data, size_t length) noexcept nogil
     if group != NULL:
         group.buffered += length
         if sock.state == SOCK_OPEN and not sock.blocked:
-            flush_later(sock)
+            sock_flush_later(sock)
     if sock.out_end - sock.out_begin > sock.high:
         sock.above = True
     return 0
 
 
+cdef void sock_sent(sock_s *sock, ssize_t sent, int error) noexcept nogil:
+    """The kernel has taken so many of the bytes that wait; less than all: it has no room, or there is an error."""
+    cdef sock_group_s *group = sock.group
+    cdef size_t pending
+    if error and not sock_would_block(error) and error != ENOBUFS:
+        sock_finish(sock, error, True)
+        return
+    if error:
+        sent = 0
+    group.bytes_out += <size_t>sent
+    group.buffered -= <size_t>sent
+    sock.bytes_out += <size_t>sent
+    sock.out_begin += <size_t>sent
+    pending = sock.out_end - sock.out_begin
+    if sock.blocked != (pending != 0):
+        sock.blocked = pending != 0
+        sock_update(sock)
+    if not pending:
+        # A block that many bytes needed is not kept for few.
+        if sock.out_capacity > FIRST_BLOCK:
+            core_free(sock.out)
+            sock.out = NULL
+            sock.out_capacity = 0
+        sock.out_begin = sock.out_end = 0
+    if sock.above and pending <= sock.low:
+        sock.above = False
+        sock_tell(sock, SOCK_TELL_LOW)
+
+
+cdef void sock_output_done(sock_s *sock) noexcept nogil:
+    """Nothing waits to be sent: do what was to be done then."""
+    if sock.shut == 1:
+        sock.shut = 2
+        c_shutdown(sock.fd, SHUT_WR)
+    if sock.state == SOCK_CLOSING:
+        sock_finish(sock, 0, False)
+
+
 cdef void flush(sock_s *sock) noexcept nogil:
     """Send what waits, in one call."""
-    cdef sock_group_s *group = sock.group
     cdef size_t pending = sock.out_end - sock.out_begin
     cdef ssize_t sent
     if sock.state != SOCK_OPEN and sock.state != SOCK_CLOSING:
         return
     if pending:
+        sock.group.writes += 1
         sent = c_send(sock.fd, sock.out + sock.out_begin, pending, MSG_NOSIGNAL)
-        if sent < 0:
-            if not would_block(errno) and errno != ENOBUFS:
-                finish(sock, errno, True)
-                return
-            sent = 0
-        group.writes += 1
-        group.bytes_out += <size_t>sent
-        group.buffered -= <size_t>sent
-        sock.bytes_out += <size_t>sent
-        sock.out_begin += <size_t>sent
-        pending -= <size_t>sent
-        if sock.blocked != (pending != 0):
-            sock.blocked = pending != 0
-            sock_update(sock)
-        if not pending:
-            # A block that many bytes needed is not kept for few.
-            if sock.out_capacity > FIRST_BLOCK:
-                core_free(sock.out)
-                sock.out = NULL
-                sock.out_capacity = 0
-            sock.out_begin = sock.out_end = 0
-        if sock.above and pending <= sock.low:
-            sock.above = False
-            sock_tell(sock, SOCK_TELL_LOW)
-    if not pending:
-        if sock.shut == 1:
-            sock.shut = 2
-            c_shutdown(sock.fd, SHUT_WR)
-        if sock.state == SOCK_CLOSING:
-            finish(sock, 0, False)
+        sock_sent(sock, sent, errno if sent < 0 else 0)
+    if sock.state != SOCK_CLOSED and sock.out_end == sock.out_begin:
+        sock_output_done(sock)
 
 
-cdef void flush_all(sock_group_s *group) noexcept nogil:
-    cdef sock_s *sock
-    while group.flush_first != NULL:
-        sock = group.flush_first
+cdef sock_s *sock_next_to_flush(sock_group_s *group) noexcept nogil:
+    cdef sock_s *sock = group.flush_first
+    if sock != NULL:
         group.flush_first = sock.flush_next
         if group.flush_first == NULL:
             group.flush_last = NULL
         sock.flushing = False
+    return sock
+
+
+cdef void flush_all(sock_group_s *group) noexcept nogil:
+    cdef sock_s *sock = sock_next_to_flush(group)
+    while sock != NULL:
         flush(sock)
+        sock = sock_next_to_flush(group)
+
+
+cdef void sock_starved(sock_s *listener, int error) noexcept nogil:
+    """Nothing could be accepted."""
+    if error == EMFILE or error == ENFILE or error == ENOMEM or error == ENOBUFS:
+        listener.error = error
+        sock_tell(listener, SOCK_TELL_STARVED)
+    # Anything else is of one connection that ended before it was taken, or nothing is left.
+
+
+cdef void sock_accepted_fd(sock_s *listener, int fd) noexcept nogil:
+    """A new connection, for Python; the caller has seen that there is room."""
+    cdef sock_group_s *group = listener.group
+    fd = fd_above_standard(fd)
+    if fd < 0:
+        return
+    group.accepts += 1
+    group.accepted[group.accepted_count].listener = listener
+    group.accepted[group.accepted_count].fd = fd
+    group.accepted_count += 1
+
+
+cdef void sock_input_ended(sock_s *sock) noexcept nogil:
+    """The peer has sent its last byte."""
+    sock.ended = True
+    if sock.in_python:
+        sock_tell(sock, SOCK_TELL_END)
+        sock_update(sock)
+    else:
+        sock_update(sock)
+        sock_close(sock)
+
+
+cdef void sock_connected(sock_s *sock) noexcept nogil:
+    """The kernel has made the connection that was begun, or has not."""
+    cdef int error = st_pending_error(sock.fd)
+    if error:
+        sock.error = error
+        sock.state = SOCK_NEW       # nothing is wanted of this descriptor any more
+        sock_update(sock)
+    sock_tell(sock, SOCK_TELL_CONNECTED)
+    # Python looks at `error`, and tries the next address or calls the handlers; nothing is read before.
+    if not error:
+        sock.state = SOCK_OPEN
+        sock.held = True
+        sock_flush_later(sock)
+        sock_update(sock)
+
+
+# ---- epoll -----------------------------------------------------------------------------------------------------------
+
+cdef int epoll_attach(sock_s *sock) noexcept nogil:
+    sock.listed = False
+    sock.interest = 0
+    return 0
+
+
+cdef void epoll_leave(sock_s *sock, int keep) noexcept nogil:
+    cdef sock_group_s *group = sock.group
+    cdef int index
+    if sock.listed:
+        fd_group_remove(group.fd, sock.fd, sock.interest)
+        sock.listed = False
+        sock.interest = 0
+    for index in range(group.ready_next, group.ready_count):
+        if group.ready[index].tag == <uint64_t>sock:
+            group.ready[index].tag = 0
+
+
+cdef void epoll_update(sock_s *sock) noexcept nogil:
+    """Have the kernel wait for what the socket's state wants, and for nothing else."""
+    cdef uint32_t wanted = 0
+    if sock.state == SOCK_CONNECTING:
+        wanted = FD_WRITABLE
+    else:
+        wanted = FD_READABLE if sock_wants_input(sock) else 0
+        if sock.blocked:
+            wanted |= FD_WRITABLE
+    if wanted == sock.interest and (sock.listed or not wanted):
+        return
+    if not wanted:
+        # A set reports hang-ups that were not asked for, again and again: out of it.
+        fd_group_remove(sock.group.fd, sock.fd, sock.interest)
+        sock.listed = False
+        sock.interest = 0
+        return
+    cdef int failed
+    if sock.listed:
+        failed = fd_group_change(sock.group.fd, sock.fd, sock.interest, wanted, <uint64_t>sock)
+    else:
+        failed = fd_group_add(sock.group.fd, sock.fd, wanted, <uint64_t>sock)
+    if failed:
+        sock_abort(sock, failed)
+        return
+    sock.listed = True
+    sock.interest = wanted
 
 
 cdef void accept_some(sock_group_s *group, sock_s *listener) noexcept nogil:
@@ -437,19 +513,10 @@ cdef void accept_some(sock_group_s *group, sock_s *listener) noexcept nogil:
     while taken < ACCEPT_BATCH and group.accepted_count < <uint32_t>SOCK_BATCH:
         fd = st_accept(listener.fd)
         if fd < 0:
-            if errno == EMFILE or errno == ENFILE or errno == ENOMEM or errno == ENOBUFS:
-                listener.error = errno
-                sock_tell(listener, SOCK_TELL_STARVED)
-            # Anything else is of one connection that ended before it was taken, or nothing is left.
+            sock_starved(listener, errno)
             return
-        fd = fd_above_standard(fd)
-        if fd < 0:
-            continue
         taken += 1
-        group.accepts += 1
-        group.accepted[group.accepted_count].listener = listener
-        group.accepted[group.accepted_count].fd = fd
-        group.accepted_count += 1
+        sock_accepted_fd(listener, fd)
 
 
 cdef void receive(sock_group_s *group, sock_s *sock) noexcept nogil:
@@ -458,7 +525,7 @@ cdef void receive(sock_group_s *group, sock_s *sock) noexcept nogil:
     cdef ssize_t got
     if room > group.read_size:
         room = group.read_size
-    if sock.in_python and (room < READ_FLOOR or group.delivery_count == <uint32_t>SOCK_BATCH):
+    if sock.in_python and (room < READ_FLOOR or group.delivery_count == group.delivery_capacity):
         return                                      # still readable in the next poll
     if room < READ_FLOOR:
         return
@@ -469,23 +536,18 @@ cdef void receive(sock_group_s *group, sock_s *sock) noexcept nogil:
         sock.bytes_in += <size_t>got
         if sock.on_data != NULL:
             if sock.on_data(sock.ctx, sock, where, <size_t>got) < 0:
-                finish(sock, 0, False)
+                sock_finish(sock, 0, False)
             return
         group.deliveries[group.delivery_count].sock = sock
         group.deliveries[group.delivery_count].offset = group.buffer_used
         group.deliveries[group.delivery_count].length = <size_t>got
+        group.deliveries[group.delivery_count].where = SOCK_IN_BUFFER
         group.delivery_count += 1
         group.buffer_used += <size_t>got
     elif got == 0:
-        sock.ended = True
-        if sock.in_python:
-            sock_tell(sock, SOCK_TELL_END)
-            sock_update(sock)
-        else:
-            sock_update(sock)
-            sock_close(sock)
-    elif not would_block(errno):
-        finish(sock, errno, False)
+        sock_input_ended(sock)
+    elif not sock_would_block(errno):
+        sock_finish(sock, errno, False)
 
 
 cdef void attend(sock_group_s *group, sock_s *sock, uint32_t events) noexcept nogil:
@@ -496,33 +558,21 @@ cdef void attend(sock_group_s *group, sock_s *sock, uint32_t events) noexcept no
             accept_some(group, sock)
         return
     if sock.state == SOCK_CONNECTING:
-        error = st_pending_error(sock.fd)
-        if error:
-            sock.error = error
-            fd_group_remove(group.fd, sock.fd, sock.interest)
-            sock.listed = False
-            sock.interest = 0
-        sock_tell(sock, SOCK_TELL_CONNECTED)
-        # Python looks at `error`, and tries the next address or calls the handlers; nothing is read before.
-        if not error:
-            sock.state = SOCK_OPEN
-            sock.held = True
-            flush_later(sock)
-            sock_update(sock)
+        sock_connected(sock)
         return
     if events & FD_WRITABLE and sock.blocked:
         flush(sock)
-    if sock.state == SOCK_OPEN and not (sock.paused or sock.held or sock.ended):
+    if sock_wants_input(sock):
         if events & FD_READABLE:
             receive(group, sock)
     elif sock.interest and events & ~sock.interest:
         # Only a hang-up or an error is reported without being asked for.
         error = st_pending_error(sock.fd)
         if error:
-            finish(sock, error, False)
+            sock_finish(sock, error, False)
 
 
-cdef int group_poll(void *ctx) noexcept nogil:
+cdef int epoll_poll(void *ctx) noexcept nogil:
     """One turn of the group: send, look, accept, receive, send. The flags of `fd_native_result`."""
     cdef sock_group_s *group = <sock_group_s *>ctx
     cdef int flags = 0
@@ -551,3 +601,13 @@ cdef int group_poll(void *ctx) noexcept nogil:
     if group.delivery_count or group.accepted_count or group.notice_first != NULL:
         flags |= FD_NATIVE_CALL
     return flags
+
+
+st_epoll_backend.poll = epoll_poll
+st_epoll_backend.attach = epoll_attach
+st_epoll_backend.update = epoll_update
+st_epoll_backend.leave = epoll_leave
+
+
+cdef const sock_backend *epoll_backend() noexcept nogil:
+    return &st_epoll_backend

@@ -2,7 +2,11 @@
 
 from spdkthread.errors import SpdkThreadError
 
-__all__ = ["SockBufferError", "SockClosedError", "SockLimitError"]
+__all__ = ["SockBackendError", "SockBufferError", "SockClosedError", "SockLimitError"]
+
+
+class SockBackendError(SpdkThreadError):
+    """The kernel gives this process no io_uring on which sockets can stand; it says why."""
 
 
 class SockLimitError(SpdkThreadError):

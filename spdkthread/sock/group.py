@@ -9,10 +9,13 @@ import threading
 
 from spdkthread.errors import NoThreadError
 from spdkthread.io_device import IoDevice
-from spdkthread.sock.sock import close_channel, make_channel, open_listener, open_sock
+from spdkthread.sock.errors import SockBackendError
+from spdkthread.sock.sock import close_channel, make_channel, open_listener, open_sock, uring_refusal
 from spdkthread.thread import SpdkThread, get_thread
 
 __all__ = ["SockGroup"]
+
+BACKENDS = ("epoll", "io_uring", "auto")
 
 logger = logging.getLogger("spdkthread")
 
@@ -26,7 +29,10 @@ class SockGroup(IoDevice):
     Parameters
     ----------
     name : str, optional
-    backend : str, default "epoll"
+    backend : {"epoll", "io_uring", "auto"}
+        How the kernel is asked. ``"epoll"`` (kqueue elsewhere than on Linux) is the default; see "Backends" in
+        ``docs/sockets.md`` for when ``"io_uring"`` is faster. ``"auto"``: io_uring where the kernel lets this process
+        have one, else epoll; `backend` and `refusal` of the group say which, and why.
     max_socks : int, default 65536
         Sockets that one thread may have. Further connections are refused: closed as soon as they are accepted.
     max_buffered_bytes : int, default 256 MiB
@@ -40,6 +46,20 @@ class SockGroup(IoDevice):
     no_delay, keep_alive : bool
         ``TCP_NODELAY`` (default True) and ``SO_KEEPALIVE`` (default False) of TCP connections.
     lib : ThreadLib, optional
+
+    Raises
+    ------
+    SockBackendError
+        When `backend` is ``"io_uring"`` and the kernel refuses it.
+    TypeError, ValueError
+        For a bad argument.
+
+    Attributes
+    ----------
+    backend : str
+        ``"epoll"`` or ``"io_uring"``.
+    refusal : str or None
+        With ``backend="auto"``: the name of the errno with which the kernel refused io_uring.
 
     Notes
     -----
@@ -66,8 +86,10 @@ class SockGroup(IoDevice):
         keep_alive=False,
         lib=None,
     ):
-        if backend != "epoll":
-            raise ValueError(f"backend must be 'epoll', got {backend!r}")
+        if not isinstance(backend, str):
+            raise TypeError(f"backend must be a str, got {type(backend).__name__}")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be 'epoll', 'io_uring' or 'auto', got {backend!r}")
         for what, value, least in (
             ("max_socks", max_socks, 1),
             ("max_buffered_bytes", max_buffered_bytes, 1),
@@ -82,8 +104,14 @@ class SockGroup(IoDevice):
                 raise ValueError(f"{what} must be at least {least}, got {value}")
         if low_water_bytes > high_water_bytes:
             raise ValueError(f"low_water_bytes {low_water_bytes} is above high_water_bytes {high_water_bytes}")
+        self.refusal = None if backend == "epoll" else uring_refusal()
+        if self.refusal is not None and backend == "io_uring":
+            raise SockBackendError(
+                f"the kernel refuses io_uring for sockets with {self.refusal}: use backend='epoll', or 'auto' for "
+                "whichever is to be had"
+            )
         super().__init__(name, lib=lib)
-        self.backend = backend
+        self.backend = "epoll" if backend == "epoll" or self.refusal is not None else "io_uring"
         self.max_socks = max_socks
         self.max_buffered_bytes = max_buffered_bytes
         self.max_sock_bytes = max_sock_bytes

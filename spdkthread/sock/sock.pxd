@@ -1,6 +1,6 @@
 """Sock, Listener and SockChannel: Python's side of a thread's group of sockets."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from spdkthread.fd_handler cimport FdHandler
 from spdkthread.io_device cimport IoChannel
@@ -16,6 +16,7 @@ cdef class ReadBuffer:
     cdef uint8_t *window
     cdef Py_ssize_t length
     cdef size_t size
+    cdef bint mapped
     cdef int exports
 
 
@@ -26,10 +27,15 @@ cdef class SockChannel:
     cdef IoChannel channel
     cdef FdHandler handler
     cdef ReadBuffer buffer
+    cdef dict replaced              # number of a buffer of the ring -> what has taken its place
+    cdef object poller              # io_uring: looks for completions
     cdef dict socks                 # Sock or Listener -> None
     cdef object __weakref__
 
     cdef int _deliver(self) except -1
+    cdef ReadBuffer _buffer_of(self, uint32_t index)
+    cdef int _give_back(self, int where) except -1
+    cdef int _replace(self, int where) except -1
     cdef int _move_buffer(self) except -1
     cdef int _take_accepted(self) except -1
     cdef int _tell(self) except -1

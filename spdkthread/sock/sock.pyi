@@ -11,6 +11,9 @@ __all__ = ["Listener", "Sock", "SockChannel"]
 
 CLOSE_SIGNATURE: str
 DATA_SIGNATURE: str
+RING_BUFFERS: int
+RING_BUFFER_BYTES: int
+RING_BYTES: int
 STARVED_US: int
 STATES: tuple[str, ...]
 
@@ -27,9 +30,10 @@ def open_listener(
     unlink_path: str | None,
 ) -> Listener: ...
 def open_sock(group: SockGroup, channel: SockChannel) -> Sock: ...
+def uring_refusal() -> str | None: ...
 
 class ReadBuffer:
-    def __init__(self, size: int) -> None: ...
+    def __init__(self, size: int, mapped: bool = False) -> None: ...
 
 class SockChannel:
     def __init__(self, device: SockGroup, channel: IoChannel) -> None: ...

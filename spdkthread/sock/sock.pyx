@@ -10,19 +10,23 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, P
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport ENOBUFS, EPIPE
+from libc.errno cimport ENOBUFS, ENOMEM, EPIPE
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memmove
 from posix.unistd cimport close
 
-from spdkthread.alloc cimport core_calloc, core_free
+from spdkthread.alloc cimport core_calloc, core_free, core_map, core_unmap
 from spdkthread.fd_group cimport fd_above_standard, fd_group_open
 from spdkthread.native cimport NativeCall, native_call
+from spdkthread.poller cimport Poller
 from spdkthread.sock.core cimport (
     SOCK_BATCH,
     SOCK_CLOSED,
     SOCK_CONNECTING,
+    SOCK_IN_BLOCK,
+    SOCK_IN_BUFFER,
     SOCK_LISTENING,
     SOCK_NEW,
     SOCK_OPEN,
@@ -32,13 +36,14 @@ from spdkthread.sock.core cimport (
     SOCK_TELL_HELD,
     SOCK_TELL_LOW,
     SOCK_TELL_STARVED,
+    epoll_backend,
     group_ask,
-    group_poll,
     sock_abort,
     sock_attach,
     sock_close,
     sock_close_fn,
     sock_data_fn,
+    sock_delivery,
     sock_detach,
     sock_next_notice,
     sock_pause,
@@ -47,6 +52,18 @@ from spdkthread.sock.core cimport (
     sock_shutdown_write,
     sock_tell,
     sock_update,
+)
+from spdkthread.sock.uring_group cimport (
+    uring_buffer,
+    uring_group_close,
+    uring_group_forget,
+    uring_group_open,
+    uring_group_poller,
+    uring_look,
+    uring_offer_buffer,
+    uring_refuse,
+    uring_refused,
+    uring_replace_buffer,
 )
 from spdkthread.thread cimport SpdkThread
 from spdkthread.thread_poll cimport current_thread
@@ -73,6 +90,10 @@ add_signature(CLOSE_SIGNATURE, ("c_void_p", "c_void_p", "c_int"), ("void (void *
 
 STATES = ("new", "connecting", "listening", "open", "closing", "closed")
 
+RING_BUFFER_BYTES = 8 << 10     # one of the buffers that the kernel chooses from: no larger than this
+RING_BYTES = 4 << 20            # all of them
+RING_BUFFERS = 1024             # no more of them than that
+
 STARVED_US = 100_000        # how long a listener rests when no descriptor is left
 
 cdef object _channels = weakref.WeakSet()
@@ -92,14 +113,19 @@ register_blocker("socket", blockers_of)
 
 
 cdef class ReadBuffer:
-    def __cinit__(self, size_t size):
-        self.memory = <uint8_t *>core_calloc(1, size)
-        if self.memory == NULL:
-            raise MemoryError(f"no memory for a buffer of {size} bytes to receive into")
+    def __cinit__(self, size_t size, bint mapped=False):
+        self.mapped = mapped
+        if size:
+            self.memory = <uint8_t *>(core_map(size) if mapped else core_calloc(1, size))
+            if self.memory == NULL:
+                raise MemoryError(f"no memory for a buffer of {size} bytes to receive into")
         self.size = size
 
     def __dealloc__(self):
-        core_free(self.memory)
+        if self.mapped and self.memory != NULL:
+            core_unmap(self.memory, self.size)
+        elif not self.mapped:
+            core_free(self.memory)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.window, self.length, 1, flags)
@@ -129,16 +155,48 @@ cdef class SockChannel:
         self.c.max_socks = device.max_socks
         self.c.max_buffered = device.max_buffered_bytes
         self.c.read_size = device.read_bytes
-        self._new_buffer()
-        self.c.fd = fd_group_open()
-        if self.c.fd < 0:
-            raise OSError(errno.EMFILE, f"no file descriptor for the sockets of {self.thread!r}")
+        self._open()
         self._watch()
         _channels.add(self)
 
     def __dealloc__(self):
-        if self.c.fd >= 0:
+        if self.c.ring != NULL:
+            # Its thread was dropped before the channel was put: the kernel must be done with the buffers.
+            with nogil:
+                uring_group_close(&self.c)
+        elif self.c.fd >= 0:
             close(self.c.fd)
+        core_free(self.c.deliveries)
+
+    def _open(self):
+        """The kernel's side of the group, and the memory that is received into."""
+        cdef int failed
+        cdef uint32_t count = SOCK_BATCH
+        cdef size_t size = 0
+        self.replaced = {}
+        if self.device.backend == "io_uring":
+            size = min(RING_BUFFER_BYTES, self.device.read_bytes)
+            count = 1
+            while 2 * count * size <= <size_t>RING_BYTES and count < <uint32_t>RING_BUFFERS:
+                count *= 2
+        if self.c.deliveries == NULL:
+            self.c.delivery_capacity = 2 * count
+            self.c.deliveries = <sock_delivery *>core_calloc(2 * count, sizeof(sock_delivery))
+            if self.c.deliveries == NULL:
+                raise MemoryError(f"no memory for the sockets of {self.thread!r}")
+        if self.device.backend == "io_uring":
+            self.buffer = ReadBuffer(count * size, True)
+            failed = uring_group_open(&self.c, self.buffer.memory, count, size)
+            if failed == ENOMEM:
+                raise MemoryError(f"no memory for an io_uring for the sockets of {self.thread!r}")
+            if failed:
+                raise OSError(failed, f"no io_uring for the sockets of {self.thread!r}: {os.strerror(failed)}")
+            return
+        self._new_buffer()
+        self.c.backend = epoll_backend()
+        self.c.fd = fd_group_open()
+        if self.c.fd < 0:
+            raise OSError(errno.EMFILE, f"no file descriptor for the sockets of {self.thread!r}")
 
     def __repr__(self):
         return f"<SockChannel of {self.device.name!r} on {self.thread.name!r}, {len(self.socks)} sockets>"
@@ -146,7 +204,7 @@ cdef class SockChannel:
     @property
     def stats(self) -> dict:
         """Counts since its making: ``socks``, ``buffered``, ``polls``, ``reads``, ``writes``, ``bytes_in``,
-        ``bytes_out``, ``accepts``, ``refused``."""
+        ``bytes_out``, ``accepts``, ``refused``; over io_uring, ``calls`` of the kernel that submitted requests."""
         return {
             "socks": self.c.count,
             "buffered": self.c.buffered,
@@ -157,6 +215,7 @@ cdef class SockChannel:
             "bytes_out": self.c.bytes_out,
             "accepts": self.c.accepts,
             "refused": self.c.refused,
+            "calls": self.c.calls,
         }
 
     @property
@@ -167,9 +226,17 @@ cdef class SockChannel:
     def _watch(self):
         handler = make_handler(self.thread, self.c.fd, self._run, "r", f"sockets of {self.device.name!r}")
         self.handler = handler
-        self.handler.native.fn = group_poll
+        self.handler.native.fn = self.c.backend.poll
         self.handler.native.ctx = &self.c
         self.thread._fd_add(handler)
+        if self.c.ring == NULL:
+            return
+        if self.poller is None:
+            self.poller = self.thread.register_native_poller(
+                PyCapsule_New(<void *>uring_look, "int (void *)", NULL), <size_t>&self.c,
+                name=f"sockets of {self.device.name!r}",
+            )
+        uring_group_poller(&self.c, &(<Poller>self.poller).c)
 
     def _new_buffer(self):
         # Several sockets are read in one turn before Python sees the first: room for a large read and many small ones.
@@ -190,6 +257,19 @@ cdef class SockChannel:
         if self.handler is not None:
             self.thread._fd_remove(self.handler)
             self.handler = None
+        if self.poller is not None:
+            self.poller.unregister()
+            self.poller = None
+        with nogil:
+            uring_group_close(&self.c)
+        self._drop_blocks()
+
+    def _drop_blocks(self):
+        cdef uint32_t index
+        for index in range(self.c.delivery_count):
+            if self.c.deliveries[index].where == SOCK_IN_BLOCK:
+                core_free(self.c.deliveries[index].block)
+        self.c.delivery_count = 0
 
     def _drop_accepted(self):
         cdef uint32_t index
@@ -212,12 +292,14 @@ cdef class SockChannel:
             core_free(sock.c.out)
             sock.c.out = NULL
             sock.c.out_begin = sock.c.out_end = sock.c.out_capacity = 0
+            sock.c.slot = 0
+            forget_kept(&sock.c)
             sock.c.state = SOCK_CLOSED
             sock._channel = None
         self.c.first = self.c.flush_first = self.c.flush_last = self.c.notice_first = self.c.notice_last = NULL
         self.c.count = 0
         self.c.buffered = 0
-        self.c.delivery_count = 0
+        self._drop_blocks()
         self.c.buffer_used = 0
         self.c.ready_count = self.c.ready_next = 0
         self._drop_accepted()
@@ -225,7 +307,10 @@ cdef class SockChannel:
         if self.handler is not None and self.handler.registered:
             self.thread._fd_remove(self.handler)
         self.handler = None
-        close(self.c.fd)
+        if self.c.ring != NULL:
+            uring_group_forget(&self.c)
+        else:
+            close(self.c.fd)
         self.c.fd = -1
         mine = list(self.socks)
         self.socks.clear()
@@ -234,7 +319,7 @@ cdef class SockChannel:
                 self.channel.put()
             Py_DECREF(one)
         if alive:
-            self.c.fd = fd_group_open()
+            self._open()
             self._watch()
 
     # One turn, with the GIL.
@@ -269,26 +354,34 @@ cdef class SockChannel:
     cdef int _deliver(self) except -1:
         cdef uint32_t index = 0, count = self.c.delivery_count
         cdef Sock sock
-        cdef ReadBuffer buffer = self.buffer
+        cdef ReadBuffer buffer
         cdef object view
         cdef size_t length
+        cdef int where, exports
         if not count:
             return 0
         try:
             while index < count:
+                where = self.c.deliveries[index].where
                 if self.c.deliveries[index].sock == NULL:
+                    if where == SOCK_IN_BLOCK:
+                        core_free(self.c.deliveries[index].block)
+                        self.c.deliveries[index].block = NULL
                     index += 1
+                    self._give_back(where)
                     continue
                 sock = <Sock>self.c.deliveries[index].sock.owner
                 length = self.c.deliveries[index].length
-                buffer.window = buffer.memory + self.c.deliveries[index].offset
-                buffer.length = <Py_ssize_t>length
+                buffer = self._buffer_of(index)
+                exports = buffer.exports
                 self.c.deliveries[index].sock = NULL        # a handler that moves its socket does not take this along
                 index += 1
                 if sock._closed_here:
+                    self._give_back(where)
                     continue
                 if sock._channel is not self or sock.c.paused or sock.c.held or sock._on_data is None:
                     sock._hold(buffer.window, length)
+                    self._give_back(where)
                     if sock.c.on_data != NULL and sock._channel is self and not sock.c.paused:
                         sock_tell(&sock.c, SOCK_TELL_HELD)      # native meanwhile
                     continue
@@ -301,10 +394,10 @@ cdef class SockChannel:
                     except BufferError:
                         pass            # something of the handler's still looks at it
                     view = None
-                    if buffer.exports:
-                        # What was kept goes on showing the bytes that it showed.
-                        self._move_buffer()
-                        buffer = self.buffer
+                    # What was kept goes on showing the bytes that it showed.
+                    if buffer.exports != exports:
+                        self._replace(where)
+                    self._give_back(where)
         finally:
             if index < count:
                 memmove(
@@ -313,6 +406,40 @@ cdef class SockChannel:
             else:
                 self.c.buffer_used = 0
             self.c.delivery_count = count - index
+        return 0
+
+    cdef ReadBuffer _buffer_of(self, uint32_t index):
+        """The buffer of a delivery, with the window on its bytes."""
+        cdef sock_delivery *one = &self.c.deliveries[index]
+        cdef ReadBuffer buffer
+        if one.where == SOCK_IN_BLOCK:
+            buffer = ReadBuffer(0)
+            buffer.memory = buffer.window = one.block       # its own from here on
+            one.block = NULL
+        elif one.where == SOCK_IN_BUFFER:
+            buffer = self.buffer
+            buffer.window = buffer.memory + one.offset
+        else:
+            buffer = self.replaced.get(one.where, self.buffer) if self.replaced else self.buffer
+            buffer.window = uring_buffer(&self.c, one.where)
+        buffer.length = <Py_ssize_t>one.length
+        return buffer
+
+    cdef int _give_back(self, int where) except -1:
+        """Have the kernel use a buffer of the ring again."""
+        if where >= 0 and self.c.ring != NULL:
+            uring_offer_buffer(&self.c, where)
+        return 0
+
+    cdef int _replace(self, int where) except -1:
+        """Something looks at a buffer still: another one takes its place."""
+        cdef ReadBuffer buffer
+        if where == SOCK_IN_BUFFER:
+            self._move_buffer()
+        elif where >= 0 and self.c.ring != NULL:
+            buffer = ReadBuffer(min(RING_BUFFER_BYTES, self.device.read_bytes))
+            self.replaced[where] = buffer
+            uring_replace_buffer(&self.c, where, buffer.memory)
         return 0
 
     cdef int _move_buffer(self) except -1:
@@ -383,16 +510,20 @@ cdef class SockChannel:
 
     cdef int _keep(self, Sock sock) except -1:
         """Take a socket in, with a reference to the channel for as long as it is here."""
+        cdef int failed
         self.channel.ref()
-        if sock_attach(&self.c, &sock.c) < 0:
+        sock.c.owner = <PyObject *>sock
+        failed = sock_attach(&self.c, &sock.c)
+        if failed:
             self.channel.put()
+            if failed == -ENOMEM:
+                raise MemoryError(f"no memory for a further socket of {self.thread!r}")
             raise SockLimitError(
                 f"{self.thread!r} has {self.c.count} sockets of {self.device.name!r} with {self.c.buffered} bytes to "
                 f"send; it may have {self.c.max_socks} and {self.c.max_buffered}"
             )
         sock._channel = self
         sock.thread = self.thread
-        sock.c.owner = <PyObject *>sock
         self.socks[sock] = None
         Py_INCREF(sock)
         return 0
@@ -401,12 +532,14 @@ cdef class SockChannel:
         cdef uint32_t index
         if sock not in self.socks:
             return 0
-        for index in range(self.c.accepted_count):
-            if self.c.accepted[index].listener == &sock.c:
-                close(self.c.accepted[index].fd)
-                self.c.accepted[index] = self.c.accepted[self.c.accepted_count - 1]
+        for index in range(self.c.accepted_count, 0, -1):
+            if self.c.accepted[index - 1].listener == &sock.c:
+                close(self.c.accepted[index - 1].fd)
                 self.c.accepted_count -= 1
-                break
+                self.c.accepted[index - 1] = self.c.accepted[self.c.accepted_count]
+        for index in range(self.c.delivery_count):
+            if self.c.deliveries[index].sock == &sock.c:
+                self.c.deliveries[index].sock = NULL
         sock_detach(&sock.c)
         del self.socks[sock]
         sock._channel = None
@@ -472,6 +605,7 @@ cdef class Sock:
         if self.c.fd >= 0:
             close(self.c.fd)
         core_free(self.c.out)
+        forget_kept(&self.c)
 
     def __repr__(self):
         where = "no thread" if self.thread is None else repr(self.thread.name)
@@ -683,6 +817,7 @@ cdef class Sock:
             When `thread` takes no messages any more; the socket stays where it is.
         """
         cdef SockChannel channel
+        cdef ReadBuffer buffer
         cdef uint32_t index
         self._require("move_to")
         if not isinstance(thread, SpdkThread):
@@ -698,7 +833,9 @@ cdef class Sock:
         channel = self._channel
         for index in range(channel.c.delivery_count):
             if channel.c.deliveries[index].sock == &self.c:
-                self._hold(channel.c.buffer + channel.c.deliveries[index].offset, channel.c.deliveries[index].length)
+                # Its buffer is given back where the deliveries are gone through.
+                buffer = channel._buffer_of(index)
+                self._hold(buffer.window, channel.c.deliveries[index].length)
                 channel.c.deliveries[index].sock = NULL
         # Kept alive by the message from here on.
         channel._let_go(self)
@@ -884,6 +1021,34 @@ cdef class Listener(Sock):
                 os.unlink(self.unlink_path)
             except OSError:
                 pass
+
+
+cdef int forget_kept(sock_s *c) except -1:
+    """What was received and not read, or accepted."""
+    cdef size_t at = 0
+    while c.listening and at < c.in_length:
+        close((<int *>(c.input + at))[0])
+        at += sizeof(int)
+    core_free(c.input)
+    c.input = NULL
+    c.in_length = c.in_capacity = 0
+    return 0
+
+
+def uring_refusal():
+    """Why the kernel gives this process no io_uring on which sockets can stand: the errno's name; None: it does.
+
+    **Thread safety:** any OS thread.
+    """
+    cdef int failed
+    with nogil:
+        failed = uring_refused()
+    return errno.errorcode.get(failed, str(failed)) if failed else None
+
+
+def _refuse_uring(number):
+    """For tests: have io_uring refused with this errno from now on; 0: no more."""
+    uring_refuse(number)
 
 
 cdef int above_standard(int fd) except -1:

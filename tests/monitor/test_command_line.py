@@ -19,6 +19,7 @@ from spdkthread.bdev import device
 from spdkthread.monitor.sampling import TABLES, Sampler
 from spdkthread.monitor.top import lines_of, title
 from spdkthread.rpc import Client, Server
+from spdkthread.sock import sock
 
 
 @pytest.fixture
@@ -105,6 +106,19 @@ def test_info_says_how_files_are_reached_and_why(capsys):
     assert main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["io_uring"] == "available") == (facts["backends"]["files"] == "io_uring")
+
+
+def test_info_names_the_backends_of_sockets(capsys):
+    sock._refuse_uring(errno.EPERM)
+    try:
+        assert main(["info", "--json"]) == 0
+        refused = json.loads(capsys.readouterr().out)["backends"]
+        assert refused["sockets"] == f"{refused['descriptors']} (io_uring was refused: EPERM)"
+    finally:
+        sock._refuse_uring(0)
+    assert main(["info", "--json"]) == 0
+    backends = json.loads(capsys.readouterr().out)["backends"]
+    assert (backends["sockets"] == f"{backends['descriptors']}, io_uring") == (sock.uring_refusal() is None)
 
 
 def test_rpc_calls_a_method(path, reactor, capsys):

@@ -1,28 +1,58 @@
 """Sockets on SpdkThreads: connections, limits, endings, and peers of every kind."""
 
 import ctypes
+import errno
 import os
+import random
 import resource
 import socket
 import struct
+import threading
 import time
 
 import pytest
 from support import PATIENCE_S, eventually, finish, run_python
 
 from spdkthread import ThreadExitedError, WrongThreadError
-from spdkthread.sock import Listener, Sock, SockBufferError, SockClosedError, SockGroup, SockLimitError
+from spdkthread.sock import (
+    Listener,
+    Sock,
+    SockBackendError,
+    SockBufferError,
+    SockClosedError,
+    SockGroup,
+    SockLimitError,
+)
+from spdkthread.sock.sock import _refuse_uring
 
 pytestmark = pytest.mark.races
 
 LOCAL = ("127.0.0.1", 0)
 
 
+@pytest.fixture(params=["epoll", "io_uring"])
+def backend(request):
+    """Where the kernel refuses io_uring, what would use it uses epoll, and says so."""
+    return "epoll" if request.param == "epoll" else "auto"
+
+
 @pytest.fixture
-def group(lib):
-    made = SockGroup("net", lib=lib).register()
-    yield made
-    close_group(made, lib)
+def make_group(lib, backend):
+    """Groups of the library, whose sockets are gone at the end."""
+    made = []
+
+    def make(name=None, **options):
+        made.append(SockGroup(name, lib=lib, backend=backend, **options).register())
+        return made[-1]
+
+    yield make
+    for group in made:
+        close_group(group, lib)
+
+
+@pytest.fixture
+def group(make_group):
+    return make_group("net")
 
 
 def close_group(group, lib):
@@ -163,6 +193,18 @@ def test_what_a_handler_kept_of_the_view_goes_on_showing_its_bytes(server):
         assert [bytes(view) for view in kept] == [b"message 0", b"message 1", b"message 2"]
 
 
+def test_any_number_of_views_may_be_kept(server):
+    """More than there are buffers that the kernel chooses from."""
+    kept = []
+    peer, sock = server.client()
+    sock.on_data = lambda sock, view: kept.append(view[:])
+    with peer:
+        for number in range(300):
+            peer.send(b"%03d" % number)
+            server.poll_until(lambda number=number: len(kept) > number)
+        assert [bytes(view) for view in kept] == [b"%03d" % number for number in range(300)]
+
+
 def test_writes_of_one_turn_are_sent_at_once(server):
     peer, sock = server.client()
     with peer, server.thread:
@@ -175,6 +217,24 @@ def test_writes_of_one_turn_are_sent_at_once(server):
         assert receive(peer, 200) == b"".join(b"%02d" % number for number in range(100))
         assert channel.ctx.stats["writes"] == before + 1
         channel.put()
+
+
+def test_the_writes_of_a_turn_go_by_one_call(server):
+    """Over io_uring; over epoll it is one for each connection that was written to."""
+    clients = [server.client() for _ in range(10)]
+    with server.thread:
+        channel = server.listener.group.get_io_channel()
+        before = channel.ctx.stats
+        for _, sock in clients:
+            sock.write(b"hello")
+        server.thread.poll()
+        after = channel.ctx.stats
+        assert after["writes"] == before["writes"] + 10
+        assert after["calls"] - before["calls"] == (server.listener.group.backend == "io_uring")
+        channel.put()
+    for peer, _ in clients:
+        assert receive(peer, 5) == b"hello"
+        peer.close()
 
 
 def test_a_write_of_megabytes_arrives_whole_and_the_water_marks_are_told(group, thread):
@@ -204,8 +264,8 @@ def test_a_write_of_megabytes_arrives_whole_and_the_water_marks_are_told(group, 
         assert told[1] == ("low", True)
 
 
-def test_more_than_the_limit_is_refused_with_no_effect(lib, thread):
-    group = SockGroup(lib=lib, max_sock_bytes=1000).register()
+def test_more_than_the_limit_is_refused_with_no_effect(make_group, thread):
+    group = make_group(max_sock_bytes=1000)
     server = Server(group, thread)
     peer, sock = server.client()
     with peer:
@@ -216,11 +276,10 @@ def test_more_than_the_limit_is_refused_with_no_effect(lib, thread):
             sock.write(b"z" * 100)
         thread.poll()
         assert receive(peer, 1000) == b"x" * 900 + b"z" * 100
-    close_group(group, lib)
 
 
-def test_the_groups_limit_counts_all_sockets(lib, thread):
-    group = SockGroup(lib=lib, max_buffered_bytes=1000).register()
+def test_the_groups_limit_counts_all_sockets(make_group, thread):
+    group = make_group(max_buffered_bytes=1000)
     server = Server(group, thread)
     (peer, sock), (other_peer, other) = server.client(), server.client()
     with peer, other_peer, thread:
@@ -229,11 +288,10 @@ def test_the_groups_limit_counts_all_sockets(lib, thread):
             other.write(b"x" * 600)
         thread.poll()
         other.write(b"x" * 600)
-    close_group(group, lib)
 
 
-def test_connections_beyond_the_limit_are_refused(lib, thread, caplog):
-    group = SockGroup(lib=lib, max_socks=3).register()  # the listener is one
+def test_connections_beyond_the_limit_are_refused(make_group, thread, caplog):
+    group = make_group(max_socks=3)  # the listener is one
     server = Server(group, thread)
     peers = [server.client()[0] for _ in range(2)]
     with socket.create_connection(server.address, timeout=PATIENCE_S) as refused:
@@ -248,7 +306,6 @@ def test_connections_beyond_the_limit_are_refused(lib, thread, caplog):
     assert "refuses a connection" in caplog.text
     for peer in peers:
         peer.close()
-    close_group(group, lib)
 
 
 def test_nothing_is_delivered_while_paused(server):
@@ -525,15 +582,19 @@ def test_two_threads_listen_on_one_port(group, thread, lib):
 
 def test_descriptors_run_out_at_accept_and_come_back(server, clock, caplog):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    peers = [socket.create_connection(server.address) for _ in range(3)]
+    peers = [socket.socket() for _ in range(3)]
     fillers = []
+    # An accept that is in the kernel keeps the limit with which it began.
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
+        server.thread.poll()
         while True:
             try:
                 fillers.append(os.dup(0))
             except OSError:
                 break
+        for peer in peers:
+            peer.connect(server.address)
         for _ in range(10):
             server.thread.poll()
         assert server.socks == []
@@ -625,6 +686,174 @@ def test_a_flood_does_not_keep_another_connection_waiting(server):
         assert b"hello" in server.heard
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_no_byte_is_lost_or_out_of_order_whatever_is_done_to_the_connection(server, lib, seed):
+    """Paused, resumed, and moved from thread to thread, with bytes on their way at each step."""
+    chance = random.Random(seed)
+    others = [server.thread, *(lib.create_thread(f"other {number}") for number in range(2))]
+    peer, sock = server.client()
+    data = chance.randbytes(3 << 20)
+    sent = 0
+    heard = bytearray()
+    sock.on_data = lambda sock, view: heard.extend(view)
+    peer.setblocking(False)
+    with peer:
+        while len(heard) < len(data):
+            try:
+                sent += peer.send(data[sent : sent + chance.randrange(1, 100_000)])
+            except BlockingIOError:
+                pass
+            step = chance.randrange(6)
+            with sock.thread:
+                try:
+                    if step == 0:
+                        sock.pause_reading()
+                    elif step == 1:
+                        sock.move_to(chance.choice(others))
+                    elif step < 4:
+                        sock.resume_reading()
+                except SockClosedError:
+                    pass  # on its way
+            chance.choice(others).poll()
+            if sent == len(data):
+                for thread in others:
+                    thread.poll()
+        assert bytes(heard) == data
+    server.poll_until(lambda: server.closed)
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts descriptors by /proc")
+@pytest.mark.parametrize("moment", ["accepted", "not yet accepted", "flooded", "written to"])
+def test_a_group_that_is_given_up_at_any_moment_leaves_no_descriptor(lib, thread, backend, moment):
+    # The thread's own set of descriptors stays.
+    first = SockGroup(lib=lib, backend=backend).register()
+    Server(first, thread)
+    close_group(first, lib)
+    before = descriptors()
+    group = SockGroup(lib=lib, backend=backend).register()
+    server = Server(group, thread)
+    peers = [server.client()[0] for _ in range(3)]
+    if moment == "not yet accepted":
+        peers += [socket.create_connection(server.address) for _ in range(100)]
+    for peer in peers if moment == "flooded" else ():
+        peer.setblocking(False)
+        try:
+            while True:
+                peer.send(bytes(65536))
+        except BlockingIOError:
+            pass
+    if moment == "written to":
+        with thread:
+            for sock in server.socks:
+                sock.write(bytes(4 << 20))
+        thread.poll()
+    close_group(group, lib)
+    for peer in peers:
+        peer.close()
+    finish(thread)
+    assert descriptors() == before
+
+
+def test_a_thread_that_os_threads_poll_in_turn_goes_on_with_its_connections(server):
+    """What the kernel does for a request, it does in the OS thread that has begun it: that may sleep, or have ended."""
+    server.echo = True
+    peer, sock = server.client()
+    go_on = threading.Event()
+    expected = 0
+
+    def echoed():
+        return sock.bytes_out >= expected
+
+    def elsewhere(stay):
+        server.poll_until(echoed)
+        done.set()
+        if stay:
+            go_on.wait(PATIENCE_S)
+
+    helpers = []
+    with peer:
+        for number in range(6):
+            peer.send(b"x")
+            expected += 1
+            if number % 2:
+                server.poll_until(echoed)
+            else:
+                done = threading.Event()
+                helpers.append(threading.Thread(target=elsewhere, args=(number == 2,)))
+                helpers[-1].start()
+                assert done.wait(PATIENCE_S)
+            assert peer.recv(10) == b"x"
+        with server.thread:
+            sock.abort()
+            server.listener.close()
+        go_on.set()
+        for helper in helpers:
+            helper.join(PATIENCE_S)
+    server.poll_until(lambda: server.closed)
+
+
+def test_connections_go_on_when_their_thread_moves_to_another_reactor(live_lib, make_reactor, backend):
+    first, second = make_reactor().start(), make_reactor().start()
+    group = SockGroup(lib=live_lib, backend=backend).register()
+    thread = first.create_thread("net")
+
+    def accepted(sock):
+        sock.on_data = lambda sock, view: sock.write(view)
+
+    listener = thread.call(group.listen, LOCAL, accepted).result(PATIENCE_S)
+    with socket.create_connection(listener.sockname(), timeout=PATIENCE_S) as peer:
+        for number in range(6):
+            here, there = (first, second) if number % 2 == 0 else (second, first)
+            for _ in range(20):
+                peer.send(b"x")
+                assert peer.recv(10) == b"x"
+            here.move_thread(thread, there).result(PATIENCE_S)
+        with socket.create_connection(listener.sockname(), timeout=PATIENCE_S) as another:
+            another.send(b"y")
+            assert another.recv(10) == b"y"
+    group.close_all().result(PATIENCE_S)
+    group.unregister().result(PATIENCE_S)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
+def test_where_io_uring_is_refused_the_group_says_so_and_uses_epoll(lib, thread, number):
+    _refuse_uring(number)
+    try:
+        with pytest.raises(SockBackendError, match=f"refuses io_uring for sockets with {errno.errorcode[number]}"):
+            SockGroup(lib=lib, backend="io_uring")
+        group = SockGroup(lib=lib, backend="auto").register()
+        assert (group.backend, group.refusal) == ("epoll", errno.errorcode[number])
+        assert SockGroup(lib=lib, backend="epoll").refusal is None
+    finally:
+        _refuse_uring(0)
+    server = Server(group, thread)
+    peer, _ = server.client()
+    peer.close()
+    server.poll_until(lambda: server.closed)
+    close_group(group, lib)
+    later = SockGroup(lib=lib, backend="auto")
+    assert later.backend == ("epoll" if later.refusal else "io_uring")
+
+
+def test_a_ring_that_is_refused_to_a_thread_is_an_error_to_who_wants_a_socket_there(lib, thread):
+    group = SockGroup(lib=lib, backend="auto").register()
+    _refuse_uring(errno.EMFILE if group.backend == "io_uring" else 0)
+    try:
+        if group.backend == "io_uring":
+            with thread, pytest.raises(OSError, match="no io_uring for the sockets of"):
+                group.listen(LOCAL, print)
+    finally:
+        _refuse_uring(0)
+    server = Server(group, thread)
+    server.client()[0].close()
+    server.poll_until(lambda: server.closed)
+    close_group(group, lib)
+
+
 DATA = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 CLOSE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
 
@@ -688,8 +917,8 @@ def test_a_native_handler_has_the_signature(server):
             sock.set_native(print)
 
 
-def test_a_reactor_sleeps_beside_its_sockets_and_is_woken_by_them(live_lib, reactor):
-    group = SockGroup(lib=live_lib).register()
+def test_a_reactor_sleeps_beside_its_sockets_and_is_woken_by_them(live_lib, reactor, backend):
+    group = SockGroup(lib=live_lib, backend=backend).register()
     thread = reactor.create_thread("net")
     heard = []
 
@@ -720,6 +949,8 @@ def test_what_is_listened_to_wrongly(group, thread):
             group.listen(("203.0.113.1", 1), print)
         with pytest.raises(TypeError, match="threads"):
             group.listen(LOCAL, print, threads=[1])
+    with pytest.raises(TypeError, match="backend"):
+        SockGroup(lib=group.lib, backend=None)
     for options in ({"backend": "smoke signals"}, {"max_socks": 0}, {"high_water_bytes": 1, "low_water_bytes": 2}):
         with pytest.raises(ValueError):
             SockGroup(lib=group.lib, **options)
@@ -727,13 +958,14 @@ def test_what_is_listened_to_wrongly(group, thread):
         SockGroup(lib=group.lib, max_socks=1.5)
 
 
-def test_the_child_of_a_fork_has_no_sockets_and_its_parent_keeps_them():
+def test_the_child_of_a_fork_has_no_sockets_and_its_parent_keeps_them(backend):
     result = run_python(
+        f"BACKEND = {backend!r}"
         """
 import os, socket
 from spdkthread import SpdkThread
 from spdkthread.sock import SockGroup
-group = SockGroup("net").register()
+group = SockGroup("net", backend=BACKEND).register()
 thread = SpdkThread("net")
 socks = []
 def accepted(sock):
@@ -771,13 +1003,14 @@ with thread:
     assert result.returncode == 0, result.stderr
 
 
-def test_the_standard_descriptors_are_not_taken():
+def test_the_standard_descriptors_are_not_taken(backend):
     result = run_python(
+        f"BACKEND = {backend!r}"
         """
 import os, socket
 from spdkthread import SpdkThread
 from spdkthread.sock import SockGroup
-group = SockGroup("net").register()
+group = SockGroup("net", backend=BACKEND).register()
 thread = SpdkThread("net")
 socks = []
 with thread:

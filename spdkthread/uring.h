@@ -1,9 +1,10 @@
-/* io_uring without a library: three system calls, three mappings, and the order of accesses to four indices.
+/* io_uring without a library: three system calls, three mappings, and the order of accesses to four indices. The queues
+   of block devices and the groups of sockets stand on it.
 
    Structures and numbers are the kernel's interface, declared here so that a build needs no kernel headers of a certain
    age; whether the running kernel has it is found out by `uring_open`. */
-#ifndef SPDKTHREAD_BDEV_URING_H
-#define SPDKTHREAD_BDEV_URING_H
+#ifndef SPDKTHREAD_URING_H
+#define SPDKTHREAD_URING_H
 
 #include <errno.h>
 #include <stdint.h>
@@ -39,12 +40,36 @@ enum {
     URING_OP_FSYNC = 3,
     URING_OP_READ_FIXED = 4,
     URING_OP_WRITE_FIXED = 5,
+    URING_OP_POLL_ADD = 6,
+    URING_OP_ACCEPT = 13,
+    URING_OP_ASYNC_CANCEL = 14,
     URING_OP_FALLOCATE = 17,
     URING_OP_READ = 22,
     URING_OP_WRITE = 23,
+    URING_OP_SEND = 26,
+    URING_OP_RECV = 27,
     URING_SQE_FIXED_FILE = 1,
+    URING_SQE_BUFFER_SELECT = 1 << 5,
+    URING_ACCEPT_MULTISHOT = 1,         /* in `ioprio` */
+    URING_RECV_MULTISHOT = 2,
+    URING_CANCEL_ALL = 1 << 0,
+    URING_CANCEL_ANY = 1 << 2,
+    URING_CQE_BUFFER = 1,               /* the upper half of `flags` is the number of the buffer that was used */
+    URING_CQE_MORE = 2,                 /* further completions of the same request will come */
     URING_FSYNC_DATASYNC = 1,
 };
+
+/* A buffer that is offered to the kernel, in a ring of such: a request that leaves the choice to the kernel takes the
+   next one. The index that publishes them is in the place of `rest` of the first. */
+struct uring_offer {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t id;
+    uint16_t rest;
+};
+
+/* A double of the kernel, for tests: the errno with which it refuses a ring; 0: it decides by itself. */
+static int uring_double_refusal;
 
 #ifdef __linux__
 #include <stdatomic.h>
@@ -61,6 +86,7 @@ enum {
 
 enum {
     URING_ENTER_GETEVENTS = 1,
+    URING_SETUP_CQSIZE = 1 << 3,
     URING_SETUP_CLAMP = 1 << 4,
     URING_SETUP_COOP_TASKRUN = 1 << 8,
     URING_SETUP_TASKRUN_FLAG = 1 << 9,
@@ -73,6 +99,27 @@ enum {
     URING_REGISTER_BUFFERS = 0,
     URING_REGISTER_FILES = 2,
     URING_REGISTER_EVENTFD = 4,
+    URING_REGISTER_OFFERS = 22,         /* 5.19 */
+    URING_UNREGISTER_OFFERS = 23,
+    URING_REGISTER_SYNC_CANCEL = 24,    /* 6.0 */
+};
+
+struct uring_offers_reg {
+    uint64_t ring_addr;
+    uint32_t ring_entries;
+    uint16_t group;
+    uint16_t flags;
+    uint64_t rest[3];
+};
+
+struct uring_cancel_reg {
+    uint64_t addr;
+    int32_t fd;
+    uint32_t flags;
+    int64_t timeout_s, timeout_ns;
+    uint8_t opcode;
+    uint8_t pad[7];
+    uint64_t rest[3];
 };
 
 struct uring_params {
@@ -114,14 +161,15 @@ static inline void uring_close(uring *ring) {
     ring->fd = -1;
 }
 
-/* A ring of at least `entries` for `file`, which makes `event_fd` readable. 0, or the errno with which it was refused:
-   ENOSYS: no such call, or an older one than is needed here; EPERM, EACCES: not allowed to this process.
+/* A ring of at least `entries` requests and, unless that is 0, `cq_entries` completions, which makes `event_fd` readable;
+   `file` is for requests that name none, -1: there are no such. 0, or the errno with which it was refused: ENOSYS: no such
+   call, or an older one than is needed here; EPERM, EACCES: not allowed to this process.
 
    Neither SINGLE_ISSUER nor DEFER_TASKRUN: both bind a ring to the OS thread that opened it, which alone may then submit
    and has to call the kernel for each completion to be seen. An SpdkThread goes from one OS thread to another with its
    requests under way, and may leave one that does not come back. With COOP_TASKRUN the kernel interrupts nothing
    either, but any OS thread may submit, and what one of them has begun is completed wherever that one is. */
-static inline int uring_open(uring *ring, uint32_t entries, int file, int event_fd) {
+static inline int uring_open(uring *ring, uint32_t entries, uint32_t cq_entries, int file, int event_fd) {
     static const uint32_t wishes[] = {URING_SETUP_COOP_TASKRUN | URING_SETUP_TASKRUN_FLAG, 0};
     struct uring_params params;
     uint32_t needed = URING_FEAT_SINGLE_MMAP | URING_FEAT_NODROP | URING_FEAT_RW_CUR_POS;
@@ -130,9 +178,11 @@ static inline int uring_open(uring *ring, uint32_t entries, int file, int event_
     int failed = EINVAL;
     memset(ring, 0, sizeof *ring);
     ring->fd = -1;
+    if (uring_double_refusal) return uring_double_refusal;
     for (wish = 0; ring->fd < 0 && failed == EINVAL && wish < sizeof wishes / sizeof *wishes; wish++) {
         memset(&params, 0, sizeof params);
-        params.flags = wishes[wish] | URING_SETUP_CLAMP;
+        params.flags = wishes[wish] | URING_SETUP_CLAMP | (cq_entries ? URING_SETUP_CQSIZE : 0);
+        params.cq_entries = cq_entries;
         ring->fd = uring_setup_call(entries, &params);
         if (ring->fd < 0) failed = errno;
     }
@@ -180,7 +230,7 @@ static inline int uring_open(uring *ring, uint32_t entries, int file, int event_
         uring_close(ring);
         return failed;
     }
-    ring->fixed_file = uring_register_call(ring->fd, URING_REGISTER_FILES, &file, 1) == 0;
+    ring->fixed_file = file >= 0 && uring_register_call(ring->fd, URING_REGISTER_FILES, &file, 1) == 0;
     atomic_store_explicit(ring->cq_kflags, URING_CQ_EVENTFD_DISABLED, memory_order_relaxed);
     return 0;
 }
@@ -190,7 +240,10 @@ static inline int uring_register_buffers(uring *ring, const struct iovec *buffer
     return uring_register_call(ring->fd, URING_REGISTER_BUFFERS, buffers, count) < 0 ? errno : 0;
 }
 
-/* The next entry, zeroed. There is always one: a channel has no more requests than the ring has entries. */
+/* Entries that can be written before the next call. */
+static inline uint32_t uring_room(uring *ring) { return ring->sq_mask + 1 - ring->unsubmitted; }
+
+/* The next entry, zeroed. The caller knows that there is one. */
 static inline struct uring_sqe *uring_next(uring *ring) {
     struct uring_sqe *sqe = &ring->sqes[ring->sq_tail++ & ring->sq_mask];
     memset(sqe, 0, sizeof *sqe);
@@ -198,16 +251,23 @@ static inline struct uring_sqe *uring_next(uring *ring) {
     return sqe;
 }
 
-/* Give the kernel what was written. 0, or an errno: what it has not taken stays for the next call. */
-static inline int uring_submit(uring *ring, uint32_t wait_for) {
+static inline int uring_enter(uring *ring, uint32_t wait_for, uint32_t flags) {
     int taken;
     /* The entries before the index that publishes them. */
     atomic_store_explicit(ring->sq_ktail, ring->sq_tail, memory_order_release);
-    taken = uring_enter_call(ring->fd, ring->unsubmitted, wait_for, wait_for ? URING_ENTER_GETEVENTS : 0);
+    taken = uring_enter_call(ring->fd, ring->unsubmitted, wait_for, flags);
     if (taken < 0) return errno;
     ring->unsubmitted -= (uint32_t)taken < ring->unsubmitted ? (uint32_t)taken : ring->unsubmitted;
     return 0;
 }
+
+/* Give the kernel what was written. 0, or an errno: what it has not taken stays for the next call. */
+static inline int uring_submit(uring *ring, uint32_t wait_for) {
+    return uring_enter(ring, wait_for, wait_for ? URING_ENTER_GETEVENTS : 0);
+}
+
+/* The same, and have it finish what waits for a call of this OS thread. */
+static inline int uring_submit_and_get(uring *ring) { return uring_enter(ring, 0, URING_ENTER_GETEVENTS); }
 
 /* The last entry that the kernel has not taken, out of the queue: what it says about its request. */
 static inline uint64_t uring_take_back(uring *ring) {
@@ -228,6 +288,56 @@ static inline int uring_wants_call(uring *ring) {
 
 static inline void uring_get_events(uring *ring) { uring_enter_call(ring->fd, 0, 0, URING_ENTER_GETEVENTS); }
 
+/* The next completion, out of the queue: 1, or 0 where there is none. */
+static inline int uring_take(uring *ring, struct uring_cqe *out) {
+    uint32_t head = atomic_load_explicit(ring->cq_khead, memory_order_relaxed);
+    if (head == atomic_load_explicit(ring->cq_ktail, memory_order_acquire)) return 0;
+    *out = ring->cqes[head & ring->cq_mask];
+    /* The entry was read before the kernel may write it again. */
+    atomic_store_explicit(ring->cq_khead, head + 1, memory_order_release);
+    return 1;
+}
+
+/* Completions that are there now. */
+static inline uint32_t uring_count(uring *ring) {
+    return atomic_load_explicit(ring->cq_ktail, memory_order_relaxed)
+        - atomic_load_explicit(ring->cq_khead, memory_order_relaxed);
+}
+
+/* Cancel the request of `user_data`, or with URING_CANCEL_ANY | URING_CANCEL_ALL every one, before it returns. Each
+   completes nevertheless. 0, or an errno: ENOENT: there is no such request; EINVAL: the kernel is too old. */
+static inline int uring_cancel_now(uring *ring, uint64_t user_data, uint32_t flags) {
+    struct uring_cancel_reg reg;
+    memset(&reg, 0, sizeof reg);
+    reg.addr = user_data;
+    reg.fd = -1;
+    reg.flags = flags;
+    reg.timeout_s = reg.timeout_ns = -1;
+    return uring_register_call(ring->fd, URING_REGISTER_SYNC_CANCEL, &reg, 1) < 0 ? errno : 0;
+}
+
+/* Have requests of buffer group 0 take their buffers from the ring at `offers`, a whole number of pages. 0, or an errno. */
+static inline int uring_register_offers(uring *ring, struct uring_offer *offers, uint32_t count) {
+    struct uring_offers_reg reg;
+    memset(&reg, 0, sizeof reg);
+    reg.ring_addr = (uint64_t)(uintptr_t)offers;
+    reg.ring_entries = count;
+    return uring_register_call(ring->fd, URING_REGISTER_OFFERS, &reg, 1) < 0 ? errno : 0;
+}
+
+/* After that the kernel selects none of them any more. */
+static inline void uring_unregister_offers(uring *ring) {
+    struct uring_offers_reg reg;
+    memset(&reg, 0, sizeof reg);
+    uring_register_call(ring->fd, URING_UNREGISTER_OFFERS, &reg, 1);
+}
+
+/* Publish offers up to the index `tail`. */
+static inline void uring_publish_offers(struct uring_offer *offers, uint16_t tail) {
+    /* The entries before the index. */
+    atomic_store_explicit((_Atomic(uint16_t) *)&offers[0].rest, tail, memory_order_release);
+}
+
 static inline void uring_events(uring *ring, int wanted) {
     atomic_store_explicit(ring->cq_kflags, wanted ? 0 : URING_CQ_EVENTFD_DISABLED, memory_order_relaxed);
 }
@@ -235,10 +345,10 @@ static inline void uring_events(uring *ring, int wanted) {
 #else
 
 typedef struct uring { int fd; uint32_t unsubmitted; int fixed_file; } uring;
-static inline int uring_open(uring *ring, uint32_t entries, int file, int event_fd) {
-    (void)entries; (void)file; (void)event_fd;
+static inline int uring_open(uring *ring, uint32_t entries, uint32_t cq_entries, int file, int event_fd) {
+    (void)entries; (void)cq_entries; (void)file; (void)event_fd;
     ring->fd = -1;
-    return ENOSYS;
+    return uring_double_refusal ? uring_double_refusal : ENOSYS;
 }
 static inline int uring_register_buffers(uring *ring, const struct iovec *buffers, uint32_t count) {
     (void)ring; (void)buffers; (void)count;
@@ -250,11 +360,25 @@ static inline struct uring_sqe *uring_next(uring *ring) {
     (void)ring;
     return &none;
 }
+static inline uint32_t uring_room(uring *ring) { (void)ring; return 0; }
 static inline int uring_submit(uring *ring, uint32_t wait_for) { (void)ring; (void)wait_for; return ENOSYS; }
 static inline uint64_t uring_take_back(uring *ring) { (void)ring; return 0; }
 static inline int uring_has_events(uring *ring) { (void)ring; return 0; }
 static inline int uring_wants_call(uring *ring) { (void)ring; return 0; }
 static inline void uring_get_events(uring *ring) { (void)ring; }
+static inline int uring_submit_and_get(uring *ring) { (void)ring; return ENOSYS; }
+static inline int uring_take(uring *ring, struct uring_cqe *out) { (void)ring; (void)out; return 0; }
+static inline uint32_t uring_count(uring *ring) { (void)ring; return 0; }
+static inline int uring_cancel_now(uring *ring, uint64_t user_data, uint32_t flags) {
+    (void)ring; (void)user_data; (void)flags;
+    return ENOSYS;
+}
+static inline int uring_register_offers(uring *ring, struct uring_offer *offers, uint32_t count) {
+    (void)ring; (void)offers; (void)count;
+    return ENOSYS;
+}
+static inline void uring_unregister_offers(uring *ring) { (void)ring; }
+static inline void uring_publish_offers(struct uring_offer *offers, uint16_t tail) { (void)offers; (void)tail; }
 static inline void uring_events(uring *ring, int wanted) { (void)ring; (void)wanted; }
 
 #endif
