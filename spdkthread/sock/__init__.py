@@ -1,7 +1,19 @@
 """Sockets on SpdkThreads. See `SockGroup`, and ``docs/sockets.md``."""
 
+from spdkthread.sock.datagram import DatagramBatch, DatagramSet, DatagramSock
 from spdkthread.sock.errors import SockBufferError, SockClosedError, SockLimitError
 from spdkthread.sock.group import SockGroup
 from spdkthread.sock.sock import Listener, Sock, SockChannel
 
-__all__ = ["Listener", "Sock", "SockBufferError", "SockChannel", "SockClosedError", "SockGroup", "SockLimitError"]
+__all__ = [
+    "DatagramBatch",
+    "DatagramSet",
+    "DatagramSock",
+    "Listener",
+    "Sock",
+    "SockBufferError",
+    "SockChannel",
+    "SockClosedError",
+    "SockGroup",
+    "SockLimitError",
+]

@@ -27,6 +27,7 @@ cdef class SockChannel:
     cdef FdHandler handler
     cdef ReadBuffer buffer
     cdef dict socks                 # Sock or Listener -> None
+    cdef public object datagrams    # a DatagramSet once there was a datagram socket
     cdef object __weakref__
 
     cdef int _deliver(self) except -1
