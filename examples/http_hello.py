@@ -167,7 +167,9 @@ async def app(scope, receive, send):
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"14")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"Hello, world!\\n"})
-made = socket.create_server(("127.0.0.1", 0))
+made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # or asyncio sets no TCP_NODELAY
+made.bind(("127.0.0.1", 0))
+made.listen()
 print(made.getsockname()[1], flush=True)
 config = uvicorn.Config(app, http="h11", loop="asyncio", log_level="error", lifespan="off", access_log=False)
 uvicorn.Server(config).run([made])
