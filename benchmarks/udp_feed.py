@@ -1,8 +1,8 @@
 """The market-data feed of ``examples/feed_handler.py``: native and Python handlers of datagrams, asyncio and uvloop.
 
-Every receiver is a process of its own, and only the one that is measured runs. The feed comes in bursts of 20 messages a
-millisecond; each message says when it was sent, and counts until the receiver has updated its book of prices. A figure is the
-median, or the 99th percentile, of one round.
+Every receiver is a process of its own, and only the one that is measured runs. The feed comes in bursts of 20 messages
+a millisecond; each message says when it was sent, and counts until the receiver has updated its book of prices. A
+figure is the median, or the 99th percentile, of one round.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A market-data feed by UDP: each message updates a book of prices, and how long it took since it was sent is kept.
 
-Four receivers of one feed, each in a process of its own, one after the other and in turn: `spdkthread.sock` with a native
-handler, which parses each message in C without the GIL; the same with a Python handler, which gets all that has come as
-one NumPy array; and plain asyncio and uvloop, which call a method for each. The reactor polls (``idle="poll"``), which is
-what such a program has a core for. Where something is not installed, its receiver is left out.
+Four receivers of one feed, each in a process of its own, in turn: `spdkthread.sock` with a native handler, which parses
+each message in C without the GIL; the same with a Python handler, which gets all that has come as one NumPy array; and
+plain asyncio and uvloop, which call a method for each. The reactor polls (``idle="poll"``), which is what such a
+program has a core for. Where something is not installed, its receiver is left out.
 
     python examples/feed_handler.py [--messages 8000] [--rounds 3] [--burst 20] [--pause-us 1000]
 """
@@ -32,6 +32,7 @@ MESSAGE = np.dtype([("sequence", "<u8"), ("sent_ns", "<u8"), ("price", "<f8"), (
 LAYOUT = struct.Struct("<QQdII")
 SYMBOLS = 256
 MOST = 1 << 20  # latencies that are kept
+PERCENTILES = ("p50", "p90", "p99", "p99.9")
 RECEIVERS = ("native handler", "Python handler", "asyncio", "uvloop")
 HOST = "127.0.0.1"
 QUIET_S = 0.1  # after so long without a message none is on its way
@@ -42,7 +43,12 @@ NATIVE = """
     #include <string.h>
     #include <time.h>
     typedef struct { uint64_t sequence, sent_ns; double price; uint32_t symbol, size; } message;
-    typedef struct { uint64_t count, expected, gaps, most; int64_t *latencies; double *prices; uint64_t *volumes; } feed;
+    typedef struct {
+        uint64_t count, expected, gaps, most;
+        int64_t *latencies;
+        double *prices;
+        uint64_t *volumes;
+    } feed;
 
     static int on_message(void *ctx, void *sock, const uint8_t *data, size_t length) {
         feed *mine = ctx;
@@ -64,7 +70,12 @@ NATIVE = """
     static int (*const handler)(void *, void *, const uint8_t *, size_t) = on_message;
 """
 DECLARED = """
-    typedef struct { uint64_t count, expected, gaps, most; int64_t *latencies; double *prices; uint64_t *volumes; } feed;
+    typedef struct {
+        uint64_t count, expected, gaps, most;
+        int64_t *latencies;
+        double *prices;
+        uint64_t *volumes;
+    } feed;
     extern int (*const handler)(void *, void *, const uint8_t *, size_t);
 """
 
@@ -124,7 +135,7 @@ class Book:
         seen = self.latencies[: self.count]
         found = {"messages": self.count, "gaps": self.gaps}
         if self.count:
-            found |= {name: float(np.percentile(seen, float(name[1:]))) / 1000 for name in ("p50", "p90", "p99", "p99.9")}
+            found |= {name: float(np.percentile(seen, float(name[1:]))) / 1000 for name in PERCENTILES}
         self.begin()
         return found
 
@@ -312,11 +323,12 @@ def main() -> None:
                 lost[kind] = lost.get(kind, 0) + options.messages - found["messages"]
                 if "p99" in found and (kind not in best or found["p99"] < best[kind]["p99"]):
                     best[kind] = found
-    print(f"{options.messages:,} messages of {LAYOUT.size} bytes, {options.burst} each {options.pause_us:g} µs; µs from sending")
+    print(f"{options.messages:,} messages of {LAYOUT.size} bytes, {options.burst} each {options.pause_us:g} µs")
+    print("µs from its sending until a message is in the book, of the best round; lost over all")
     print(f"{'receiver':16} {'p50':>8} {'p90':>8} {'p99':>8} {'p99.9':>8} {'lost':>6}")
     for kind in RECEIVERS:
         if kind in best:
-            figures = " ".join(f"{best[kind][name]:8.1f}" for name in ("p50", "p90", "p99", "p99.9"))
+            figures = " ".join(f"{best[kind][name]:8.1f}" for name in PERCENTILES)
             print(f"{kind:16} {figures} {lost[kind]:6,.0f}")
         else:
             print(f"{kind:16} is not here: cffi and a C compiler, or uvloop, are not installed")

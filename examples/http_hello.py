@@ -1,7 +1,7 @@
 """An HTTP/1.1 server that says hello: h11 for the protocol, `spdkthread.sock` for the connections.
 
-Connections stay open between requests; what a client sends ahead is answered in its order; what is no HTTP gets a 400, an
-unknown path a 404, another method a 405. A client that does not read is not read from, and one that is silent is closed.
+Connections stay open between requests; what a client sends ahead is answered in its order; what is no HTTP gets a 400,
+an unknown path a 404, another method a 405. A client that does not read is not read from, and a silent one is closed.
 
     python examples/http_hello.py --port 8000       # until Ctrl-C
     python examples/http_hello.py                   # measures itself beside uvicorn, where that is installed

@@ -184,9 +184,7 @@ def hold(server, count):
 
 
 def compare(before, after, what):
-    changed = {
-        name: (before[name], after[name]) for name in before if name != "memory" and before[name] != after[name]
-    }
+    changed = {name: (before[name], after[name]) for name in before if name != "memory" and before[name] != after[name]}
     assert not changed, f"{what}: before and after: {changed}"
 
 

@@ -31,10 +31,44 @@ PATIENCE_S = 60
 TOGETHER = 8  # conversations of one case, at the same time
 EXAMPLE = Path(__file__).parent.parent / "examples" / "resp_server.py"
 WORDS = [b"PING", b"ECHO", b"GET", b"SET", b"EX", b"PX", b"NX", b"XX", b"DEL", b"EXISTS", b"INCR", b"DECR", b"INCRBY"]
-WORDS += [b"MGET", b"MSET", b"EXPIRE", b"PEXPIRE", b"TTL", b"PTTL", b"APPEND", b"STRLEN", b"DBSIZE", b"FLUSHALL", b"KEYS"]
+WORDS += [
+    b"MGET",
+    b"MSET",
+    b"EXPIRE",
+    b"PEXPIRE",
+    b"TTL",
+    b"PTTL",
+    b"APPEND",
+    b"STRLEN",
+    b"DBSIZE",
+    b"FLUSHALL",
+    b"KEYS",
+]
 WORDS += [b"SCAN", b"MATCH", b"COUNT", b"INFO", b"COMMAND", b"CONFIG", b"CLIENT", b"SELECT", b"QUIT", b"0", b"1", b"-1"]
-WORDS += [b"key", b"other", b"*", b"k?[a-", b"\\", b"9223372036854775807", b"-9223372036854775808", b"1e400", b"", b"\x00"]
-NUMBERS = [b"-1", b"0", b"1", b"-2", b"2147483648", b"4294967296", b"9223372036854775808", b"18446744073709551616", b"x", b""]
+WORDS += [
+    b"key",
+    b"other",
+    b"*",
+    b"k?[a-",
+    b"\\",
+    b"9223372036854775807",
+    b"-9223372036854775808",
+    b"1e400",
+    b"",
+    b"\x00",
+]
+NUMBERS = [
+    b"-1",
+    b"0",
+    b"1",
+    b"-2",
+    b"2147483648",
+    b"4294967296",
+    b"9223372036854775808",
+    b"18446744073709551616",
+    b"x",
+    b"",
+]
 PURPOSE = "on purpose"
 
 
@@ -148,7 +182,10 @@ class Servers:
         self.threads = [reactor.create_thread(f"net {number}") for number, reactor in enumerate(self.reactors)]
         self.group = SockGroup("net", lib=self.lib, max_sock_bytes=1 << 20).register()
         self.kept, self.resp = [], {}
-        self.targets = {"handlers": (self.stream, self.serve(self.wild)), "native echo": (self.stream, self.serve(native))}
+        self.targets = {
+            "handlers": (self.stream, self.serve(self.wild)),
+            "native echo": (self.stream, self.serve(native)),
+        }
         self.datagrams = [self.open(self.batch), self.open(None)]
         self.targets["datagrams"] = (self.datagram, self.datagrams[0].sockname())
         self.targets["native datagrams"] = (self.datagram, self.datagrams[1].sockname())
@@ -165,7 +202,12 @@ class Servers:
             self.reported.append(f"{context['message']}: {error!r}")
 
     def serve(self, accepted):
-        return self.threads[0].call(lambda: self.group.listen(("127.0.0.1", 0), accepted, threads=self.threads)).result().sockname()
+        return (
+            self.threads[0]
+            .call(lambda: self.group.listen(("127.0.0.1", 0), accepted, threads=self.threads))
+            .result()
+            .sockname()
+        )
 
     def open(self, on_batch):
         def begin():
@@ -372,7 +414,9 @@ def main():
         while time.monotonic() < finish or number == first:
             name = names[number % len(names)]
             case, address = servers.targets[name]
-            where = f"--seed {options.seed} --case {number}" + "".join(f" --target {one!r}" for one in options.target or ())
+            where = f"--seed {options.seed} --case {number}" + "".join(
+                f" --target {one!r}" for one in options.target or ()
+            )
             faulthandler.dump_traceback_later(2 * PATIENCE_S, exit=True)
             dices = [random.Random(f"{options.seed} {number} {each}") for each in range(TOGETHER)]
             list(clients.map(case, dices, [address] * TOGETHER))

@@ -227,8 +227,8 @@ cdef int read_address(DatagramSock sock, object address, datagram_address *out) 
     if datagram_address_set(out, sock.c.family, address[0].encode("ascii", "replace"), port, scope) < 0:
         what = "IPv6" if sock.c.family == socket.AF_INET6 else "IPv4"
         raise ValueError(
-            f"{address[0]!r} is no {what} address, which {sock!r} sends to; names are resolved by socket.getaddrinfo, on "
-            "another OS thread"
+            f"{address[0]!r} is no {what} address, which {sock!r} sends to; names are resolved by socket.getaddrinfo, "
+            "on another OS thread"
         )
     return 0
 
@@ -266,9 +266,9 @@ cdef class DatagramSet:
 
     @property
     def stats(self) -> dict:
-        """Counts since its making: ``datagram_socks``, ``datagram_reads`` and ``datagram_writes`` (calls to the kernel),
-        ``datagrams_in``, ``datagrams_out``, ``datagram_bytes_in``, ``datagram_bytes_out``, ``datagrams_truncated``,
-        ``datagrams_rejected``, ``datagram_errors``."""
+        """Counts since its making: ``datagram_socks``, ``datagram_reads`` and ``datagram_writes`` (calls to the
+        kernel), ``datagrams_in``, ``datagrams_out``, ``datagram_bytes_in``, ``datagram_bytes_out``,
+        ``datagrams_truncated``, ``datagrams_rejected``, ``datagram_errors``."""
         return {
             "datagram_socks": self.c.count,
             "datagram_reads": self.c.reads,
@@ -468,8 +468,8 @@ cdef class DatagramSock:
 
     @property
     def on_batch(self):
-        """``on_batch(sock, batch)`` with a `DatagramBatch` of what has been received, at most one a turn. Without a handler
-        nothing is read until there is one."""
+        """``on_batch(sock, batch)`` with a `DatagramBatch` of what has been received, at most one a turn. Without a
+        handler nothing is read until there is one."""
         return self._on_batch
 
     @on_batch.setter
@@ -726,8 +726,8 @@ cdef class DatagramSock:
             raise SockClosedError(f"{self!r} sends nothing any more")
         if number == ENOBUFS:
             raise SockBufferError(
-                f"a datagram of {length} bytes more is too much for {self!r}: it may hold {self.c.limit} bytes, and its "
-                f"group {self._set.channel.c.max_buffered}. Wait for on_low_water"
+                f"a datagram of {length} bytes more is too much for {self!r}: it may hold {self.c.limit} bytes, and "
+                f"its group {self._set.channel.c.max_buffered}. Wait for on_low_water"
             )
         if number == EMSGSIZE:
             raise OSError(number, f"a datagram of {length} bytes is larger than any can be, of {self!r}")

@@ -50,7 +50,11 @@ cdef extern from *:
     /* < 0: the datagram is counted as rejected. */
     typedef int (*datagram_fn)(void *ctx, datagram_s *sock, const uint8_t *data, size_t length);
 
-    typedef union datagram_address { struct sockaddr any; struct sockaddr_in v4; struct sockaddr_in6 v6; } datagram_address;
+    typedef union datagram_address {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } datagram_address;
 
     #if defined(__linux__) || defined(__FreeBSD__) || defined(__NetBSD__)
     #define ST_MMSG 1
@@ -275,14 +279,16 @@ cdef enum datagram_notice:
     DATAGRAM_TELL_CLOSED = 8
 
 # Of an address: 0, or -1 when `host` is none of the family.
-cdef int datagram_address_set(datagram_address *address, int family, const char *host, int port, uint32_t scope) noexcept nogil
+cdef int datagram_address_set(
+    datagram_address *address, int family, const char *host, int port, uint32_t scope
+) noexcept nogil
 cdef uint32_t datagram_address_size(const datagram_address *address) noexcept nogil
 cdef int datagram_address_get(
     const datagram_address *address, char *host, uint32_t host_size, uint32_t *port, uint32_t *flow, uint32_t *scope
 ) noexcept nogil                # its family
 
-# All of these on the group's thread. To send: 0, -EPIPE, -EMSGSIZE, -ENOBUFS, -ENOMEM; `address` NULL is the one that the
-# socket is connected to.
+# All of these on the group's thread. To send: 0, -EPIPE, -EMSGSIZE, -ENOBUFS, -ENOMEM; `address` NULL is the one that
+# the socket is connected to.
 cdef int datagram_send(
     datagram_s *sock, const void *data, size_t length, const datagram_address *address
 ) noexcept nogil

@@ -131,7 +131,9 @@ cdef extern from *:
                 return index ? (int)index : -1;
         return (int)count;
     }
-    static inline int st_is_truncated(const datagram_header *header) { return (header->msg_hdr.msg_flags & MSG_TRUNC) != 0; }
+    static inline int st_is_truncated(const datagram_header *header) {
+        return (header->msg_hdr.msg_flags & MSG_TRUNC) != 0;
+    }
     static inline uint32_t st_length(const datagram_header *header) { return header->msg_len; }
     """
     uint32_t st_address_size(const datagram_address *address) noexcept nogil
@@ -601,12 +603,13 @@ cdef datagram_block *new_block(uint32_t batch, uint32_t size) noexcept nogil:
     cdef size_t addresses = aligned(batch * sizeof(datagram_address))
     cdef size_t truncated = aligned(batch)
     cdef size_t headers = aligned(batch * sizeof(datagram_header))
-    cdef uint8_t *memory = <uint8_t *>core_calloc(
-        1, head + data + lengths + addresses + truncated + headers + batch * sizeof(iovec)
-    )
-    cdef datagram_block *block = <datagram_block *>memory
+    cdef size_t parts = batch * sizeof(iovec)
+    cdef uint8_t *memory
+    cdef datagram_block *block
+    memory = <uint8_t *>core_calloc(1, head + data + lengths + addresses + truncated + headers + parts)
     if memory == NULL:
         return NULL
+    block = <datagram_block *>memory
     block.batch = batch
     block.size = size
     memory += head

@@ -48,8 +48,8 @@ class SockGroup(IoDevice):
     are closed, and `SpdkThread.exit_blockers` names them. In the child of a fork the sockets are closed, without a word
     to the peers, whose connections are the parent's.
 
-    **Thread safety:** `listen`, `connect` and `open_datagram` on the SpdkThread that is to have the socket; all else as `IoDevice`.
-    Answers to ``lib/sock``.
+    **Thread safety:** `listen`, `connect` and `open_datagram` on the SpdkThread that is to have the socket; all else as
+    `IoDevice`. Answers to ``lib/sock``.
     """
 
     def __init__(
@@ -260,9 +260,7 @@ class SockGroup(IoDevice):
                     made.bind(found["local"][4])
                 if remote is not None:
                     made.connect(found["remote"][4])
-                return open_datagram_sock(
-                    self, channel.ctx, made, on_batch, batch, datagram_bytes, remote is not None
-                )
+                return open_datagram_sock(self, channel.ctx, made, on_batch, batch, datagram_bytes, remote is not None)
 
     def close_all(self):
         """Abort every socket of the group on every thread, listeners included.

@@ -98,7 +98,9 @@ def test_transports_work(begin, first, last):
     assert result.returncode == 0
 
 
-@pytest.mark.parametrize("begin", [CLOSE_0, f"if hasattr(os, 'sched_setaffinity'): {ONE_CORE}"], ids=["descriptor 0", "one core"])
+@pytest.mark.parametrize(
+    "begin", [CLOSE_0, f"if hasattr(os, 'sched_setaffinity'): {ONE_CORE}"], ids=["descriptor 0", "one core"]
+)
 def test_sockets_of_a_reactor_work(begin):
     result = run_python(
         f"""

@@ -56,7 +56,12 @@ def test_a_connection_is_kept(client):
 
 
 def test_requests_that_are_sent_ahead_are_answered_in_their_order(client):
-    client.send(GET % b"/" + GET % b"/none" + GET % b"/?query=1" + b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 3\r\n\r\nabc")
+    client.send(
+        GET % b"/"
+        + GET % b"/none"
+        + GET % b"/?query=1"
+        + b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 3\r\n\r\nabc"
+    )
     assert [status for status, _ in responses(client, 4)] == [200, 404, 200, 405]
 
 
