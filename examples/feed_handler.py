@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -133,7 +133,7 @@ class Book:
     def report(self) -> dict[str, float]:
         """Of what has come since the last report."""
         seen = self.latencies[: self.count]
-        found = {"messages": self.count, "gaps": self.gaps}
+        found: dict[str, float] = {"messages": self.count, "gaps": self.gaps}
         if self.count:
             found |= {name: float(np.percentile(seen, float(name[1:]))) / 1000 for name in PERCENTILES}
         self.begin()
@@ -182,16 +182,17 @@ def answer(line: str, report: Any) -> None:
 
 def serve_sock(kind: str) -> None:
     from spdkthread import Reactor
-    from spdkthread.sock import SockGroup
+    from spdkthread.sock import DatagramSock, SockGroup
 
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    group = SockGroup("feed").register()
+    group = SockGroup("feed").register()  # type: ignore[no-untyped-call, unused-ignore]
     reactor = Reactor(cores[-1] if cores else None, idle="poll").start()
     thread = reactor.create_thread("feed")
     book = NativeBook() if kind == "native handler" else Book()
 
     def begin() -> Any:
-        sock = group.open_datagram((HOST, 0), datagram_bytes=MESSAGE.itemsize, receive_buffer_bytes=4 << 20)
+        opened: Callable[..., DatagramSock] = group.open_datagram
+        sock = opened((HOST, 0), datagram_bytes=MESSAGE.itemsize, receive_buffer_bytes=4 << 20)
         if isinstance(book, NativeBook):
             sock.set_native(book.native.lib.handler, book.feed)
         else:

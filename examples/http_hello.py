@@ -143,7 +143,8 @@ class Server:
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.reactor = Reactor().start()
         self.thread = self.reactor.create_thread("http")
-        self.group = SockGroup("http").register()
+        group = SockGroup("http")  # type: ignore[no-untyped-call, unused-ignore]
+        self.group = group.register()
         listener = self.thread.call(self.group.listen, (host, port), self.accepted).result()
         self.address = listener.sockname()
 
@@ -151,7 +152,7 @@ class Server:
         Connection(sock, self.thread)
 
     def close(self) -> None:
-        self.group.close_all().result()
+        self.group.close_all().result()  # type: ignore[no-untyped-call, unused-ignore]
         self.group.unregister().result()
         self.reactor.stop()
 
@@ -180,9 +181,9 @@ def drive(port: int, connections: int, requests: int) -> float:
     """Requests a second, each connection with one on its way at a time."""
     selector = selectors.DefaultSelector()
     for _ in range(connections):
-        peer = socket.create_connection(("127.0.0.1", port), timeout=10)
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        selector.register(peer, selectors.EVENT_READ, bytearray())
+        opened = socket.create_connection(("127.0.0.1", port), timeout=10)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        selector.register(opened, selectors.EVENT_READ, bytearray())
     begin = time.perf_counter()
     for key in selector.get_map().values():
         key.fileobj.send(REQUEST)  # type: ignore[union-attr]
