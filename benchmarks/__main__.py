@@ -30,7 +30,7 @@ ORDER = (
     "poll_empty", "poller_run", "timers", "call_later", "timer_jitter", "fixed_rate",
     "channel", "for_each_thread", "for_each_channel", "reactor_turn", "wakeup", "idle_cost", "gil_sharing", "gil_hold",
     "future", "acall", "coroutine_switch",
-    "loop_callbacks", "loop_pingpong", "loop_timers", "loop_echo", "loop_idle", "resp",
+    "loop_callbacks", "loop_pingpong", "loop_timers", "loop_echo", "loop_idle", "udp_feed", "resp",
     "bdev", "event_perf", "reactor_perf", "poller_perf", "memory", "import_time",
 )
 # fmt: on

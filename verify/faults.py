@@ -39,6 +39,9 @@ PATIENCE_S = 120
 # What allocates in the native core, and a scenario that goes there. A new place needs a scenario.
 SITES = {
     ("core.pyx", "make_room"): "sockets",
+    ("datagram_core.pyx", "make_bytes"): "datagrams",
+    ("datagram_core.pyx", "make_waiting"): "datagrams",
+    ("datagram_core.pyx", "new_block"): "datagrams",
     ("device.pyx", "__cinit__"): "storage over io_uring",
     ("device.pyx", "_begin"): "storage over threads",
     ("histogram.pyx", "__cinit__"): "storage over io_uring",
@@ -524,6 +527,24 @@ def sockets_over_io_uring(world):
         world.poll()
 
 
+def datagrams(world):
+    """A socket that sends many to another one at once."""
+    group = SockGroup("net", lib=world.lib).register()
+    world.devices.append(group)
+    thread = world.thread(ring_size=64)
+    heard = []
+    try:
+        with thread:
+            sock = group.open_datagram(("127.0.0.1", 0), on_batch=lambda sock, batch: heard.extend(map(bytes, batch)))
+            other = group.open_datagram(remote=sock.sockname())
+            assert other.send_many(bytes(100 * 200), 100) == 200
+        world.poll_until(lambda: other.datagrams_out == 200 and len(heard) > 100)
+    finally:
+        with thread:
+            group.close_all()
+        world.poll()
+
+
 def the_structures_by_themselves(world):
     assert MessageRing(8).push(noop, 1)
     queue = TimerQueue()
@@ -559,6 +580,7 @@ SCENARIOS = {
     "a workload of bdevperf": a_workload_of_bdevperf,
     "sockets": sockets,
     "sockets over io_uring": sockets_over_io_uring,
+    "datagrams": datagrams,
     "the structures by themselves": the_structures_by_themselves,
 }
 

@@ -211,7 +211,7 @@ def address(run: Run) -> tuple[Path, dict]:
 
 
 def address_sanitizer(run: Run) -> dict:
-    """The suite, fuzzed programs and senders under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    """The suite, fuzzed programs, conversations and senders under AddressSanitizer and UndefinedBehaviorSanitizer."""
     tree, environment = address(run)
     seconds = max(5, run.seconds(0.04))
     figures = module(
@@ -226,7 +226,11 @@ def address_sanitizer(run: Run) -> dict:
         run, "storage", "--seconds", seconds, "--seed", run.seed,
         cwd=tree, environment=environment, timeout_s=limit(seconds) + 900,
     )  # fmt: skip
-    return figures | fuzzed | storage | sanitized_suite(run, tree, environment)
+    network = module(
+        run, "network", "--seconds", seconds, "--seed", run.seed, *([] if run.long else ["--without-native"]),
+        cwd=tree, environment=environment, timeout_s=limit(seconds) + 900,
+    )  # fmt: skip
+    return figures | fuzzed | storage | network | sanitized_suite(run, tree, environment)
 
 
 def free_threaded(run: Run) -> dict:

@@ -9,6 +9,7 @@ import threading
 
 from spdkthread.errors import NoThreadError
 from spdkthread.io_device import IoDevice
+from spdkthread.sock.datagram import open_datagram_sock
 from spdkthread.sock.errors import SockBackendError
 from spdkthread.sock.sock import close_channel, make_channel, open_listener, open_sock, uring_refusal
 from spdkthread.thread import SpdkThread, get_thread
@@ -67,8 +68,8 @@ class SockGroup(IoDevice):
     are closed, and `SpdkThread.exit_blockers` names them. In the child of a fork the sockets are closed, without a word
     to the peers, whose connections are the parent's.
 
-    **Thread safety:** `listen` and `connect` on the SpdkThread that is to have the socket; all else as `IoDevice`.
-    Answers to ``lib/sock``.
+    **Thread safety:** `listen`, `connect` and `open_datagram` on the SpdkThread that is to have the socket; all else as
+    `IoDevice`. Answers to ``lib/sock``.
     """
 
     def __init__(
@@ -215,6 +216,80 @@ class SockGroup(IoDevice):
         sock._resolved(found, None)
         return sock
 
+    def open_datagram(
+        self,
+        local=None,
+        *,
+        remote=None,
+        on_batch=None,
+        batch=64,
+        datagram_bytes=2048,
+        reuse_port=False,
+        receive_buffer_bytes=None,
+    ):
+        """Open a UDP socket of the current thread.
+
+        Parameters
+        ----------
+        local : (host, port), optional
+            Where it receives; numeric, port 0 for any free one. None: any port, for a socket that sends first.
+        remote : (host, port), optional
+            Connect it: it receives from there only, and `DatagramSock.send` needs no address.
+        on_batch : callable, optional
+            See `DatagramSock.on_batch`. Without any, nothing is received until there is a handler.
+        batch : int, default 64
+            The most datagrams that are received at once.
+        datagram_bytes : int, default 2048
+            Room for each of them. A longer one is cut off there, and counted. ``batch * datagram_bytes`` is the memory
+            of a socket that has received.
+        reuse_port : bool, default False
+            ``SO_REUSEPORT``: several sockets have one port, among which the kernel spreads the senders; those of a
+            multicast group get everything each.
+        receive_buffer_bytes : int, optional
+            ``SO_RCVBUF``: what waits in the kernel meanwhile, which has a limit of its own for it.
+
+        Returns
+        -------
+        DatagramSock
+            `DatagramSock.sockname` tells the port, `DatagramSock.close` ends it.
+
+        Raises
+        ------
+        OSError
+            What the kernel says, or an address is not numeric: names are not resolved.
+        SockLimitError
+            When the thread has `max_socks` sockets.
+        NoThreadError
+            When no SpdkThread is current.
+        """
+        for what, value, most in (("batch", batch, 1024), ("datagram_bytes", datagram_bytes, 65536)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{what} must be an int, got {type(value).__name__}")
+            if not 1 <= value <= most:
+                raise ValueError(f"{what} must be from 1 to {most}, got {value}")
+        if on_batch is not None and not callable(on_batch):
+            raise TypeError(f"on_batch must be callable, got {type(on_batch).__name__}")
+        flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        names = {"local": local, "remote": remote}
+        found = {
+            what: socket.getaddrinfo(*numeric(what, address), type=socket.SOCK_DGRAM, flags=flags)[0]
+            for what, address in names.items()
+            if address is not None
+        }
+        family = next((one[0] for one in found.values()), socket.AF_INET)
+        with self._here() as channel:
+            with socket.socket(family, socket.SOCK_DGRAM) as made:
+                made.setblocking(False)
+                if reuse_port:
+                    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                if receive_buffer_bytes is not None:
+                    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+                if local is not None:
+                    made.bind(found["local"][4])
+                if remote is not None:
+                    made.connect(found["remote"][4])
+                return open_datagram_sock(self, channel.ctx, made, on_batch, batch, datagram_bytes, remote is not None)
+
     def close_all(self):
         """Abort every socket of the group on every thread, listeners included.
 
@@ -254,6 +329,13 @@ class SockGroup(IoDevice):
         if kind not in self._logged:
             self._logged.add(kind)
             logger.warning(text + "; further ones are not logged", *args)
+
+
+def numeric(what, address):
+    """Host and port of an address for `SockGroup.open_datagram`."""
+    if not isinstance(address, tuple) or len(address) < 2:
+        raise TypeError(f"{what} must be a tuple (host, port), got {address!r}")
+    return address[:2]
 
 
 def resolve(thread, sock, address):

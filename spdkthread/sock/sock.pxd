@@ -30,6 +30,7 @@ cdef class SockChannel:
     cdef dict replaced              # number of a buffer of the ring -> what has taken its place
     cdef object poller              # io_uring: looks for completions
     cdef dict socks                 # Sock or Listener -> None
+    cdef public object datagrams    # a DatagramSet once there was a datagram socket
     cdef object __weakref__
 
     cdef int _deliver(self) except -1

@@ -84,7 +84,13 @@ CLOSE_SIGNATURE = "void (void *, sock_s *, int)"
 add_signature(
     DATA_SIGNATURE,
     ("c_void_p", "c_void_p", "c_void_p", "c_size_t"),
-    ("int (void *, void *, uint8_t const *, size_t)", "int (void *, void *, void const *, size_t)"),
+    (
+        "int (void *, void *, uint8_t const *, size_t)",
+        "int (void *, void *, void const *, size_t)",
+        # cffi forgets `const`.
+        "int (void *, void *, uint8_t *, size_t)",
+        "int (void *, void *, void *, size_t)",
+    ),
 )
 add_signature(CLOSE_SIGNATURE, ("c_void_p", "c_void_p", "c_int"), ("void (void *, void *, int)",))
 
@@ -204,8 +210,9 @@ cdef class SockChannel:
     @property
     def stats(self) -> dict:
         """Counts since its making: ``socks``, ``buffered``, ``polls``, ``reads``, ``writes``, ``bytes_in``,
-        ``bytes_out``, ``accepts``, ``refused``; over io_uring, ``calls`` of the kernel that submitted requests."""
-        return {
+        ``bytes_out``, ``accepts``, ``refused``; over io_uring, ``calls`` of the kernel that submitted requests; and those
+        of its `DatagramSet` once it has one. ``socks``, ``buffered`` and ``refused`` count datagram sockets too."""
+        counts = {
             "socks": self.c.count,
             "buffered": self.c.buffered,
             "polls": self.c.polls,
@@ -217,11 +224,12 @@ cdef class SockChannel:
             "refused": self.c.refused,
             "calls": self.c.calls,
         }
+        return counts if self.datagrams is None else counts | self.datagrams.stats
 
     @property
     def sockets(self) -> tuple:
-        """Every `Sock` and `Listener` that the thread has."""
-        return tuple(self.socks)
+        """Every `Sock`, `Listener` and `DatagramSock` that the thread has."""
+        return tuple(self.socks) if self.datagrams is None else (*self.socks, *self.datagrams.sockets)
 
     def _watch(self):
         handler = make_handler(self.thread, self.c.fd, self._run, "r", f"sockets of {self.device.name!r}")
@@ -253,6 +261,8 @@ cdef class SockChannel:
             sock_abort(&sock.c, 0)
             self._let_go(sock)
         self._drop_accepted()
+        if self.datagrams is not None:
+            self.datagrams._close()
         _channels.discard(self)
         if self.handler is not None:
             self.thread._fd_remove(self.handler)
@@ -321,6 +331,8 @@ cdef class SockChannel:
         if alive:
             self._open()
             self._watch()
+        if self.datagrams is not None:
+            self.datagrams._forked()
 
     # One turn, with the GIL.
 

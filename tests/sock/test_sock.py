@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from native_sources import FFI
 from support import PATIENCE_S, eventually, finish, run_python
 
 from spdkthread import ThreadExitedError, WrongThreadError
@@ -915,6 +916,20 @@ def test_a_native_handler_has_the_signature(server):
             sock.set_native(ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(lambda ctx: 0))
         with pytest.raises(TypeError, match="native function"):
             sock.set_native(print)
+
+
+def test_a_function_of_cffi_is_a_native_handler(server):
+    if FFI is None:
+        return  # there is none for this Python
+    heard = []
+    kind = "int(*)(void *, void *, const uint8_t *, size_t)"
+    function = FFI.callback(kind, lambda ctx, sock, data, length: heard.append(FFI.buffer(data, length)[:]) or 0)
+    peer, sock = server.client()
+    with peer:
+        with server.thread:
+            sock.set_native(function)
+        peer.send(b"hello")
+        server.poll_until(lambda: heard == [b"hello"])
 
 
 def test_a_reactor_sleeps_beside_its_sockets_and_is_woken_by_them(live_lib, reactor, backend):
