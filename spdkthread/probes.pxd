@@ -3,17 +3,17 @@
 A probe is one `nop` with a note beside it, in the ELF section `.note.stapsdt`, that says where it stands, what it is
 called and in which registers its arguments are:
 
-    note       12 bytes         "stapsdt"      8 + 8 + 8 bytes                       "spdkthread" "message__start" "8@%rax"
-               sizes, type 3    padded to 4    the nop; the base; the semaphore      provider     name             arguments
+    12 bytes        "stapsdt"   8 + 8 + 8 bytes                 "spdkthread"   "message__start"   "8@%rdi 8@%rsi"
+    sizes, type 3   8 bytes     the nop, a base, a semaphore    provider       name               arguments
 
-The kernel counts the tools that watch a probe in its semaphore, 16 bits in the memory of the process. Here these are the
-lower half of `st_trace_word`, of which each module has its own (see ``trace_ring.pxd``). So a probe needs no look of its
-own: where neither a trace nor a tool wants to know, the one load and one branch of the trace lead past the `nop` too, and
-while a tool watches they lead to it, whether a trace runs or not.
+The kernel counts the tools that watch a probe in its semaphore, 16 bits in the memory of the process. Here these are
+the lower half of `st_trace_word`, of which each module has its own (see ``trace_ring.pxd``). So a probe needs no look of
+its own: where neither a trace nor a tool wants to know, the one load and one branch of the trace lead past the `nop`
+too, and while a tool watches they lead to it, whether a trace runs or not.
 
-The base is an address that a prelinker moves together with the program; a reader of the notes compares it with where the
-section `.stapsdt.base` is. No header of SystemTap's is needed for any of this. Where there is no ELF, or on other
-processors than x86-64 and aarch64, there are no probes.
+The base is an address that a prelinker moves together with the program; a reader of the notes compares it with where
+the section `.stapsdt.base` is. No header of SystemTap's is needed for any of this. Where there is no ELF, or on
+processors other than x86-64 and aarch64, there are no probes.
 
 What a function is called is asked for only while a tool watches: `st_probed`.
 """

@@ -452,7 +452,7 @@ def record(str name not None, value=0) -> bool:
     **Thread safety:** any OS thread. From Cython, ``trace_user`` is the same without the GIL.
     """
     cdef int64_t number = value
-    # Whoever counts durations, or watches a probe, has set the word too.
+    # Counting durations and watching a probe set the word too.
     if not st_tracing() or not st_load_relaxed(&st_session):
         return False
     st_ring_put(TRACE_USER, 0, st_cycles(), 0, trace_text(name), number)

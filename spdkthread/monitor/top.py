@@ -245,7 +245,7 @@ class _Screen:
         elif key == "C":
             self.hidden[self.table].clear()
         elif key == "g":
-            self.overlay = lambda sample: [f" {name:<20} {_shown(name, one)}" for name, one in sample.scheduling.items()]
+            self.overlay = self.scheduling
         elif key == "t":
             self.total = not self.total
         elif key == "r":
@@ -258,6 +258,9 @@ class _Screen:
         else:
             steps = {"\x1b[A": -1, "\x1b[B": 1, "\x1b[5~": -10, "\x1b[6~": 10, "\x1b[H": -(10**9), "\x1b[F": 10**9}
             self.marked += steps.get(key, 0)
+
+    def scheduling(self, sample: Sample) -> list[str]:
+        return [f" {name:<20} {_shown(name, value)}" for name, value in sample.scheduling.items()]
 
     def details(self, sample: Sample) -> list[str]:
         rows = self.rows(sample)
