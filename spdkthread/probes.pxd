@@ -7,8 +7,8 @@ called and in which registers its arguments are:
     sizes, type 3   8 bytes     the nop, a base, a semaphore    provider       name               arguments
 
 The kernel counts the tools that watch a probe in its semaphore, 16 bits in the memory of the process. Here these are
-the lower half of `st_trace_word`, of which each module has its own (see ``trace_ring.pxd``). So a probe needs no look of
-its own: where neither a trace nor a tool wants to know, the one load and one branch of the trace lead past the `nop`
+the lower half of `st_trace_word`, of which each module has its own (see ``trace_ring.pxd``). So a probe needs no look
+of its own: where neither a trace nor a tool wants to know, the one load and one branch of the trace lead past the `nop`
 too, and while a tool watches they lead to it, whether a trace runs or not.
 
 The base is an address that a prelinker moves together with the program; a reader of the notes compares it with where

@@ -60,8 +60,8 @@ _KEYS = """\
  h            this help                       q   end"""
 
 _DESCRIPTION = """\
-Show the reactors, threads, pollers and channels of a running program. It works with any server of SPDK's JSON-RPC methods; with
-ours it also shows rings, sleeps, waits for the GIL and stalls.
+Show the reactors, threads, pollers and channels of a running program. It works with any server of SPDK's JSON-RPC
+methods; with ours it also shows rings, sleeps, waits for the GIL and stalls.
 
 A program opens the server by spdkthread.rpc.Server(PATH), or by SPDKTHREAD_RPC_SOCKET=PATH in its environment. When
 the output is no terminal, it is printed once, as with --once.
