@@ -17,6 +17,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from spdkthread.affinity cimport affinity_tighten
 from spdkthread.clock cimport st_cycles, st_ticks
 from spdkthread.os_ext cimport sched_yield
+from spdkthread.probes cimport st_probe_park, st_probe_wake, st_probed
 from spdkthread.trace_ring cimport TRACE_PARK, TRACE_WAKE, st_trace_word, st_tracing, trace_enrol, trace_put
 
 cdef extern from *:
@@ -166,9 +167,13 @@ cdef int idle_sleep(wakeup_state *wakeup, int fd, int signal_fd, int64_t timeout
     affinity_tighten()
     if not st_tracing():
         return wait(wakeup.wait_fd, fd, signal_fd, timeout_ns)
+    if st_probed():
+        st_probe_park()
     began = st_cycles()
     result = wait(wakeup.wait_fd, fd, signal_fd, timeout_ns)
     ended = st_cycles()
+    if st_probed():
+        st_probe_wake(result)
     trace_put(TRACE_PARK, 0, began, ended - began, 0, result)
     trace_put(TRACE_WAKE, 0, ended, 0, 0, result)
     return result

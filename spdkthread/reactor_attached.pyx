@@ -27,6 +27,7 @@ from spdkthread.gil_handoff cimport (
 )
 from spdkthread.idle cimport IDLE_OBJECT, idle_reset
 from spdkthread.os_ext cimport st_nap
+from spdkthread.probes cimport st_probe_gil_detach, st_probed
 from spdkthread.reactor_loop cimport (
     SCAN_READY,
     NEED_IDLE_OBJECT,
@@ -100,6 +101,8 @@ cdef int run_loop(ReactorState reactor) except -1:
             attached = st_cycles()
         release = attached_phase(reactor, reason)
         if st_tracing():
+            if st_probed():
+                st_probe_gil_detach()
             trace_put(TRACE_ATTACHED, 0, attached, st_cycles() - attached if attached else 0, 0, 0)
         if phase_now(reactor) == PHASE_DEAD or (r.stopping and may_end(reactor)):
             return 0

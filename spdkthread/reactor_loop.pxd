@@ -12,8 +12,9 @@ from spdkthread.atomics cimport (
     st_store_release,
     st_storep_release,
 )
-from spdkthread.clock cimport clock_read, st_cycles
+from spdkthread.clock cimport account_ticks, clock_read, st_cycles
 from spdkthread.idle cimport idle_reset, idle_s
+from spdkthread.probes cimport st_probe_gil_attach, st_probed
 from spdkthread.thread_poll cimport BATCH_SIZE, poll_begin, poll_end, poll_work_ready, thread_s
 from spdkthread.timers cimport timer_queue
 from spdkthread.trace_ring cimport TRACE_GIL_WAIT, st_tracing, trace_put
@@ -161,6 +162,8 @@ cdef inline void account_attach(reactor_s *r, uint64_t handed) noexcept nogil:
         r.gil_wait += waited
     if st_tracing():
         trace_put(TRACE_GIL_WAIT, 0, began, waited, 0, 0)
+        if st_probed():
+            st_probe_gil_attach(<uint64_t>account_ticks(NULL, waited))
     if handed:
         r.stretch_began = handed
     elif r.stretch_began == 0 or began - r.detached_at > r.gap_cycles or waited > r.gap_cycles:

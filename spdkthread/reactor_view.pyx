@@ -4,15 +4,25 @@ The loop does nothing for these readers. They take the lock, under which the tab
 read each word of the loop's once: it may be another one in the next moment.
 """
 
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from spdkthread.atomics cimport st_add_relaxed, st_load_acquire, st_load_relaxed, st_loadp_acquire
 from spdkthread.clock cimport account_ticks, never_less, st_cycles
+from spdkthread.probes cimport st_probe_stall, st_probed
 from spdkthread.reactor_loop cimport reactor_s
 from spdkthread.reactor_state cimport ReactorState
 from spdkthread.thread cimport SpdkThread
 from spdkthread.thread_poll cimport thread_s
-from spdkthread.trace_ring cimport TRACE_STALL, st_trace_word, st_tracing, trace_enrol, trace_put, trace_text
+from spdkthread.trace_ring cimport (
+    TRACE_STALL,
+    st_trace_word,
+    st_tracing,
+    trace_enrol,
+    trace_name_of,
+    trace_put,
+    trace_text,
+)
 
 from spdkthread.stats import ReactorStats
 
@@ -70,7 +80,10 @@ cdef object stalled(ReactorState reactor):
         with reactor.lock:
             if reactor.r.in_poll and reactor.r.cursor < reactor.r.count:
                 number = reactor.r.threads[reactor.r.cursor].trace_number
-        trace_put(TRACE_STALL, number, st_cycles(), 0, trace_text(what or "a callback"), <int>reactor.core)
+        text = what or "a callback"
+        if st_probed():
+            st_probe_stall(<int>reactor.core, trace_name_of(<PyObject *>text))
+        trace_put(TRACE_STALL, number, st_cycles(), 0, trace_text(text), <int>reactor.core)
     return (what, st_load_acquire(&reactor.owner)) if what else (None, 0)
 
 

@@ -56,6 +56,15 @@ from spdkthread.poller_lists cimport (
     poller_arm_again,
     poller_forget,
 )
+from spdkthread.probes cimport (
+    st_probe_message_done,
+    st_probe_message_start,
+    st_probe_poller_done,
+    st_probe_poller_start,
+    st_probe_timer_done,
+    st_probe_timer_start,
+    st_probed,
+)
 from spdkthread.ring cimport (
     MSG_NATIVE,
     MSG_PYTHON,
@@ -89,6 +98,7 @@ from spdkthread.trace_ring cimport (
     st_tracing,
     trace_enrol,
     trace_key,
+    trace_name_of,
     trace_put,
     trace_runs_argument,
     trace_text,
@@ -106,8 +116,19 @@ cdef extern from *:
     __attribute__((tls_model("initial-exec")))
     #endif
     static _Thread_local void *st_current_thread = NULL;
+
+    /* A trace: when the last native callback ended, of which thread, and what `work_done` was then. */
+    #if defined(__GLIBC__)
+    __attribute__((tls_model("initial-exec")))
+    #endif
+    static _Thread_local struct { uint64_t stamp; uint64_t work; uint32_t thread; } st_native_end;
     """
     void *st_current_thread
+    struct st_native_end_s "st_native_end":
+        uint64_t stamp
+        uint64_t work
+        uint32_t thread
+    st_native_end_s st_native_end
 
 
 cdef thread_s *current_thread() noexcept nogil:
@@ -339,20 +360,55 @@ cdef uint64_t trace_position(thread_s *thread, ring_slot *message) noexcept nogi
     return 0 if st_load_relaxed(&message.stamp) == position else position
 
 
+cdef inline uint64_t work_done(thread_s *thread) noexcept nogil:
+    """Stands still for as long as one loop over native callbacks goes on, and only then: a loop counts at its end."""
+    return thread.polls + thread.msgs_run + thread.pollers_run
+
+
+cdef inline uint64_t native_began(thread_s *thread) noexcept nogil:
+    """The stamp at which a native callback begins: where one has just ended, its end. A look at the counter saved is
+    half of what a record costs."""
+    if st_native_end.work == work_done(thread) and st_native_end.thread == thread.trace_number:
+        return st_native_end.stamp
+    return st_cycles()
+
+
+cdef inline void native_ended(
+    thread_s *thread, int kind, uint64_t began, void *fn, int64_t value, uint64_t work
+) noexcept nogil:
+    """`work` is what had been done when it began: 0 where no other callback may follow it at once."""
+    cdef uint64_t ended = st_cycles()
+    trace_put(kind, thread.trace_number, began, ended - began, <uint64_t>fn, value)
+    st_native_end.stamp = ended
+    st_native_end.work = work
+    st_native_end.thread = thread.trace_number
+
+
 cdef void traced_native_message(thread_s *thread, ring_slot *message) noexcept nogil:
     cdef uint64_t position = trace_position(thread, message)
+    cdef uint64_t work = work_done(thread)
     cdef void *fn = message.fn
-    cdef uint64_t began = st_cycles()
+    cdef uint64_t began = native_began(thread)
+    if st_probed():
+        st_probe_message_start(thread.trace_number, fn, "")
     (<msg_fn>fn)(message.args[0])
-    trace_put(TRACE_NATIVE_MESSAGE, thread.trace_number, began, st_cycles() - began, <uint64_t>fn, <int64_t>position)
+    if st_probed():
+        st_probe_message_done(thread.trace_number, fn)
+    native_ended(thread, TRACE_NATIVE_MESSAGE, began, fn, <int64_t>position, work)
 
 
 cdef int64_t traced_native_poller(thread_s *thread, poller_s *poller) noexcept nogil:
     # Its own function may unregister it.
+    cdef uint64_t work = work_done(thread)
     cdef void *fn = <void *>poller.native_fn
-    cdef uint64_t began = st_cycles()
-    cdef int64_t rc = poller.native_fn(poller.native_ctx)
-    trace_put(TRACE_NATIVE_POLLER, thread.trace_number, began, st_cycles() - began, <uint64_t>fn, rc)
+    cdef uint64_t began = native_began(thread)
+    cdef int64_t rc
+    if st_probed():
+        st_probe_poller_start(thread.trace_number, fn, "")
+    rc = poller.native_fn(poller.native_ctx)
+    if st_probed():
+        st_probe_poller_done(thread.trace_number, fn, rc)
+    native_ended(thread, TRACE_NATIVE_POLLER, began, fn, rc, work)
     return rc
 
 
@@ -656,8 +712,13 @@ cdef int poll_detached(thread_s *thread) noexcept nogil:
 
 cdef void traced_native_timer(thread_s *thread, msg_fn fn, void *ctx) noexcept nogil:
     cdef uint64_t began = st_cycles()
+    if st_probed():
+        st_probe_timer_start(thread.trace_number, <void *>fn, "")
     fn(ctx)
-    trace_put(TRACE_NATIVE_TIMER, thread.trace_number, began, st_cycles() - began, <uint64_t>fn, 0)
+    if st_probed():
+        st_probe_timer_done(thread.trace_number, <void *>fn)
+    # Python may run between two timers, to let go of them: the next one looks at the counter itself.
+    native_ended(thread, TRACE_NATIVE_TIMER, began, <void *>fn, 0, 0)
 
 
 cdef void run_native_timer(thread_s *thread) noexcept nogil:
@@ -814,12 +875,23 @@ cdef void drop_garbage(thread_s *thread) noexcept:
 cdef PyObject *traced_call(thread_s *thread, int kind, PyObject *fn, PyObject *args) noexcept:
     """Call with the tuple `args`, or with nothing. The references stay the caller's."""
     cdef uint64_t key = trace_key(fn)
-    cdef uint64_t began = st_cycles()
+    cdef uint64_t began
     cdef PyObject *result
+    if st_probed():
+        if kind == TRACE_TIMER:
+            st_probe_timer_start(thread.trace_number, <void *>key, trace_name_of(fn))
+        else:
+            st_probe_message_start(thread.trace_number, <void *>key, trace_name_of(fn))
+    began = st_cycles()
     if args == NULL:
         result = PyObject_Vectorcall(fn, NULL, 0, NULL)
     else:
         result = PyObject_CallRaw(fn, args, NULL)
+    if st_probed():
+        if kind == TRACE_TIMER:
+            st_probe_timer_done(thread.trace_number, <void *>key)
+        else:
+            st_probe_message_done(thread.trace_number, <void *>key)
     trace_put(kind, thread.trace_number, began, st_cycles() - began, key, 0)
     return result
 
@@ -835,11 +907,15 @@ cdef PyObject *traced_message(thread_s *thread, ring_slot *message) noexcept:
     if message.kind == MSG_PYTHON and message.nargs > 1 and trace_runs_argument(fn):
         named = args[1]
     key = trace_key(named)
+    if st_probed():
+        st_probe_message_start(thread.trace_number, <void *>key, trace_name_of(named))
     began = st_cycles()
     if message.kind == MSG_PYTHON_TUPLE:
         result = PyObject_CallRaw(fn, args[0], NULL)
     else:
         result = PyObject_Vectorcall(fn, args, message.nargs | ST_VECTORCALL_OFFSET, NULL)
+    if st_probed():
+        st_probe_message_done(thread.trace_number, <void *>key)
     trace_put(TRACE_MESSAGE, thread.trace_number, began, st_cycles() - began, key, <int64_t>position)
     return result
 
@@ -847,8 +923,17 @@ cdef PyObject *traced_message(thread_s *thread, ring_slot *message) noexcept:
 cdef PyObject *traced_poller(thread_s *thread, poller_s *poller) noexcept:
     cdef Poller owner = <Poller>poller.owner
     cdef uint64_t key = trace_key(poller.py_fn) if owner._name is None else trace_text(owner._name)
-    cdef uint64_t began = st_cycles()
-    cdef PyObject *result = PyObject_Vectorcall(poller.py_fn, NULL, 0, NULL)
+    cdef uint64_t began
+    cdef PyObject *result
+    if st_probed():
+        st_probe_poller_start(
+            thread.trace_number, <void *>key,
+            trace_name_of(poller.py_fn) if owner._name is None else trace_name_of(<PyObject *>owner._name),
+        )
+    began = st_cycles()
+    result = PyObject_Vectorcall(poller.py_fn, NULL, 0, NULL)
+    if st_probed():
+        st_probe_poller_done(thread.trace_number, <void *>key, result_of(result))
     trace_put(TRACE_POLLER, thread.trace_number, began, st_cycles() - began, key, result_of(result))
     return result
 

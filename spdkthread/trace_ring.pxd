@@ -2,7 +2,8 @@
 
 Each module that has hooks has its own copy of the word `st_trace_word`, because a variable of another shared object is
 reached through a pointer: `st_tracing` is one load and one branch. A module enrols its copy at import (`trace_enrol`),
-and `trace.start` and `trace.stop` write all of them.
+and `trace.start` and `trace.stop` change bit 16 of all of them. In the lower half of a copy the kernel counts the tools
+that watch the module's probes (``probes.pxd``), so the same branch serves these too.
 
     record     stamp        duration     kind      subject      value
                64 bits      40 + 24      8 + 56 bits            64 bits
@@ -27,11 +28,20 @@ cdef extern from *:
     """
     #ifndef SPDKTHREAD_TRACE_RING
     #define SPDKTHREAD_TRACE_RING
-    static st_atomic_u32 st_trace_word __attribute__((unused));
+    enum { ST_TRACE_WATCHED = 0xFFFF, ST_TRACE_RECORDED = 0x10000 };
+    #if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__))
+      /* The kernel finds the word by its place in the file, so it must have one there. */
+      #define ST_HAS_PROBES 1
+      static st_atomic_u32 st_trace_word __attribute__((used, section(".probes")));
+    #else
+      #define ST_HAS_PROBES 0
+      static st_atomic_u32 st_trace_word __attribute__((unused));
+    #endif
     #define st_tracing() __builtin_expect(atomic_load_explicit(&st_trace_word, memory_order_relaxed) != 0, 0)
     #endif
     """
     st_atomic_u32 st_trace_word
+    const uint32_t ST_TRACE_RECORDED
     bint st_tracing() noexcept nogil
 
 cdef enum trace_kind:
@@ -63,6 +73,7 @@ cdef void trace_put(
 ) noexcept nogil
 cdef uint64_t trace_key(PyObject *fn) noexcept
 cdef uint64_t trace_text(object text) noexcept
+cdef const char *trace_name_of(PyObject *fn) noexcept
 cdef uint32_t trace_number() noexcept nogil
 cdef void trace_name_argument(object fn) noexcept
 cdef bint trace_runs_argument(PyObject *fn) noexcept nogil

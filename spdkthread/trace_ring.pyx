@@ -6,11 +6,12 @@ from libc.stdlib cimport free, malloc
 
 from spdkthread.atomics cimport (
     st_add_relaxed,
+    st_and32_acq_rel,
     st_atomic_u32,
     st_atomic_u64,
     st_load_acquire,
     st_load_relaxed,
-    st_store32_relaxed,
+    st_or32_release,
     st_store32_release,
     st_store_release,
 )
@@ -263,6 +264,18 @@ cdef extern from *:
         return (uint64_t)*named;
     }
 
+    static const char *st_name_of(PyObject *fn, PyObject *named) {
+        while (PyMethod_Check(fn)) fn = PyMethod_GET_FUNCTION(fn);
+        PyObject *text = PyCode_Check(named) ? ((PyCodeObject *)named)->co_qualname : PyUnicode_Check(fn) ? fn : NULL;
+        if (text != NULL) {
+            const char *name = PyUnicode_AsUTF8(text);
+            if (name == NULL) PyErr_Clear();
+            return name == NULL ? "" : name;
+        }
+        if (PyCFunction_Check(fn)) return ((PyCFunctionObject *)fn)->m_ml->ml_name;
+        return PyType_Check(named) ? ((PyTypeObject *)named)->tp_name : Py_TYPE(named)->tp_name;
+    }
+
     static int st_key_is_known(uint64_t key) {
         st_trace_ring *ring = st_ring_here();
         if (ring == NULL) return 1;
@@ -304,6 +317,7 @@ cdef extern from *:
     st_trace_ring *st_first_ring() noexcept nogil
     void st_drop_rings() noexcept nogil
     uint64_t st_callable_key(PyObject *fn, PyObject **named) noexcept
+    const char *st_name_of(PyObject *fn, PyObject *named) noexcept
     bint st_key_is_known(uint64_t key) noexcept nogil
     const char *st_symbol(uint64_t address) noexcept nogil
 
@@ -337,7 +351,17 @@ cdef void trace_enrol(st_atomic_u32 *word) noexcept:
         words[word_count] = word
         word_count += 1
         if st_load_relaxed(&st_session) or counters_wanted:
-            st_store32_relaxed(word, 1)
+            st_or32_release(word, ST_TRACE_RECORDED)
+
+
+cdef void set_words(bint wanted) noexcept:
+    """With the lock. The other half of a word belongs to the kernel."""
+    cdef int index
+    for index in range(word_count):
+        if wanted:
+            st_or32_release(words[index], ST_TRACE_RECORDED)
+        else:
+            st_and32_acq_rel(words[index], ~ST_TRACE_RECORDED)
 
 
 cdef uint32_t trace_number() noexcept nogil:
@@ -368,6 +392,13 @@ cdef uint64_t trace_text(object text) noexcept:
     if not st_key_is_known(key):
         note_name(key, text)
     return key
+
+
+cdef const char *trace_name_of(PyObject *fn) noexcept:
+    """What a callable is called, or a str, for a probe, as long as it lives. With the GIL and no exception set."""
+    cdef PyObject *named = NULL
+    st_callable_key(fn, &named)
+    return st_name_of(fn, named)
 
 
 cdef void trace_name_argument(object fn) noexcept:
@@ -421,7 +452,8 @@ def record(str name not None, value=0) -> bool:
     **Thread safety:** any OS thread. From Cython, ``trace_user`` is the same without the GIL.
     """
     cdef int64_t number = value
-    if not st_tracing():
+    # Counting durations and watching a probe set the word too.
+    if not st_tracing() or not st_load_relaxed(&st_session):
         return False
     st_ring_put(TRACE_USER, 0, st_cycles(), 0, trace_text(name), number)
     return True
@@ -435,7 +467,6 @@ def note_thread(number: int, name: str, id: int) -> None:
 def begin(entries: int) -> bool:
     """Switch the recorder on, with rings of `entries` records, a power of two. False: it is on already."""
     global began_cycles, began_ticks
-    cdef int index
     with _lock:
         if st_load_relaxed(&st_session):
             return False
@@ -445,8 +476,7 @@ def begin(entries: int) -> bool:
         began_cycles, began_ticks = st_cycles(), st_ticks()
         st_store_release(&st_capacity, <uint64_t>entries)
         st_store_release(&st_session, st_add_relaxed(&last_session, 1) + 1)
-        for index in range(word_count):
-            st_store32_relaxed(words[index], 1)
+        set_words(True)
     return True
 
 
@@ -457,7 +487,6 @@ def is_on() -> bool:
 def end():
     """Switch it off, and return what was recorded: rings as (os_thread, name, lost, bytes), names, names of threads,
     and how many stamps and ticks passed. None: it was off."""
-    cdef int index
     cdef uint64_t session, count, lost = 0, cycles, ticks
     cdef uint64_t *out
     cdef st_trace_ring *ring
@@ -466,8 +495,7 @@ def end():
         session = st_load_relaxed(&st_session)
         if not session:
             return None
-        for index in range(word_count):
-            st_store32_relaxed(words[index], counters_wanted != 0)
+        set_words(counters_wanted != 0)
         st_store_release(&st_session, 0)
         cycles, ticks = st_cycles() - began_cycles, st_ticks() - began_ticks
         if ticks < 10_000_000:
@@ -508,8 +536,7 @@ def count_durations(wanted: bool) -> None:
                 st_bounds[index] = <uint64_t>(1000.0 * (1 << index) * stamps_per_ns)
         st_store32_release(&st_counting, counters_wanted > 0)
         if not st_load_relaxed(&st_session):
-            for index in range(word_count):
-                st_store32_relaxed(words[index], counters_wanted > 0)
+            set_words(counters_wanted > 0)
 
 
 def durations(kind: int) -> tuple[list[int], float]:

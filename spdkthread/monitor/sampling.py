@@ -7,7 +7,7 @@ from typing import Any
 from spdkthread.rpc.client import Client
 from spdkthread.rpc.errors import METHOD_NOT_FOUND, RpcError
 
-__all__ = ["POLLER_COLUMNS", "REACTOR_COLUMNS", "TABLES", "THREAD_COLUMNS", "Sample", "Sampler"]
+__all__ = ["CHANNEL_COLUMNS", "POLLER_COLUMNS", "REACTOR_COLUMNS", "TABLES", "THREAD_COLUMNS", "Sample", "Sampler"]
 
 Row = dict[str, Any]
 
@@ -42,7 +42,13 @@ REACTOR_COLUMNS = (
     "slices_lost",
     "status",
 )
-TABLES = {"threads": THREAD_COLUMNS, "pollers": POLLER_COLUMNS, "cores": REACTOR_COLUMNS}
+CHANNEL_COLUMNS = ("channel", "thread", "core", "references")
+TABLES = {
+    "threads": THREAD_COLUMNS,
+    "pollers": POLLER_COLUMNS,
+    "cores": REACTOR_COLUMNS,
+    "channels": CHANNEL_COLUMNS,
+}
 
 
 @dataclass
@@ -54,9 +60,12 @@ class Sample:
     seconds: float
     """Since the look before, or since the start of each counter at the first one."""
     scheduler: str
+    scheduling: dict[str, Any]
+    """All that the server says of its scheduler."""
     threads: list[Row] = field(default_factory=list)
     pollers: list[Row] = field(default_factory=list)
     cores: list[Row] = field(default_factory=list)
+    channels: list[Row] = field(default_factory=list)
 
 
 class Sampler:
@@ -108,6 +117,7 @@ class Sampler:
         reactors = self._client.call("framework_get_reactors")
         stats = self._client.call("thread_get_stats")
         pollers = self._client.call("thread_get_pollers")
+        channels = self._ask("thread_get_io_channels", {"threads": []})
         scheduler = self._ask("framework_get_scheduler", {})
         rings = {one["id"]: one for one in self._ask("spdkthread_get_rings", {"threads": []})["threads"]}
         ours = {one["lcore"]: one for one in self._ask("spdkthread_get_reactors", {"reactors": []})["reactors"]}
@@ -125,6 +135,7 @@ class Sampler:
             reactors.get("pid", 0),
             seconds,
             scheduler.get("scheduler_name", "?"),
+            scheduler,
         )
         names = {one["id"]: one["name"] for one in stats["threads"]}
         for one in stats["threads"]:
@@ -138,6 +149,18 @@ class Sampler:
         }
         for one in reactors["reactors"]:
             sample.cores.append(self._core(one, ours.get(one["lcore"], {}), counts, seconds, rate))
+        # SPDK names the thread of a channel and gives no id; of two with one name the first has to do.
+        core_named = {names[id]: core_of.get(id) for id in reversed(names)}
+        sample.channels = [
+            {
+                "channel": channel["name"],
+                "thread": one["name"],
+                "core": core_named.get(one["name"]),
+                "references": channel["ref"],
+            }
+            for one in channels["threads"]
+            for channel in one["io_channels"]
+        ]
         self._before, self._now = self._now, {}
         self._looked_at = now
         return sample

@@ -1,4 +1,4 @@
-"""``python -m spdkthread top``: reactors, threads and pollers, as they run."""
+"""``python -m spdkthread top``: reactors, threads, pollers and channels, as they run."""
 
 import argparse
 import csv
@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -28,6 +28,7 @@ _HEADERS = {
     "period_us": "Period us", "run_count": "Runs", "name": "Reactor", "threads": "Thrds", "pollers": "Pollrs",
     "usr_pct": "Usr %", "sys_pct": "Sys %", "parks_per_s": "Parks/s",
     "wakes_per_s": "Wakes/s", "gil_wait_pct": "GIL %", "stalls": "Stalls", "slices_lost": "Lost",
+    "channel": "Channel of", "references": "Refs",
 }  # fmt: skip
 # What a narrow terminal does without, the first first.
 _DISPENSABLE = (
@@ -42,23 +43,25 @@ _DISPENSABLE = (
     "parks_per_s",
     "id",
 )
-_TEXT = ("thread", "poller", "kind", "name", "status")
+_TEXT = ("thread", "poller", "kind", "name", "status", "channel")
 _WIDEST_TEXT = 35
 _NARROWEST_TEXT = 8
 
 _KEY = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|.", re.DOTALL)
 
 _KEYS = """\
- 1 2 3, Tab   threads, pollers, cores
+ 1 2 3 4, Tab threads, pollers, cores, channels
  s            sort by the next column         S   the other way round
+ c            hide the column sorted by       C   all columns again
  Up Down      move                            PgUp PgDn Home End
  Enter        all about the one that is marked (another key goes back)
- r            change the interval             t   totals since the start, or the last interval
+ g            the scheduler (another key goes back)
+ r            change the interval             t   since the start, or last interval
  h            this help                       q   end"""
 
 _DESCRIPTION = """\
-Show the reactors, threads and pollers of a running program. It works with any server of SPDK's JSON-RPC methods; with
-ours it also shows rings, sleeps, waits for the GIL and stalls.
+Show the reactors, threads, pollers and channels of a running program. It works with any server of SPDK's JSON-RPC
+methods; with ours it also shows rings, sleeps, waits for the GIL and stalls.
 
 A program opens the server by spdkthread.rpc.Server(PATH), or by SPDKTHREAD_RPC_SOCKET=PATH in its environment. When
 the output is no terminal, it is printed once, as with --once.
@@ -125,10 +128,12 @@ def title(sample: Sample, width: int) -> str:
     return f"{sample.version}, pid {sample.pid}: {counts}, {sample.scheduler}, {sample.seconds:.1f} s"[:width]
 
 
-def lines_of(table: str, rows: list[Row], width: int) -> list[str]:
-    """A table as text of at most so many columns, its header first."""
+def lines_of(table: str, rows: list[Row], width: int, hidden: Collection[str] = ()) -> list[str]:
+    """A table as text of at most so many columns, its header first, without those that are hidden."""
     columns = [
-        name for name in TABLES[table] if not rows or any(row.get(name) is not None for row in rows) or name == "core"
+        name
+        for name in TABLES[table]
+        if name not in hidden and (not rows or any(row.get(name) is not None for row in rows) or name == "core")
     ]
     while True:
         cells = [[_shown(name, row.get(name)) for name in columns] for row in rows]
@@ -143,7 +148,7 @@ def lines_of(table: str, rows: list[Row], width: int) -> list[str]:
             continue
         break
     texts = [place for place, name in enumerate(columns) if name in _TEXT]
-    for _ in range(excess):
+    for _ in range(excess if texts else 0):
         widest = max(texts, key=widths.__getitem__)
         if widths[widest] > _NARROWEST_TEXT:
             widths[widest] -= 1
@@ -181,8 +186,9 @@ class _Screen:
         self.interval_s = interval_s
         self.total = total
         self.table = "threads"
-        self.sort_by = {"threads": "cpu_pct", "pollers": "runs_per_s", "cores": "core"}
-        self.downwards = {"threads": True, "pollers": True, "cores": False}
+        self.sort_by = {"threads": "cpu_pct", "pollers": "runs_per_s", "cores": "core", "channels": "channel"}
+        self.downwards = {"threads": True, "pollers": True, "cores": False, "channels": False}
+        self.hidden: dict[str, set[str]] = {table: set() for table in TABLES}
         self.marked = 0
         self.overlay: Callable[[Sample], list[str]] | None = None
         self.over = False
@@ -221,8 +227,8 @@ class _Screen:
             self.overlay = None
             return
         names = list(TABLES)
-        columns = TABLES[self.table]
-        if key in "123":
+        columns = [one for one in TABLES[self.table] if one not in self.hidden[self.table]]
+        if key in "1234":
             self.table, self.marked = names[int(key) - 1], 0
         elif key == "\t":
             self.table, self.marked = names[(names.index(self.table) + 1) % len(names)], 0
@@ -231,6 +237,15 @@ class _Screen:
             self.sort_by[self.table] = columns[(place + 1) % len(columns)]
         elif key == "S":
             self.downwards[self.table] = not self.downwards[self.table]
+        elif key == "c":
+            place = columns.index(self.sort_by[self.table])
+            if len(columns) > 1:
+                self.hidden[self.table].add(columns.pop(place))
+                self.sort_by[self.table] = columns[place % len(columns)]
+        elif key == "C":
+            self.hidden[self.table].clear()
+        elif key == "g":
+            self.overlay = self.scheduling
         elif key == "t":
             self.total = not self.total
         elif key == "r":
@@ -244,6 +259,9 @@ class _Screen:
             steps = {"\x1b[A": -1, "\x1b[B": 1, "\x1b[5~": -10, "\x1b[6~": 10, "\x1b[H": -(10**9), "\x1b[F": 10**9}
             self.marked += steps.get(key, 0)
 
+    def scheduling(self, sample: Sample) -> list[str]:
+        return [f" {name:<20} {_shown(name, value)}" for name, value in sample.scheduling.items()]
+
     def details(self, sample: Sample) -> list[str]:
         rows = self.rows(sample)
         if not rows:
@@ -251,8 +269,9 @@ class _Screen:
         row = rows[min(self.marked, len(rows) - 1)]
         lines = [f" {_HEADERS[name]:<12} {_shown(name, row.get(name))}" for name in TABLES[self.table]]
         if self.table == "threads":
-            own = [one for one in sample.pollers if one["thread"] == row["thread"]]
-            lines += ["", *lines_of("pollers", own, 10**6)]
+            for table in ("pollers", "channels"):
+                own = [one for one in getattr(sample, table) if one["thread"] == row["thread"]]
+                lines += ["", *lines_of(table, own, 10**6)]
         return lines
 
     def draw(self, sample: Sample) -> None:
@@ -266,7 +285,7 @@ class _Screen:
         if self.overlay is not None:
             body = [line[:width] for line in self.overlay(sample)][: height - 3]
         else:
-            header, *lines = lines_of(self.table, rows, width)
+            header, *lines = lines_of(self.table, rows, width, self.hidden[self.table])
             room = max(1, height - 4)
             first = max(0, min(self.marked - room // 2, len(lines) - room))
             body = [f"\x1b[1m{header}\x1b[0m"]

@@ -283,11 +283,22 @@ def _reactor(server: Server, view: ReactorView) -> dict[str, Any]:
         "irq": max(0, irq - irq_before),
         "sys": times.sys if times else 0,
         "usr": times.usr if times else 0,
+        **_core_freq(server, view.core),
         "lw_threads": [
             {"name": name, "id": id, "cpumask": mask_in_hex(cpumask), "elapsed": elapsed}
             for id, name, cpumask, elapsed in view.threads
         ],
     }
+
+
+def _core_freq(server: Server, core: int) -> dict[str, int]:
+    """In MHz, where there is a governor and the core is one of its cores; spdk_top takes it for N/A otherwise."""
+    if server.governor is None:
+        return {}
+    try:
+        return {"core_freq": server.governor.current_khz(core) // 1000}
+    except GovernorError:
+        return {}
 
 
 @_method("framework_monitor_context_switch", {"enabled": Param(boolean, optional=True)})
@@ -416,6 +427,8 @@ def framework_get_scheduler(server: Server) -> dict[str, Any]:
         if groups
         else min(cores, default=0),
     }
+    if server.governor is not None:
+        answer["governor_name"] = server.governor.name
     if isinstance(scheduler, DynamicScheduler):
         for limit in ("load_limit", "core_limit", "core_busy"):
             answer[limit] = int(getattr(scheduler, limit))

@@ -14,6 +14,7 @@ import time
 import pytest
 from support import PATIENCE_S, eventually
 
+from spdkthread import IoDevice
 from spdkthread.__main__ import COMMANDS, main
 from spdkthread.bdev import device
 from spdkthread.monitor.sampling import TABLES, Sampler
@@ -181,6 +182,19 @@ def test_top_works_with_a_server_that_has_spdks_methods_only(tmp_path, live_lib,
     assert "net" in capsys.readouterr().out
 
 
+def test_top_shows_the_channels_and_whose_they_are(path, live_lib, reactor, capsys):
+    device = IoDevice("disk", lib=live_lib).register()
+    thread = reactor.create_thread("net")
+    channel = thread.call(device.get_io_channel).result(PATIENCE_S)
+    assert main(["top", "-s", path, "--total", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["channels"]
+    assert row == {"channel": "disk", "thread": "net", "core": reactor.core, "references": 1}
+    assert main(["top", "-s", path, "--total", "--once"]) == 0
+    assert "Channel of" in capsys.readouterr().out
+    thread.call(channel.put).result(PATIENCE_S)
+    device.unregister().result(PATIENCE_S)
+
+
 def test_control_characters_of_a_name_do_not_reach_the_terminal(path, live_lib, capsys):
     live_lib.create_thread("bad\x1b[2Jname")
     assert main(["top", "-s", path, "--total", "--once"]) == 0
@@ -218,6 +232,12 @@ def test_top_follows_keys_in_a_terminal(path, reactor):
             (b"\r", "Busy %"),
             (b"x", "sorted by"),
             (b"s", "sorted by Busy %"),
+            (b"c", "sorted by Active"),
+            (b"C", "Busy %"),
+            (b"4", "Channel of"),
+            (b"g", "scheduler_period"),
+            (b"x", "sorted by Channel of"),
+            (b"1", "Thread"),
             (b"t", "since the start"),
             (b"\x1b[B\x1b[A2\r", "nothing there"),
         ):

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from support import PATIENCE_S
 
@@ -89,6 +89,51 @@ def test_a_scrape_sends_no_message_and_wakes_no_reactor(live_lib, reactor):
     for _ in range(10):
         scrape(Collector(live_lib))
     assert (thread.stats.msgs_run, reactor.stats.wakes) == before
+
+
+def test_the_quick_writer_writes_what_the_other_one_writes(lib):
+    registry = CollectorRegistry()
+    requests = Counter("requests", 'Requests, of "all" kinds', ["kind"], registry=registry)
+    requests.labels('a "quoted"\nkind').inc(3)
+    registry.register(Collector(lib, max_pollers=10, durations=True))
+    Gauge("later", "Registered after it", registry=registry).set(1e300)
+    thread = lib.create_thread('a "quoted"\nname\\')
+    thread.send_msg(int)
+    thread.poll()
+    with thread:
+        poller = thread.register_poller(lambda: 0, name="{curly}")
+    slow, quick = generate_latest(registry).decode(), prometheus.generate_latest(registry).decode()
+    found, expected = parsed(quick), parsed(slow)
+    assert found.keys() == expected.keys()
+    # Time goes on between the two.
+    steady = {one for one in found if not one[0].endswith(("_seconds_total", "_created", "_seconds_sum"))}
+    assert {one: found[one] for one in steady} == {one: expected[one] for one in steady}
+    comments = [line for line in slow.splitlines() if line.startswith("#")]
+    assert [line for line in quick.splitlines() if line.startswith("#")] == comments
+    with thread:
+        poller.unregister()
+
+
+def test_a_registry_finds_single_samples(lib):
+    lib.create_thread("net")
+    registry = CollectorRegistry()
+    registry.register(Collector(lib))
+    assert registry.get_sample_value("spdkthread_threads") == 1
+    assert registry.get_sample_value("spdkthread_threads", {"no": "such"}) is None
+
+
+def test_the_quick_writer_takes_a_fraction_of_the_time(lib):
+    for _ in range(300):
+        lib.create_thread(ring_size=2)
+    registry = CollectorRegistry()
+    registry.register(Collector(lib))
+    gc.disable()
+    try:
+        slow_s = min(_seconds(lambda: generate_latest(registry)) for _ in range(5))
+        quick_s = min(_seconds(lambda: prometheus.generate_latest(registry)) for _ in range(5))
+    finally:
+        gc.enable()
+    assert quick_s < slow_s / 2
 
 
 def test_the_time_of_a_scrape_grows_with_the_threads_and_not_faster(lib):

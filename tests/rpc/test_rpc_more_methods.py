@@ -217,8 +217,15 @@ class FixedGovernor(Governor):
 def test_a_governor_is_shown(server):
     assert server.call("framework_get_governor") == {}
     with ReactorGroup([CORE], lib=server.lib):
+        (before,) = server.call("framework_get_reactors")["reactors"]
         server.governor = FixedGovernor()
         answer = server.call("framework_get_governor")
+        (reactor,) = server.call("framework_get_reactors")["reactors"]
+        scheduler = server.call("framework_get_scheduler")
+    assert "core_freq" not in before
+    assert reactor["core_freq"] == 1000
+    assert list(reactor)[-2:] == ["core_freq", "lw_threads"]
+    assert scheduler["governor_name"] == "fixed"
     assert answer["governor_name"] == "fixed"
     assert answer["cores"] == [
         {"lcore_id": CORE, "available_frequencies": [3_000_000, 1_000_000], "current_frequency": 1_000_000}
