@@ -11,6 +11,7 @@ import faulthandler
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -107,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="name", help="questions to run (default: all; see --list)")
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--mode", choices=("full", "quick", "smoke"), default="full", help=argparse.SUPPRESS)
-    modes.add_argument("--quick", dest="mode", action="store_const", const="quick", help="about two minutes in all")
+    modes.add_argument("--quick", dest="mode", action="store_const", const="quick", help="less time for each")
     modes.add_argument("--smoke", dest="mode", action="store_const", const="smoke", help="only check that they run")
     parser.add_argument("--list", action="store_true", help="list the questions and stop")
     parser.add_argument("--no-plots", action="store_true", help="write no PNG files")
@@ -131,13 +132,19 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := set(args.names) - set(names):
         parser.error(f"no such question: {', '.join(sorted(unknown))} (see --list)")
     results = []
-    for name in args.names or names:
+    wanted = args.names or names
+    for number, name in enumerate(wanted, 1):
+        if args.mode != "smoke":
+            print(
+                f"[{number} of {len(wanted)}] {name}: {importlib.import_module(f'benchmarks.{name}').QUESTION}",
+                flush=True,
+            )
         result = measure_apart(name, args.mode)
         results.append(result)
         if args.mode == "smoke":
             print(f"{name:18} {result['seconds']:6.1f} s  {result.get('error', 'ok').strip().splitlines()[-1]}")
         else:
-            print(report.table(result))
+            print(report.terminal(result, shutil.get_terminal_size((100, 24)).columns))
         sys.stdout.flush()
     # A smoke run has no figures worth keeping.
     if args.mode != "smoke" or args.output:

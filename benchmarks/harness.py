@@ -1,8 +1,9 @@
 """How everything here is measured.
 
 Two sides of a comparison run in turn, many times, in one process tree: a machine that is slow for a second is slow for
-both. What is reported is the median of the ratios of neighbouring runs, with their quartiles, so that noise that hits
-both sides cancels. Every figure is a cost (lower is better), and a ratio below 1 means that spdkthread is cheaper.
+both. What is reported is the medians of both sides and the ratio of these two, and beside it the quartiles of the
+ratios of neighbouring runs, in which noise that hits both sides cancels. Every figure is a cost (lower is better), and
+a ratio below 1 means that spdkthread is cheaper.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ Side = Callable[[int], float]
 """Does the work n times and returns the nanoseconds that it took."""
 
 PERCENTILES = (50, 90, 99, 99.9, 99.99)
+BEYOND = 10
+"""A percentile is given where so many samples lie beyond it: with fewer it says how long one stall was."""
 
 
 class Unavailable(Exception):
@@ -125,17 +128,10 @@ def quartiles(values: list[float]) -> tuple[float, float]:
 
 
 def ratio_row(name: str, ours: list[float], peer: list[float], peer_name: str, unit: str = "ns") -> Row:
-    """Return the row of two interleaved series: medians, and the median ratio of the pairs with its quartiles."""
+    """Return the row of two interleaved series: medians, their ratio, and the quartiles of the pairs' ratios."""
     ratios = [a / b for a, b in zip(ours, peer, strict=True) if b > 0]
-    return Row(
-        name,
-        statistics.median(ours),
-        unit,
-        statistics.median(peer),
-        peer_name,
-        statistics.median(ratios) if ratios else None,
-        quartiles(ratios) if ratios else None,
-    )
+    mine, its = statistics.median(ours), statistics.median(peer)
+    return Row(name, mine, unit, its, peer_name, mine / its if its > 0 else None, quartiles(ratios) if ratios else None)
 
 
 def compare(
@@ -219,22 +215,35 @@ def histogram(samples, expected_interval_ns: int = 0):
 
 
 def percentiles(result) -> dict[str, float]:
-    return {f"p{p:g}": result.get_value_at_percentile(p) for p in PERCENTILES} | {"max": result.get_max_value()}
+    known = {f"p{p:g}": result.get_value_at_percentile(p) for p in PERCENTILES if enough(result, p)}
+    return known | {"max": result.get_max_value()}
+
+
+def enough(result, percentile: float) -> bool:
+    return result.get_total_count() * (100 - percentile) / 100 >= BEYOND - 1e-6
 
 
 def curve(result) -> list[tuple[float, float]]:
-    """Return (percentile, ns) up to 99.99, denser towards the tail."""
+    """Return (percentile, ns) up to 99.99, denser towards the tail, as far as there are samples for it."""
     points = [100 * (1 - 10 ** (-4 * i / 80)) for i in range(81)]
-    return [(point, result.get_value_at_percentile(point)) for point in points]
+    return [(point, result.get_value_at_percentile(point)) for point in points if enough(result, point)]
 
 
 def latency_rows(
-    name: str, samples: dict[str, object], *, ours: str, figure: str, corrected: bool, note: str = ""
+    name: str,
+    samples: dict[str, object],
+    *,
+    ours: str,
+    figure: str,
+    corrected: bool,
+    note: str = "",
+    targets: dict[tuple[str, str], Target] | None = None,
 ) -> list[Row]:
     """Return one row per peer (or one, of ours alone) with the percentiles of every side in each.
 
     `corrected`: the samples come from a loop that waits for each answer before it asks again. Its expected interval
-    is its own median, so that a stall counts once for every question that it kept from being asked.
+    is its own median, so that a stall counts once for every question that it kept from being asked. `targets`, by peer
+    and percentile ("p99"), make a row each for what is not the median.
     """
     import numpy
 
@@ -248,17 +257,21 @@ def latency_rows(
         histograms[key] = histogram(values, interval)
     tables = {key: percentiles(value) for key, value in histograms.items()}
     curves = {key: curve(value) for key, value in histograms.items()}
-    median = tables[ours]["p50"] if ours in tables else None
-    others = [key for key in tables if key != ours] or [""]
+    targets = targets or {}
     rows = []
-    for key in others:
-        peer = tables[key]["p50"] if key else None
-        row = Row(name, median, "ns p50", peer, key, note=note, figure=figure)
-        if peer and median:
-            row.ratio = median / peer
-        row.percentiles = {side: tables[side] for side in (ours, key) if side in tables}
-        row.curves = {side: curves[side] for side in (ours, key) if side in curves}
-        rows.append(row)
+    for key in [key for key in tables if key != ours] or [""]:
+        for which in ["p50", *(of for peer, of in targets if peer == key and of != "p50")]:
+            mine = tables.get(ours, {}).get(which)
+            its = tables[key].get(which) if key else None
+            if which != "p50" and (mine is None or its is None):
+                continue
+            row = Row(name, mine, f"ns {which}", its, key, note=note, figure=figure)
+            if mine and its:
+                row.ratio = mine / its
+            if which == "p50":
+                row.percentiles = {side: tables[side] for side in (ours, key) if side in tables}
+                row.curves = {side: curves[side] for side in (ours, key) if side in curves}
+            rows.append(row.aim(targets.get((key, which))))
     return rows
 
 

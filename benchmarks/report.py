@@ -7,6 +7,18 @@ from pathlib import Path
 from . import environment
 from .harness import human
 
+AXES = {
+    "switch-interval": "switch interval, ms",
+    "protocol": "connections (number)",
+    "streams": "connections (number)",
+    "cancelled": "pending timers (number)",
+    "expiring": "pending timers (number)",
+    "pending-timers-insert": "pending timers (number)",
+    "pending-timers-cancel": "pending timers (number)",
+    "pending-timers-expire": "pending timers (number)",
+}
+"""What the horizontal axis of a figure is, where its name does not say."""
+
 HEAD = "| what | spdkthread | peer | its figure | unit | ratio (quartiles) | target | met |"
 RULE = "|---|--:|---|--:|---|--:|---|---|"
 
@@ -59,19 +71,71 @@ def percentile_table(rows: list[dict]) -> list[str]:
     for row in rows:
         for side, values in row["percentiles"].items():
             shown.setdefault((row["name"], side), values)
-    columns = list(next(iter(shown.values())))
+    columns = list(max(shown.values(), key=len))
     lines = [f"| latency, ns | side | {' | '.join(columns)} |", "|---|---|" + "--:|" * len(columns)]
     for (name, side), values in shown.items():
-        lines.append(f"| {name} | {side} | " + " | ".join(f"{values[c]:,.0f}" for c in columns) + " |")
+        lines.append(f"| {name} | {side} | " + " | ".join(whole(values.get(c)) for c in columns) + " |")
     return [*lines, ""]
+
+
+def whole(ns: float | None) -> str:
+    return "-" if ns is None else f"{ns:,.0f}"
+
+
+def terminal(result: dict, width: int) -> str:
+    """Return one question's rows in lines of at most `width` characters. The file has the whole of them."""
+    head = ["", "spdkthread", "peer", "", "unit", "ratio", ""]
+    cells = [head]
+    for row in result["rows"]:
+        name = row["note"] if row["note"].startswith("not measured") else row["name"]
+        verdict = {None: "", True: "met", False: "NOT MET"}[row["met"]]
+        cells.append(
+            [name, human(row["ours"]), row["peer_name"], human(row["peer"]), row["unit"], human(row["ratio"]), verdict]
+        )
+    lines = in_columns(cells, width, "<><><><") if len(cells) > 1 else []
+    shown: dict[tuple[str, str], dict[str, float]] = {}
+    for row in result["rows"]:
+        for side, values in row["percentiles"].items():
+            shown.setdefault((row["name"], side), values)
+    if shown:
+        columns = list(max(shown.values(), key=len))
+        cells = [["latency, us", "", *columns]]
+        cells += [
+            [name, side, *(human(values[c] / 1000) if c in values else "-" for c in columns)]
+            for (name, side), values in shown.items()
+        ]
+        lines += ["", *in_columns(cells, width, "<<" + ">" * len(columns))]
+    if result.get("error"):
+        lines.append(f"not measured: {result['error'].strip().splitlines()[-1]}"[:width])
+    return "\n".join([*lines, ""])
+
+
+def in_columns(cells: list[list[str]], width: int, align: str) -> list[str]:
+    """Lay rows out in columns; where that is too wide, the columns of names are cut, the widest first."""
+    widths = [max(len(row[i]) for row in cells) for i in range(len(align))]
+    gaps = 2 * (len(align) - 1)
+    while sum(widths) + gaps > width:
+        names = [i for i, side in enumerate(align) if side == "<" and widths[i] > 8]
+        if not names:
+            break
+        widths[max(names, key=lambda i: widths[i])] -= 1
+    return [
+        "  ".join(cell(text, *column) for text, *column in zip(row, widths, align, strict=True)).rstrip()[:width]
+        for row in cells
+    ]
+
+
+def cell(text: str, width: int, side: str) -> str:
+    return f"{text if len(text) <= width else text[: width - 1] + '…':{side}{width}}"
 
 
 def markdown(results: list[dict], mode: str) -> str:
     parts = [
         f"# spdkthread beside its peers ({mode} run)",
         "",
-        "Every figure is a cost: lower is better, and a ratio below 1 means that spdkthread is cheaper. A ratio is the "
-        "median over interleaved pairs of runs, with its quartiles.",
+        "Every figure is a cost: lower is better, and a ratio below 1 means that spdkthread is cheaper. The figures "
+        "are medians over interleaved runs and the ratio is theirs; beside it stand the quartiles of the ratios of "
+        "neighbouring runs. A percentile stands where ten samples or more lie beyond it.",
         "",
     ]
     targets = [row | {"name": f"{r['name']}: {row['name']}"} for r in results for row in r["rows"] if row["target"]]
@@ -111,7 +175,7 @@ def plot(result: dict, directory: Path) -> list[Path]:
 def draw_latency(rows: list[dict], result: dict, path: Path) -> None:
     from matplotlib import pyplot
 
-    fig, axes = pyplot.subplots(figsize=(8, 5))
+    fig, axes = pyplot.subplots(figsize=(10, 5))
     curves: dict[str, list] = {}
     several = len({row["name"] for row in rows}) > 1
     for row in rows:
@@ -119,7 +183,13 @@ def draw_latency(rows: list[dict], result: dict, path: Path) -> None:
             curves.setdefault(f"{row['name']}: {side}" if several else side, points)
     for side, points in curves.items():
         axes.plot([1 / (1 - p / 100) for p, _ in points], [ns / 1000 for _, ns in points], label=side)
-    axes.set(xscale="log", yscale="log", xlabel="percentile", ylabel="latency, µs", title=result["question"])
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="percentile, % of the samples",
+        ylabel="latency, µs",
+        title=result["question"],
+    )
     axes.set_xticks([2, 10, 100, 1000, 10000], ["50", "90", "99", "99.9", "99.99"])
     finish(fig, axes, result, path)
 
@@ -127,7 +197,7 @@ def draw_latency(rows: list[dict], result: dict, path: Path) -> None:
 def draw_cost(rows: list[dict], result: dict, path: Path) -> None:
     from matplotlib import pyplot
 
-    fig, axes = pyplot.subplots(figsize=(8, 5))
+    fig, axes = pyplot.subplots(figsize=(10, 5))
     series: dict[str, dict[float, float]] = {}
     for row in rows:
         if row["x"] is None:
@@ -141,7 +211,13 @@ def draw_cost(rows: list[dict], result: dict, path: Path) -> None:
     xs = [x for points in series.values() for x in points]
     if xs and max(xs) / max(1, min(xs)) >= 100:
         axes.set_xscale("log")
-    axes.set(yscale="log", xlabel=rows[0]["figure"].replace("-", " "), ylabel=rows[0]["unit"], title=result["question"])
+    figure = rows[0]["figure"]
+    axes.set(
+        yscale="log",
+        xlabel=AXES.get(figure, f"{figure.replace('-', ' ')} (number)"),
+        ylabel=f"cost, {rows[0]['unit']}",
+        title=result["question"],
+    )
     finish(fig, axes, result, path)
 
 
@@ -149,7 +225,8 @@ def finish(fig, axes, result: dict, path: Path) -> None:
     from matplotlib import pyplot
 
     axes.grid(True, which="both", alpha=0.25)
-    axes.legend(fontsize="small")
+    # Beside the plot: inside, it would hide lines.
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1.0))
     fig.text(0.01, 0.005, environment.sentence(result["facts"]), fontsize=5)
     fig.tight_layout(rect=(0, 0.02, 1, 1))
     fig.savefig(path, dpi=110)

@@ -12,6 +12,11 @@ hand over   another loop waits (`gil_wanted`). The holder lets go and stays away
 pause       loops have held the GIL for a millisecond, by turns or one alone. The holder lets go and every loop that
             waits stays away for as long as a plain thread needs to be woken by the kernel and to take the GIL.
 
+Plain threads write none of the words. A sender that is one holds the GIL for a moment after its message is published,
+and a loop that queued just then would be woken by the kernel, tens of microseconds later. So where CPython's own word
+says that the GIL is held, a loop looks at that for a while, too, before it queues. Where no such word is found
+(`gil_word`), it queues at once.
+
 The time since the last pause goes along with the GIL: `gil_stretch_began` is written before `gil_held` is released and
 read by the loop that takes it over, so two loops that hand the GIL to each other for ever pause like one.
 """
@@ -23,6 +28,7 @@ from spdkthread.atomics cimport (
     st_atomic_u32,
     st_atomic_u64,
     st_load32_acquire,
+    st_load32_relaxed,
     st_load_relaxed,
     st_pause,
     st_store32_relaxed,
@@ -38,6 +44,8 @@ cdef st_atomic_u64 gil_wanted
 cdef st_atomic_u64 gil_stretch_began    # account stamp; 0: the GIL was not handed over
 cdef st_atomic_u64 gil_pause_end        # tick up to which loops that wait stay away; 0: none does
 
+cdef st_atomic_u32 *gil_word            # CPython's own: not 0 while any thread holds the GIL; NULL: not known
+
 cdef enum:
     GIL_SPIN_TICKS = 10_000         # how long to look before queueing
     GIL_PAUSE_TICKS = 50_000        # another thread needs this to wake up and take the GIL
@@ -48,6 +56,7 @@ cdef enum gil_release:
     GIL_PAUSE                       # plain threads should have it
 
 
+cdef bint gil_handoff_look() noexcept nogil
 cdef void gil_handoff_yield(int release) noexcept nogil
 cdef void gil_handoff_wait_pause() noexcept nogil
 
@@ -75,7 +84,11 @@ cdef inline void gil_handoff_acquired() noexcept nogil:
 cdef inline uint64_t gil_handoff_wait() noexcept nogil:
     """Right before attaching. Returns the stretch that goes on with this loop, or 0."""
     cdef uint64_t give_up
-    if not HAS_GIL or not st_load32_acquire(&gil_held):
+    if not HAS_GIL:
+        return 0
+    if not st_load32_acquire(&gil_held) and (
+        gil_word == NULL or not st_load32_relaxed(gil_word) or not gil_handoff_look()
+    ):
         return 0
     st_add_relaxed(&gil_wanted, 1)
     give_up = st_ticks() + GIL_SPIN_TICKS

@@ -10,6 +10,7 @@ import pytest
 from support import PATIENCE_S, OtherThread, eventually, noop
 
 from spdkthread import get_reactor
+from spdkthread.gil_handoff import find_gil_word
 
 pytestmark = pytest.mark.no_coverage(reason="the fairness of a traced loop is not that of the one that runs")
 
@@ -139,9 +140,35 @@ def test_a_plain_thread_gets_the_gil_beside_many_long_pollers(make_reactor):
     assert len(seen) > 4
 
 
+def there_is_a_gil():
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def test_a_loop_knows_where_cpython_says_that_the_gil_is_held():
+    """The word is 1 while this thread holds the GIL, and was seen to be 0 while it did not."""
+    assert find_gil_word() == there_is_a_gil()
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_sender_that_holds_the_gil_and_one_that_has_let_go_of_it_are_both_answered(make_reactor, looks):
+    """Whether a loop looks at CPython's word for the GIL before it queues, or knows of none and queues at once."""
+    thread = make_reactor().start().create_thread()
+    ran = []
+    find_gil_word() if looks else find_gil_word(tries=0)
+    try:
+        for number in range(300):
+            thread.send_msg(ran.append, number)
+            if number % 3 == 0:
+                eventually(lambda number=number: len(ran) == number + 1)
+        eventually(lambda: len(ran) == 300)
+    finally:
+        find_gil_word()
+    assert ran == list(range(300))
+
+
 def test_waits_for_the_gil_are_counted(busy):
     """Where there is a GIL, two that want it all the time wait for one another."""
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    if not there_is_a_gil():
         return
     reactors = [poller.thread.call(get_reactor).result(PATIENCE_S) for poller in busy]
     eventually(lambda: all(reactor.stats.gil_waits > 0 for reactor in reactors))
