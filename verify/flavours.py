@@ -146,7 +146,7 @@ def environment(name: str) -> dict[str, str]:
         # What is broken on purpose need not be slowed down by one report after the other: the first says all.
         result["TSAN_OPTIONS"] = (
             f"suppressions={here / 'thread.supp'} log_path={ROOT / f'races-{name}-{label_of()}'} exitcode=66 "
-            f"halt_on_error={int(name == 'broken')} history_size=4 report_signal_unsafe=0 die_after_fork=0 "
+            f"halt_on_error={int(name == 'broken')} history_size=7 report_signal_unsafe=0 die_after_fork=0 "
             "report_thread_leaks=0"
         )
     elif name == "address":

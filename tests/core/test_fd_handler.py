@@ -614,6 +614,7 @@ os._exit(41)
     assert done.returncode == 41
 
 
+@pytest.mark.no_tsan(reason="closes descriptors while they are used, which is what ThreadSanitizer reports")
 def test_a_reactor_whose_descriptors_other_code_has_closed_says_so_and_goes_on():
     """Sleeping on closed descriptors returns at once: it would only look as if it slept."""
     done = run_python("""
