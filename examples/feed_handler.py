@@ -305,7 +305,7 @@ def receivers(kinds: tuple[str, ...] = RECEIVERS) -> Iterator[dict[str, Receiver
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--serve", choices=RECEIVERS, help=argparse.SUPPRESS)
     parser.add_argument("--messages", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=2)

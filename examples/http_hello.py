@@ -239,7 +239,7 @@ def compare(connections: int, requests: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, help="serve there until Ctrl-C; 0: any free one, which is printed")
     parser.add_argument("--connections", type=int, default=16)
