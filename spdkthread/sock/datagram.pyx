@@ -315,6 +315,12 @@ cdef class DatagramSet:
         if self.handler is not None:
             self.thread._fd_remove(self.handler)
             self.handler = None
+        # Their descriptors are not left to the collector, for which the channel and its set would wait together.
+        self.channel = None
+        self.c.sockets = NULL
+        if self.c.fd >= 0:
+            close(self.c.fd)
+            self.c.fd = -1
 
     def _forked(self):
         """In the child of a fork: as `SockChannel._forked`, which counts anew by itself."""

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import gc
 import os
 import socket
 import struct
@@ -609,6 +610,22 @@ def test_what_is_sent_wrongly(group, thread):
             sock.send("text", ("127.0.0.1", 1))
     with pytest.raises(WrongThreadError, match="send of"):
         OtherThread(sock.send, b"x", ("127.0.0.1", 1)).outcome()
+
+
+def test_a_channel_that_goes_leaves_no_descriptor(make_group, lib, thread):
+    descriptors = []
+    gc.disable()
+    try:
+        for _ in range(3):
+            group = make_group()
+            with thread:
+                group.open_datagram(LOCAL)
+                group.close_all()
+            poll_until(lib, lambda group=group: group.channels_count == 0)
+            descriptors.append(len(os.listdir("/dev/fd")))
+    finally:
+        gc.enable()
+    assert descriptors[1] == descriptors[2]  # the first had the thread open what it keeps
 
 
 def test_an_exiting_thread_serves_its_sockets_and_names_them(group, lib, thread):
