@@ -14,8 +14,8 @@ from spdkthread.pointer_map cimport map_put, map_remove
 __all__: list[str] = []
 
 
-cdef inline uint32_t place_after(device_s *device, uint64_t thread_id) noexcept nogil:
-    """Where the channels of later threads begin. Under the lock."""
+cdef inline uint32_t index_after(device_s *device, uint64_t thread_id) noexcept nogil:
+    """The index at which the channels of later threads begin. Under the lock."""
     cdef uint32_t low = 0, high = device.count, middle
     while low < high:
         middle = (low + high) // 2
@@ -29,7 +29,7 @@ cdef inline uint32_t place_after(device_s *device, uint64_t thread_id) noexcept 
 cdef int device_add(device_s *device, channel_s *channel) noexcept nogil:
     """List a channel, unless the device has been unregistered."""
     cdef channel_s **larger
-    cdef uint32_t place
+    cdef uint32_t index
     cdef int verdict = CHANNEL_OK
     spin_lock(&device.lock)
     if st_load32_relaxed(&device.state) != DEVICE_REGISTERED:
@@ -45,11 +45,11 @@ cdef int device_add(device_s *device, channel_s *channel) noexcept nogil:
             device.channels = larger
             device.capacity = max(<uint32_t>8, 2 * device.capacity)
     if verdict == CHANNEL_OK:
-        place = place_after(device, channel.thread_id)
+        index = index_after(device, channel.thread_id)
         memmove(
-            &device.channels[place + 1], &device.channels[place], (device.count - place) * sizeof(channel_s *)
+            &device.channels[index + 1], &device.channels[index], (device.count - index) * sizeof(channel_s *)
         )
-        device.channels[place] = channel
+        device.channels[index] = channel
         device.count += 1
         device.live += 1
     spin_unlock(&device.lock)
@@ -72,11 +72,11 @@ cdef int channel_record(channel_s *channel) noexcept nogil:
 cdef void channel_remove(channel_s *channel) noexcept nogil:
     """Have neither its thread nor its device find it any more. Both still count it."""
     cdef device_s *device = channel.device
-    cdef uint32_t place
+    cdef uint32_t index
     spin_lock(&device.lock)
-    place = place_after(device, channel.thread_id)
-    if place and device.channels[place - 1] == channel:
-        memmove(&device.channels[place - 1], &device.channels[place], (device.count - place) * sizeof(channel_s *))
+    index = index_after(device, channel.thread_id)
+    if index and device.channels[index - 1] == channel:
+        memmove(&device.channels[index - 1], &device.channels[index], (device.count - index) * sizeof(channel_s *))
         device.count -= 1
     spin_unlock(&device.lock)
     map_remove(&channel.thread.channel_map, device)
@@ -103,12 +103,12 @@ cdef bint channel_release(channel_s *channel) noexcept nogil:
 cdef object channel_after(device_s *device, uint64_t thread_id):
     """The IoChannel of the next thread after that one, or None."""
     cdef PyObject *found = NULL
-    cdef uint32_t place
+    cdef uint32_t index
     spin_lock(&device.lock)
-    place = place_after(device, thread_id)
-    if place < device.count:
+    index = index_after(device, thread_id)
+    if index < device.count:
         # Its thread keeps it until it is off this list.
-        found = device.channels[place].owner
+        found = device.channels[index].owner
         Py_INCREF(<object>found)
     spin_unlock(&device.lock)
     if found == NULL:

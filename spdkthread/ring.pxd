@@ -18,7 +18,7 @@ them at no cost:
 CLOSED  the thread has exited: nothing is accepted any more. Set by the receiver with the compare-and-swap that also
         proves the ring empty, so a message is either taken or refused, never lost in between.
 STOPPING the reactor is stopping: nothing from outside, the library's own threads may still send.
-SPILLED the library's own messages did not fit and wait in the overflow list. Until the receiver has taken them all,
+OVERFLOWED the library's own messages did not fit and wait in the overflow list. Until the receiver has taken them all,
         every other send is refused as full: that keeps the order of each sender.
 TRIMMING the receiver, idle, gives the memory of an empty ring back to the kernel. Set by a compare-and-swap that also
         proves that no claim is under way, and cleared some microseconds later; a sender that sees it waits for that.
@@ -69,7 +69,7 @@ cdef extern from *:
 
     #define RING_CLOSED   ((uint64_t)1 << 63)
     #define RING_STOPPING    ((uint64_t)1 << 62)
-    #define RING_SPILLED  ((uint64_t)1 << 61)
+    #define RING_OVERFLOWED  ((uint64_t)1 << 61)
     #define RING_TRIMMING ((uint64_t)1 << 60)
     #define RING_POSITION (RING_TRIMMING - 1)
 
@@ -88,10 +88,10 @@ cdef extern from *:
     _Static_assert(sizeof(void *) == 8 && offsetof(ring_slot, args) == offsetof(ring_slot, kind) + 8,
                    "kind and nargs are the word before args");
 
-    typedef struct ring_spill {
-        struct ring_spill *next;
+    typedef struct overflow_message {
+        struct overflow_message *next;
         ring_slot slot;
-    } ring_spill;
+    } overflow_message;
 
     typedef struct message_ring {
         /* senders */
@@ -116,10 +116,10 @@ cdef extern from *:
         char pad_constant[ST_LINE - 48];
         /* written when something is in the way */
         st_atomic_u64 refused;
-        st_atomic_u32 spill_lock;
+        st_atomic_u32 overflow_lock;
         st_atomic_u32 room_wanted;      /* senders sleep until there is room: see `ring_wait_for_room` */
-        ring_spill *spill_first;
-        ring_spill *spill_last;
+        overflow_message *overflow_first;
+        overflow_message *overflow_last;
         char pad_cold[ST_LINE - 32];
     } message_ring;
     _Static_assert(offsetof(message_ring, head) % ST_LINE == 0, "head has lines of its own");
@@ -144,7 +144,7 @@ cdef extern from *:
     """
     const int RING_OK, RING_FULL, RING_IS_STOPPING, RING_IS_CLOSED, RING_NO_MEMORY
     const int MSG_PYTHON, MSG_PYTHON_TUPLE, MSG_NATIVE
-    const uint64_t RING_CLOSED, RING_STOPPING, RING_SPILLED, RING_TRIMMING, RING_POSITION
+    const uint64_t RING_CLOSED, RING_STOPPING, RING_OVERFLOWED, RING_TRIMMING, RING_POSITION
 
     ctypedef struct ring_slot:
         st_atomic_u64 stamp
@@ -153,8 +153,8 @@ cdef extern from *:
         uint32_t nargs
         void *args[4]
 
-    ctypedef struct ring_spill:
-        ring_spill *next
+    ctypedef struct overflow_message:
+        overflow_message *next
         ring_slot slot
 
     ctypedef struct message_ring:
@@ -173,10 +173,10 @@ cdef extern from *:
         size_t mapped_bytes
         st_atomic_u64 overflow
         st_atomic_u64 refused
-        st_atomic_u32 spill_lock
+        st_atomic_u32 overflow_lock
         st_atomic_u32 room_wanted
-        ring_spill *spill_first
-        ring_spill *spill_last
+        overflow_message *overflow_first
+        overflow_message *overflow_last
 
     void ring_publish_stamp(st_atomic_u64 *stamp, uint64_t value) noexcept nogil
     void ring_copy_message(ring_slot *to, const ring_slot *source) noexcept nogil
@@ -185,9 +185,9 @@ cdef extern from *:
 cdef message_ring *ring_create(uint64_t capacity) noexcept nogil
 cdef void ring_destroy(message_ring *ring) noexcept nogil
 cdef int ring_claim_slow(message_ring *ring, uint64_t *tail, uint64_t count, uint64_t passes) noexcept nogil
-cdef int ring_spill_message(message_ring *ring, const ring_slot *message) noexcept nogil
-cdef uint32_t ring_take_spilled(message_ring *ring, ring_slot *out, uint32_t limit) noexcept nogil
-cdef void *ring_first_spilled(message_ring *ring) noexcept nogil
+cdef int ring_add_overflow(message_ring *ring, const ring_slot *message) noexcept nogil
+cdef uint32_t ring_take_overflow(message_ring *ring, ring_slot *out, uint32_t limit) noexcept nogil
+cdef void *ring_first_overflow(message_ring *ring) noexcept nogil
 cdef bint ring_close(message_ring *ring) noexcept nogil
 cdef void ring_trim(message_ring *ring) noexcept nogil
 cdef void ring_want_room(message_ring *ring) noexcept nogil

@@ -144,7 +144,7 @@ cdef int ring_claim_slow(message_ring *ring, uint64_t *tail, uint64_t count, uin
             return RING_IS_CLOSED
         if flags & RING_STOPPING & ~passes:
             return RING_IS_STOPPING
-        if flags & RING_SPILLED:
+        if flags & RING_OVERFLOWED:
             return RING_FULL
         if flags & RING_TRIMMING:
             spins += 1
@@ -170,15 +170,15 @@ cdef int ring_claim_slow(message_ring *ring, uint64_t *tail, uint64_t count, uin
 cdef enum:
     RESERVED = 4096
 
-cdef ring_spill reserve[RESERVED]
-cdef ring_spill *reserve_first = NULL   # those given back
+cdef overflow_message reserve[RESERVED]
+cdef overflow_message *reserve_first = NULL   # those given back
 cdef uint32_t reserve_used = 0          # those ever taken
 cdef st_atomic_u32 reserve_lock
 
 
-cdef ring_spill *spill_node() noexcept nogil:
+cdef overflow_message *overflow_new() noexcept nogil:
     global reserve_first, reserve_used
-    cdef ring_spill *node = <ring_spill *>core_calloc(1, sizeof(ring_spill))
+    cdef overflow_message *node = <overflow_message *>core_calloc(1, sizeof(overflow_message))
     if node == NULL:
         spin_lock(&reserve_lock)
         if reserve_first != NULL:
@@ -193,7 +193,7 @@ cdef ring_spill *spill_node() noexcept nogil:
     return node
 
 
-cdef void spill_free(ring_spill *node) noexcept nogil:
+cdef void overflow_free(overflow_message *node) noexcept nogil:
     global reserve_first
     if &reserve[0] <= node and node < &reserve[RESERVED]:
         spin_lock(&reserve_lock)
@@ -204,64 +204,64 @@ cdef void spill_free(ring_spill *node) noexcept nogil:
         core_free(node)
 
 
-cdef int ring_spill_message(message_ring *ring, const ring_slot *message) noexcept nogil:
+cdef int ring_add_overflow(message_ring *ring, const ring_slot *message) noexcept nogil:
     """Accept one of the library's own messages although the ring is full.
 
-    SPILLED freezes `tail`: from here until the receiver has emptied the list, no sender can overtake.
+    OVERFLOWED freezes `tail`: from here until the receiver has emptied the list, no sender can overtake.
     """
-    cdef ring_spill *node = spill_node()
+    cdef overflow_message *node = overflow_new()
     if node == NULL:
         return RING_NO_MEMORY
     ring_copy_message(&node.slot, message)
-    spin_lock(&ring.spill_lock)
+    spin_lock(&ring.overflow_lock)
     if st_load_relaxed(&ring.tail) & RING_CLOSED:
-        spin_unlock(&ring.spill_lock)
-        spill_free(node)
+        spin_unlock(&ring.overflow_lock)
+        overflow_free(node)
         return RING_IS_CLOSED
-    if ring.spill_last == NULL:
-        ring.spill_first = node
+    if ring.overflow_last == NULL:
+        ring.overflow_first = node
     else:
-        ring.spill_last.next = node
-    ring.spill_last = node
-    st_or_acq_rel(&ring.tail, RING_SPILLED)
+        ring.overflow_last.next = node
+    ring.overflow_last = node
+    st_or_acq_rel(&ring.tail, RING_OVERFLOWED)
     st_add_relaxed(&ring.overflow, 1)
-    spin_unlock(&ring.spill_lock)
+    spin_unlock(&ring.overflow_lock)
     return RING_OK
 
 
-cdef uint32_t ring_take_spilled(message_ring *ring, ring_slot *out, uint32_t limit) noexcept nogil:
+cdef uint32_t ring_take_overflow(message_ring *ring, ring_slot *out, uint32_t limit) noexcept nogil:
     """Receiver only: take overflow messages, once every slot claimed before them has been taken."""
     cdef uint32_t taken = 0
-    cdef ring_spill *node
-    spin_lock(&ring.spill_lock)
-    # Under the lock a list that is not empty means SPILLED, and SPILLED means that `tail` stands still. Looked at
+    cdef overflow_message *node
+    spin_lock(&ring.overflow_lock)
+    # Under the lock a list that is not empty means OVERFLOWED, and OVERFLOWED means that `tail` stands still. Looked at
     # before, a sender could still fill the ring and then overflow, and its overflow message would overtake the others.
     if (st_load_acquire(&ring.tail) & RING_POSITION) != st_load_relaxed(&ring.head):
-        spin_unlock(&ring.spill_lock)
+        spin_unlock(&ring.overflow_lock)
         return 0
-    while taken < limit and ring.spill_first != NULL:
-        node = ring.spill_first
-        ring.spill_first = node.next
+    while taken < limit and ring.overflow_first != NULL:
+        node = ring.overflow_first
+        ring.overflow_first = node.next
         ring_copy_message(&out[taken], &node.slot)
-        spill_free(node)
+        overflow_free(node)
         taken += 1
     st_sub_relaxed(&ring.overflow, taken)
-    if ring.spill_first == NULL:
-        ring.spill_last = NULL
-        st_and_acq_rel(&ring.tail, ~RING_SPILLED)
-    spin_unlock(&ring.spill_lock)
+    if ring.overflow_first == NULL:
+        ring.overflow_last = NULL
+        st_and_acq_rel(&ring.tail, ~RING_OVERFLOWED)
+    spin_unlock(&ring.overflow_lock)
     return taken
 
 
-cdef void *ring_first_spilled(message_ring *ring) noexcept nogil:
-    """Receiver only: the function of the message that `ring_take_spilled` would take first, NULL for none."""
+cdef void *ring_first_overflow(message_ring *ring) noexcept nogil:
+    """Receiver only: the function of the message that `ring_take_overflow` would take first, NULL for none."""
     cdef void *fn = NULL
     if st_load_relaxed(&ring.overflow) == 0:
         return NULL
-    spin_lock(&ring.spill_lock)
-    if ring.spill_first != NULL and (st_load_acquire(&ring.tail) & RING_POSITION) == st_load_relaxed(&ring.head):
-        fn = ring.spill_first.slot.fn
-    spin_unlock(&ring.spill_lock)
+    spin_lock(&ring.overflow_lock)
+    if ring.overflow_first != NULL and (st_load_acquire(&ring.tail) & RING_POSITION) == st_load_relaxed(&ring.head):
+        fn = ring.overflow_first.slot.fn
+    spin_unlock(&ring.overflow_lock)
     return fn
 
 
@@ -269,13 +269,13 @@ cdef bint ring_close(message_ring *ring) noexcept nogil:
     """Receiver only: refuse everything from now on, if nothing is waiting; say whether that was so."""
     cdef uint64_t tail
     cdef bint closed = False
-    spin_lock(&ring.spill_lock)
+    spin_lock(&ring.overflow_lock)
     tail = st_load_acquire(&ring.tail)
-    while not tail & RING_SPILLED and (tail & RING_POSITION) == st_load_relaxed(&ring.head):
+    while not tail & RING_OVERFLOWED and (tail & RING_POSITION) == st_load_relaxed(&ring.head):
         if tail & RING_CLOSED or st_cas_acq_rel(&ring.tail, &tail, tail | RING_CLOSED):
             closed = True
             break
-    spin_unlock(&ring.spill_lock)
+    spin_unlock(&ring.overflow_lock)
     return closed
 
 

@@ -19,10 +19,10 @@ from spdkthread.ring cimport (
     ring_publish,
     ring_slot,
     ring_slot_at,
-    ring_spill_message,
+    ring_add_overflow,
 )
 from spdkthread.thread_poll cimport current_thread
-from spdkthread.thread_struct cimport ATTENTION_SPILLED, attention_set, thread_s
+from spdkthread.thread_struct cimport ATTENTION_OVERFLOW, attention_set, thread_s
 from spdkthread.trace_ring cimport TRACE_SEND, st_trace_word, st_tracing, trace_enrol, trace_put
 
 from spdkthread.errors import RingFullError, ThreadExitedError
@@ -43,9 +43,9 @@ cdef void send_trace(thread_s *target, uint64_t position) noexcept nogil:
 
 cdef int send_overflow(thread_s *thread, const ring_slot *message) noexcept nogil:
     """Put a message of the library's own behind a full ring; RING_OK, or RING_IS_CLOSED or RING_NO_MEMORY."""
-    cdef int verdict = ring_spill_message(thread.ring, message)
+    cdef int verdict = ring_add_overflow(thread.ring, message)
     if verdict == RING_OK:
-        attention_set(thread, ATTENTION_SPILLED)
+        attention_set(thread, ATTENTION_OVERFLOW)
         thread_wake(thread)
     return verdict
 

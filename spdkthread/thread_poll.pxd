@@ -23,7 +23,7 @@ from spdkthread.ring cimport ring_ready
 from spdkthread.thread_struct cimport (
     ATTENTION_CRITICAL,
     ATTENTION_FDS,
-    ATTENTION_SPILLED,
+    ATTENTION_OVERFLOW,
     BATCH_SIZE,
     FD_NATIVE_CALL,
     FD_NATIVE_WORKED,

@@ -72,7 +72,7 @@ from spdkthread.ring cimport (
     ring_pending,
     ring_slot,
     ring_take,
-    ring_take_spilled,
+    ring_take_overflow,
 )
 from spdkthread.held_locks cimport SPIN_HELD_AT_RETURN, spinlock_s, spinlock_take_off
 from spdkthread.thread_struct cimport BATCH_SIZE, GARBAGE_SIZE, critical_waiting
@@ -439,14 +439,14 @@ cdef int poll_begin(thread_s *thread, uint32_t limit, uint64_t now, bint now_giv
     if thread.batch_next == thread.batch_count:
         thread.batch_next = 0
         thread.batch_count = ring_take(thread.ring, thread.batch, limit)
-        if flags & ATTENTION_SPILLED and thread.batch_count < limit:
-            # Cleared first and looked at after: a sender that spills meanwhile sets it again.
-            st_and32_acq_rel(&thread.attention, ~<uint32_t>ATTENTION_SPILLED)
-            thread.batch_count += ring_take_spilled(
+        if flags & ATTENTION_OVERFLOW and thread.batch_count < limit:
+            # Cleared first and looked at after: a sender that adds to the overflow list meanwhile sets it again.
+            st_and32_acq_rel(&thread.attention, ~<uint32_t>ATTENTION_OVERFLOW)
+            thread.batch_count += ring_take_overflow(
                 thread.ring, &thread.batch[thread.batch_count], limit - thread.batch_count
             )
             if st_load_relaxed(&thread.ring.overflow):
-                attention_set(thread, ATTENTION_SPILLED)
+                attention_set(thread, ATTENTION_OVERFLOW)
             mark_batch(thread)
     thread.outer = set_current(thread)
     return 0

@@ -42,7 +42,7 @@ cdef enum poll_step:
 
 cdef enum attention:
     ATTENTION_CRITICAL = 1      # the critical slot is taken
-    ATTENTION_SPILLED = 2       # messages in the overflow list
+    ATTENTION_OVERFLOW = 2       # messages in the overflow list
     ATTENTION_FDS = 4           # a file descriptor may be ready
 
 

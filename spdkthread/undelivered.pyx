@@ -18,9 +18,9 @@ from spdkthread.ring cimport (
     message_ring,
     ring_slot,
     ring_slot_at,
-    ring_spill,
+    overflow_message,
     ring_take,
-    ring_take_spilled,
+    ring_take_overflow,
 )
 from spdkthread.thread_struct cimport CRITICAL_CLOSED, critical_waiting, thread_s
 
@@ -93,8 +93,8 @@ cdef list undelivered_names(thread_s *thread):
 cdef list names_in_ring(message_ring *ring):
     cdef uint64_t position = st_load_relaxed(&ring.head)
     cdef uint64_t tail = st_load_acquire(&ring.tail) & RING_POSITION
-    cdef ring_spill *node
-    cdef ring_spill *last
+    cdef overflow_message *node
+    cdef overflow_message *last
     names = []
     while position < tail:
         if st_load_acquire(&ring_slot_at(ring, position).stamp) == position + 1:
@@ -103,10 +103,10 @@ cdef list names_in_ring(message_ring *ring):
             names.append("being sent")
         position += 1
     # Names may be made by the user's `repr`, so not under the lock. What is on the list now stays: senders append.
-    spin_lock(&ring.spill_lock)
-    node = ring.spill_first
-    last = ring.spill_last
-    spin_unlock(&ring.spill_lock)
+    spin_lock(&ring.overflow_lock)
+    node = ring.overflow_first
+    last = ring.overflow_last
+    spin_unlock(&ring.overflow_lock)
     while node != NULL:
         names.append(message_name(&node.slot))
         node = NULL if node == last else node.next
@@ -122,7 +122,7 @@ cdef int drop_undelivered(thread_s *thread, list lost) except -1:
         message = thread.batch[thread.batch_next]
         thread.batch_next += 1
         lost.append(drop_message(&message, owner))
-    while ring_take(thread.ring, &message, 1) or ring_take_spilled(thread.ring, &message, 1):
+    while ring_take(thread.ring, &message, 1) or ring_take_overflow(thread.ring, &message, 1):
         lost.append(drop_message(&message, owner))
     critical = st_exchangep(&thread.critical, NULL)
     if critical == <void *>CRITICAL_CLOSED:
@@ -169,7 +169,7 @@ cdef int visit_undelivered(thread_s *thread, st_visitproc visit, void *arg) noex
 cdef int visit_ring(message_ring *ring, st_visitproc visit, void *arg) noexcept:
     cdef uint64_t position = st_load_relaxed(&ring.head)
     cdef uint64_t tail = st_load_acquire(&ring.tail) & RING_POSITION
-    cdef ring_spill *node
+    cdef overflow_message *node
     cdef ring_slot *slot
     cdef int stop = 0
     while position < tail and not stop:
@@ -177,7 +177,7 @@ cdef int visit_ring(message_ring *ring, st_visitproc visit, void *arg) noexcept:
         if st_load_acquire(&slot.stamp) == position + 1:
             stop = visit_message(slot, visit, arg)
         position += 1
-    node = ring.spill_first
+    node = ring.overflow_first
     while node != NULL and not stop:
         stop = visit_message(&node.slot, visit, arg)
         node = node.next

@@ -53,7 +53,7 @@ SITES = {
     ("pointer_map.pyx", "grow"): "channels",
     ("reactor_members.pyx", "make_room"): "a reactor",
     ("ring.pyx", "ring_create"): "threads",
-    ("ring.pyx", "spill_node"): "for_each_thread with full rings",
+    ("ring.pyx", "overflow_new"): "for_each_thread with full rings",
     ("sock.pyx", "__cinit__"): "sockets",
     ("sock.pyx", "_open"): "sockets",
     ("thread_poll.pyx", "queue_ready"): "timers of call_later",

@@ -1,17 +1,17 @@
 /* The flags of the message ring: a model of ring.pxd and ring.pyx.
  *
- * One sender from outside, which may be refused, one of the library's own, which spills when the ring is full, one
+ * One sender from outside, which may be refused, one of the library's own, which goes to the overflow list when the ring is full, one
  * receiver that gives the memory of an empty ring back and ends when it finds nothing, and a stop at any time. Memory is sequentially
  * consistent here: what the release and acquire orders are for is shown by ThreadSanitizer, on the code itself.
  *
  * What is proved, in every interleaving:
  *   taken or refused   at the end every accepted message has been received, and nothing is accepted after the closing
- *   order              of each sender, also across the spill list
+ *   order              of each sender, also across the overflow list
  *   no slot reused     a sender never writes into a slot that the receiver has not taken
  *   no deadlock        the search has no invalid end state
  *
  * Each of these words, as -DNAME, breaks it, and the proof must then fail:
- *   CLOSE_BLINDLY  SPILL_UNFROZEN  SPILL_UNLOOKED  LATE_ATTENTION  TRIM_UNFLAGGED
+ *   CLOSE_BLINDLY  OVERFLOW_UNFROZEN  OVERFLOW_UNLOOKED  LATE_ATTENTION  TRIM_UNFLAGGED
  */
 #ifndef OUTSIDE_MSGS
 #define OUTSIDE_MSGS 2
@@ -25,8 +25,8 @@
 #define LIMIT 2                 /* a batch */
 
 #define CLOSED 1
-#define GATED 2
-#define SPILLED 4
+#define STOPPING 2
+#define OVERFLOWED 4
 #define TRIMMING 8
 #define TRIMS 1
 
@@ -43,8 +43,8 @@ byte head_seen;
 byte stamp[CAPACITY];
 byte slot_sender[CAPACITY];
 byte slot_number[CAPACITY];
-chan spill = [LIBRARY_MSGS] of { byte };
-byte spilled;
+chan overflow_list = [LIBRARY_MSGS] of { byte };
+byte overflow;
 bool lock;
 bool attention;
 
@@ -55,7 +55,7 @@ bool closed;
 
 inline take_lock() { atomic { !lock -> lock = 1 } }
 
-/* ring_claim and ring_claim_slow; `passes` is GATED or 0. */
+/* ring_claim and ring_claim_slow; `passes` is STOPPING or 0. */
 inline claim(passes) {
     atomic { position = tail; seen = flags }
     do
@@ -67,11 +67,11 @@ inline claim(passes) {
             :: seen & CLOSED -> verdict = OVER; break
             :: else ->
                 if
-                :: (seen & GATED) && !passes -> verdict = OFF; break
+                :: (seen & STOPPING) && !passes -> verdict = OFF; break
                 :: else
                 fi;
                 if
-                :: seen & SPILLED -> verdict = FULL; break
+                :: seen & OVERFLOWED -> verdict = FULL; break
                 :: else
                 fi;
                 at = head;
@@ -138,7 +138,7 @@ active proctype Library() {
     do
     :: n < LIBRARY_MSGS ->
         n++;
-        claim(GATED);
+        claim(STOPPING);
         if
         :: verdict == 0 -> publish(1, n)
         :: verdict == FULL ->
@@ -146,11 +146,11 @@ active proctype Library() {
             if
             :: flags & CLOSED -> lock = 0; break
             :: else ->
-                atomic { spill!n; accepted++; assert(!closed) }
-#ifndef SPILL_UNFROZEN
-                flags = flags | SPILLED;
+                atomic { overflow_list!n; accepted++; assert(!closed) }
+#ifndef OVERFLOW_UNFROZEN
+                flags = flags | OVERFLOWED;
 #endif
-                spilled++;
+                overflow++;
                 lock = 0;
                 attention = 1
             fi
@@ -161,7 +161,7 @@ active proctype Library() {
 }
 
 active proctype Gater() {
-    flags = flags | GATED
+    flags = flags | STOPPING
 }
 
 active proctype Receiver() {
@@ -169,7 +169,7 @@ active proctype Receiver() {
 end_receiver:
     do
     :: stamp[head % CAPACITY] == head + 1 || attention ->
-        /* poll_begin: ring_take, then ring_take_spilled */
+        /* poll_begin: ring_take, then ring_take_overflow */
         n = 0;
         do
         :: n < LIMIT && stamp[(head + n) % CAPACITY] == head + n + 1 ->
@@ -182,7 +182,7 @@ end_receiver:
 #ifndef LATE_ATTENTION
             attention = 0;
 #endif
-#ifdef SPILL_UNLOOKED
+#ifdef OVERFLOW_UNLOOKED
             at = tail;
             take_lock();
             if
@@ -194,13 +194,13 @@ end_receiver:
 #endif
             :: else ->
                 do
-                :: n < LIMIT && nempty(spill) ->
-                    atomic { spill?number -> run_one(1, number); n++; spilled-- }
-                :: n >= LIMIT || empty(spill) -> break
+                :: n < LIMIT && nempty(overflow_list) ->
+                    atomic { overflow_list?number -> run_one(1, number); n++; overflow-- }
+                :: n >= LIMIT || empty(overflow_list) -> break
                 od;
                 if
-                :: empty(spill) -> flags = flags & (CLOSED | GATED)
-                :: nempty(spill)
+                :: empty(overflow_list) -> flags = flags & (CLOSED | STOPPING)
+                :: nempty(overflow_list)
                 fi
             fi;
             lock = 0;
@@ -208,7 +208,7 @@ end_receiver:
             attention = 0
 #else
             if
-            :: spilled -> attention = 1
+            :: overflow -> attention = 1
             :: else
             fi
 #endif
@@ -236,17 +236,17 @@ end_receiver:
             :: n < CAPACITY -> stamp[n] = 0; n++
             :: else -> break
             od;
-            flags = flags & (CLOSED | GATED | SPILLED)
+            flags = flags & (CLOSED | STOPPING | OVERFLOWED)
         :: else
         fi;
         atomic { n = 0; seen = 0 }
 
     /* The thread may exit: ring_close. Tried when it may succeed, so that a receiver which never may does stand still. */
-    :: tail == head && !(flags & SPILLED) ->
+    :: tail == head && !(flags & OVERFLOWED) ->
         take_lock();
         atomic { at = tail; seen = flags }
         do
-        :: !(seen & SPILLED) && at == head ->
+        :: !(seen & OVERFLOWED) && at == head ->
 #ifdef CLOSE_BLINDLY
             flags = flags | CLOSED;
             closed = 1;
@@ -272,5 +272,5 @@ end_receiver:
 active proctype Judge() {
     timeout;
     assert(received == accepted);
-    assert(closed || (stamp[head % CAPACITY] != head + 1 && empty(spill)))
+    assert(closed || (stamp[head % CAPACITY] != head + 1 && empty(overflow_list)))
 }

@@ -17,8 +17,8 @@ is set and pushers do not wake the loop. It writes `watching` = 0 first and look
 way round, with a full fence in between on both sides: so one of them sees the other.
 
 Both may see each other, and then the loop is woken for answers that `acall` takes itself. At most one `drain_it` is
-queued, which `due` says: with a second one in the same turn of the loop a task that only calls would run ahead of the
-others.
+queued, which `drain_queued` says: with a second one in the same turn of the loop a task that only calls would run
+ahead of the others.
 """
 
 from cpython.object cimport PyObject
@@ -54,10 +54,10 @@ cdef class Call(LoopFuture):
 cdef class CompletionStack:
     cdef st_atomic_ptr top
     cdef st_atomic_u32 watching
-    cdef st_atomic_u32 due          # the loop has been asked to call `drain_it`
+    cdef st_atomic_u32 drain_queued # the loop has been asked to call `drain_it`
     cdef uint64_t asked             # when, for the last time
-    cdef uint64_t patience
-    cdef bint long_way              # the last answer came, or comes, by waking the loop
+    cdef uint64_t watch_ticks
+    cdef bint loop_was_woken        # the last answer came, or comes, by waking the loop
     cdef uint32_t misses
     cdef uint32_t skipped
     cdef uint32_t in_a_row
@@ -74,10 +74,10 @@ cdef class CompletionStack:
     cdef int drain(self, bint at_once) except -1
     cdef int put_back(self, PyObject *each) except -1
     cdef int abandon(self) except -1
-    cdef bint note(self, Call call) noexcept
+    cdef bint count_call(self, Call call) noexcept
     cdef bint worth_watching(self, SpdkThread thread) noexcept
     cdef void watch(self) noexcept
-    cdef int look(self) except -1
+    cdef int take_answers(self) except -1
 
 
 cdef class Drain:

@@ -125,7 +125,7 @@ def acall(SpdkThread thread not None, fn, tuple args):
     call.completions = completions
     call.thread = thread
     call.begin(loop)
-    if completions.note(call) and completions.worth_watching(thread):
+    if completions.count_call(call) and completions.worth_watching(thread):
         st_store32_relaxed(&completions.watching, 1)
         # The GIL is released in a moment: the reactor that gets the message should not queue for it.
         gil_handoff_acquired()
@@ -136,9 +136,9 @@ def acall(SpdkThread thread not None, fn, tuple args):
             gil_handoff_released()
         st_store32_relaxed(&completions.watching, 0)
         st_fence_seq_cst()
-        completions.look()
+        completions.take_answers()
     else:
-        completions.long_way = True
+        completions.loop_was_woken = True
         verdict = thread._send_one(run, call)
     if verdict != RING_OK:
         call.try_cancel(None)
@@ -206,7 +206,7 @@ cdef class Call(LoopFuture):
         self.blocking = True
         return 0
 
-    cdef int had(self) except -1:
+    cdef int on_retrieved(self) except -1:
         if self.returned_to is not None and self.number > self.returned_to.consumed:
             self.returned_to.consumed = self.number
         return 0
@@ -289,13 +289,13 @@ cdef CompletionStack completions_of(object loop):
         completions = <object>st_recent.completions
         if (<CompletionStack>completions).loop() is loop:     # and not one that was made where that one was
             return <CompletionStack>completions
-    completions = getattr(loop, "_spdkthread_port", None)
+    completions = getattr(loop, "_spdkthread_completions", None)
     if completions is None:
         completions = completion_stacks.get(loop)
         if completions is None:
             completions = new_completions(loop)
             try:
-                loop._spdkthread_port = completions
+                loop._spdkthread_completions = completions
             except AttributeError:
                 completion_stacks[loop] = completions
     st_recent.loop = <PyObject *>loop
@@ -352,7 +352,7 @@ cdef class CompletionStack:
         if loop is None:
             self.abandon()
             return 0
-        if st_exchange32(&self.due, 1):
+        if st_exchange32(&self.drain_queued, 1):
             if loop.is_closed():
                 self.abandon()
             return 0
@@ -366,7 +366,7 @@ cdef class CompletionStack:
             try:
                 loop.call_soon_threadsafe(self.drain_it)
             except Exception:
-                st_exchange32(&self.due, 0)
+                st_exchange32(&self.drain_queued, 0)
                 self.abandon()
             raise
         return 0
@@ -423,7 +423,7 @@ cdef class CompletionStack:
 
     # Watching
 
-    cdef bint note(self, Call call) noexcept:
+    cdef bint count_call(self, Call call) noexcept:
         """On the loop: a call is about to be sent. Whether its caller seems to wait for one answer at a time.
 
         A caller that has not retrieved the outcome of its last call sends several at once.
@@ -451,11 +451,11 @@ cdef class CompletionStack:
         if self.one_core == (<Reactor>reactor).core:
             return False
         wakeup = <wakeup_state *>st_loadp_relaxed(&thread.c.wakeup)
-        self.patience = WAKE_TICKS if self.long_way else WATCH_TICKS
+        self.watch_ticks = WAKE_TICKS if self.loop_was_woken else WATCH_TICKS
         if wakeup != NULL and st_load32_relaxed(&wakeup.sleeping) & WAKEUP_ASLEEP:
             if self.asked - before > MOMENT_TICKS:
                 return False
-            self.patience = WAKE_TICKS
+            self.watch_ticks = WAKE_TICKS
         if self.misses:
             self.skipped += 1
             if self.skipped < <uint32_t>1 << self.misses:
@@ -468,17 +468,17 @@ cdef class CompletionStack:
         cdef uint64_t end
         with nogil:
             gil_handoff_released()
-            end = st_ticks() + self.patience
+            end = st_ticks() + self.watch_ticks
             while st_loadp_relaxed(&self.top) == NULL and st_ticks() < end:
                 st_pause()
             gil_handoff_wait()
         if st_loadp_relaxed(&self.top) != NULL:
             self.misses = 0
-            self.long_way = False
+            self.loop_was_woken = False
         elif self.misses < MOST_MISSES:
             self.misses += 1
 
-    cdef int look(self) except -1:
+    cdef int take_answers(self) except -1:
         """After watching: take the answers for which the loop was not woken."""
         if st_loadp_relaxed(&self.top) == NULL:
             return 0
@@ -486,7 +486,7 @@ cdef class CompletionStack:
         if self.in_a_row < IN_A_ROW:
             return self.drain(False)
         self.in_a_row = 0
-        if not st_exchange32(&self.due, 1):
+        if not st_exchange32(&self.drain_queued, 1):
             self.loop().call_soon(self.drain_it)
         return 0
 
@@ -516,7 +516,7 @@ cdef class Drain:
         completions = self.completions()
         if completions is not None:
             # First, so that a pusher that still found it due has pushed by now.
-            st_exchange32(&(<CompletionStack>completions).due, 0)
+            st_exchange32(&(<CompletionStack>completions).drain_queued, 0)
             (<CompletionStack>completions).drain(True)
 
 

@@ -60,7 +60,7 @@ cdef class Coroutine:
     cdef str call_it(self)
     cdef SpdkThread home_now(self)
     cdef int go_home(self, SpdkThread home) except -1
-    cdef int note(self) except -1
+    cdef int record_spawn(self) except -1
     cdef int unnote(self) except -1
     cdef object close(self, bint begun)
     cdef int report(self, str message, object error) except -1

@@ -219,7 +219,7 @@ def spawn(SpdkThread thread not None, coro):
         future_class = mixed("CoroutineFuture", CoroutineFutureCore, CoroutineFutureCore.__doc__)
     future = <CoroutineFutureCore>new_future_of(future_class, thread._weak)
     coroutine = new_coroutine(thread, coro, future)
-    coroutine.note()
+    coroutine.record_spawn()
     verdict = thread._send_one(begin_coroutine, coroutine)
     if verdict != RING_OK:
         coroutine.unnote()
@@ -333,7 +333,7 @@ cdef class Coroutine:
             self.home = home
         return 0
 
-    cdef int note(self) except -1:
+    cdef int record_spawn(self) except -1:
         """It is spawned: nothing else may be made of its coroutine meanwhile."""
         if spawned.setdefault(id(self.coro), id(self)) != id(self):
             self.future = None

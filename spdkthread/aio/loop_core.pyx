@@ -61,15 +61,15 @@ from spdkthread.ring cimport (
     MSG_PYTHON,
     RING_POSITION,
     message_ring,
-    ring_first_spilled,
+    ring_first_overflow,
     ring_slot,
     ring_slot_at,
     ring_take,
-    ring_take_spilled,
+    ring_take_overflow,
 )
 from spdkthread.thread cimport SpdkThread
 from spdkthread.thread_poll cimport (
-    ATTENTION_SPILLED,
+    ATTENTION_OVERFLOW,
     BATCH_SIZE,
     STEP_RAISED,
     THREAD_EXITED,
@@ -568,9 +568,9 @@ cdef class LoopCore(LoopState):
                     return 0
                 ring_take(thread.ring, &message, 1)
             else:
-                if overflow == 0 or <PyObject *>ring_first_spilled(thread.ring) != append:
+                if overflow == 0 or <PyObject *>ring_first_overflow(thread.ring) != append:
                     return 0
-                if ring_take_spilled(thread.ring, &message, 1) == 0:
+                if ring_take_overflow(thread.ring, &message, 1) == 0:
                     return 0
                 overflow -= 1
             thread.msgs_run += 1
@@ -597,7 +597,7 @@ cdef class LoopCore(LoopState):
                 break
             count += 1
         if count == 0 and head >= end:
-            overflow = ring_first_spilled(ring)
+            overflow = ring_first_overflow(ring)
             if overflow != NULL and overflow != <void *>append_ready_fn:
                 return 1
         return count
@@ -642,7 +642,7 @@ cdef class LoopCore(LoopState):
 cdef inline bint pollers_wait(thread_s *thread, uint64_t due) noexcept nogil:
     """Whether a poll has something to do besides messages. `due`: the tick when the turn began; 0: it begins now."""
     return (
-        st_load32_relaxed(&thread.attention) & ~<uint32_t>ATTENTION_SPILLED != 0
+        st_load32_relaxed(&thread.attention) & ~<uint32_t>ATTENTION_OVERFLOW != 0
         or thread.active_first != NULL
         or thread.unfinished
         or (thread.timers.count != 0 and (due if due else clock_read(thread.clock)) >= thread.timers.next_check)

@@ -42,7 +42,7 @@ cdef class LoopFuture:
     cdef int schedule_callbacks(self) except -1
     cdef int call_callbacks(self) except -1
     cdef int call_one(self, object fn, object context) except -1
-    cdef int had(self) except -1
+    cdef int on_retrieved(self) except -1
     cdef int hand_out(self) except -1
 
     cdef inline loop_future_state state_now(self) noexcept:

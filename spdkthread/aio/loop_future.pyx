@@ -143,7 +143,7 @@ cdef class LoopFuture:
         if self.state_now() != LOOP_FUTURE_FINISHED:
             return self.outcome()
         self.unseen = False
-        self.had()
+        self.on_retrieved()
         return self.value if self.failed else None
 
     # Telling
@@ -279,12 +279,12 @@ cdef class LoopFuture:
         if state == LOOP_FUTURE_CANCELLED:
             raise self._make_cancelled_error()
         self.unseen = False
-        self.had()
+        self.on_retrieved()
         if self.failed:
             raise self.value.with_traceback(self.traceback)
         return self.value
 
-    cdef int had(self) except -1:
+    cdef int on_retrieved(self) except -1:
         """Hook for classes that extend this one: the outcome, no cancellation, was retrieved."""
         return 0
 

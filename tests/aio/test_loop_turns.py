@@ -306,10 +306,10 @@ def test_what_another_os_thread_posted_runs_before_what_is_scheduled_after_it(sm
 
 
 @pytest.mark.parametrize("debug", [False, True])
-@pytest.mark.parametrize("spilled", [False, True])
+@pytest.mark.parametrize("overflow", [False, True])
 @pytest.mark.parametrize("pattern", ["mp", "pm", "mpmp", "pmpm", "ppmmpp", "mmmmmmmmmmmmp", "pmmmmmmmmmmmmpm"])
-def test_messages_posted_callbacks_and_others_run_in_the_order_in_which_they_came(live_lib, pattern, spilled, debug):
-    loop = aio.EventLoop(live_lib.create_thread(ring_size=4 if spilled else 1024))
+def test_messages_posted_callbacks_and_others_run_in_the_order_in_which_they_came(live_lib, pattern, overflow, debug):
+    loop = aio.EventLoop(live_lib.create_thread(ring_size=4 if overflow else 1024))
     loop.set_debug(debug)
     order = []
 

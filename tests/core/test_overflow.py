@@ -64,7 +64,7 @@ STEPS = st.one_of(st.sampled_from(["send", "send", "library"]), st.integers(0, 8
 
 
 @given(st.integers(1, 8), st.lists(STEPS, max_size=60))
-def test_a_spilled_message_never_overtakes_its_senders_messages(ring_size, steps):
+def test_an_overflow_message_never_overtakes_its_senders_messages(ring_size, steps):
     """Library messages that did not fit, users' ones, and polls: the order is the order of sending."""
     lib = ThreadLib(clock=ManualClock())
     thread = lib.create_thread("net", ring_size=ring_size)

@@ -119,7 +119,7 @@ def test_each_way_of_sending_has_its_sender(lib, way):
         assert future.done()
 
 
-def test_messages_beside_spilled_ones_have_no_wrong_sender(lib):
+def test_messages_beside_overflow_ones_have_no_wrong_sender(lib):
     """Those that wait beside the full ring have no place in it; nothing takes another's place for its own."""
     thread = lib.create_thread("net", ring_size=2)
     device = IoDevice("disk", lib=lib).register()

@@ -29,7 +29,7 @@ class Ring(RuleBasedStateMachine):
         self.lib = ThreadLib(clock=ManualClock())
         self.thread = self.lib.create_thread(ring_size=capacity)
         self.capacity = self.ring.capacity
-        self.waiting, self.spilled, self.ran, self.expected = deque(), deque(), [], []
+        self.waiting, self.overflow, self.ran, self.expected = deque(), deque(), [], []
         self.number = 0
 
     @rule(count=st.integers(1, 12), arguments=st.integers(0, 6))
@@ -51,7 +51,7 @@ class Ring(RuleBasedStateMachine):
     def send(self, count):
         for _ in range(count):
             self.number += 1
-            room = not self.spilled and len(self.waiting) < self.capacity
+            room = not self.overflow and len(self.waiting) < self.capacity
             assert self.thread.try_send_msg(self.ran.append, self.number) is room
             if room:
                 self.waiting.append(self.number)
@@ -60,7 +60,7 @@ class Ring(RuleBasedStateMachine):
     def send_many(self, count, lazy):
         items = list(range(self.number + 1, self.number + 1 + count))
         self.number += count
-        room = 0 if self.spilled else self.capacity - len(self.waiting)
+        room = 0 if self.overflow else self.capacity - len(self.waiting)
         rest = iter(items)
         taken = self.thread.send_many(self.ran.append, rest if lazy else items)
         assert taken == min(room, count)
@@ -73,13 +73,13 @@ class Ring(RuleBasedStateMachine):
         for _ in range(count):
             self.number += 1
             self.thread._send_library_msg(self.ran.append, self.number)
-            full = self.spilled or len(self.waiting) >= self.capacity
-            (self.spilled if full else self.waiting).append(self.number)
+            full = self.overflow or len(self.waiting) >= self.capacity
+            (self.overflow if full else self.waiting).append(self.number)
 
     @rule(limit=st.integers(0, 9))
     def poll(self, limit):
         asked, limit = limit, min(limit or 8, 8)
-        for queue in (self.waiting, self.spilled):
+        for queue in (self.waiting, self.overflow):
             while queue and limit:
                 self.expected.append(queue.popleft())
                 limit -= 1
@@ -91,13 +91,13 @@ class Ring(RuleBasedStateMachine):
             return
         assert len(self.ring) == len(self.model)
         assert self.ran == self.expected
-        assert self.thread.pending_msgs == len(self.waiting) + len(self.spilled)
+        assert self.thread.pending_msgs == len(self.waiting) + len(self.overflow)
 
     def teardown(self):
         if hasattr(self, "thread"):
             while self.thread.pending_msgs:
                 self.thread.poll()
-            self.expected += [*self.waiting, *self.spilled]
+            self.expected += [*self.waiting, *self.overflow]
             assert self.ran == self.expected
             finish(self.thread)
 

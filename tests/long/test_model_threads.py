@@ -33,7 +33,7 @@ class ModelThread:
     def __init__(self, world, index, capacity, policy):
         self.world, self.index, self.capacity, self.policy = world, index, capacity, policy
         self.state = "running"
-        self.ring, self.spilled, self.batch, self.critical = [], [], [], None
+        self.ring, self.overflow, self.batch, self.critical = [], [], [], None
         self.active, self.timers, self.pollers = [], [], []
         self.holds = 0
         self.exit_asked = False
@@ -42,13 +42,13 @@ class ModelThread:
 
     @property
     def pending(self):
-        return len(self.ring) + len(self.spilled) + len(self.batch) + (self.critical is not None)
+        return len(self.ring) + len(self.overflow) + len(self.batch) + (self.critical is not None)
 
     def send(self, call):
         """A user's message: whether it was taken."""
         if self.state == "exited":
             return "exited"
-        if self.spilled or len(self.ring) >= self.capacity:
+        if self.overflow or len(self.ring) >= self.capacity:
             return "full"
         self.ring.append(call)
         return "sent"
@@ -56,18 +56,18 @@ class ModelThread:
     def send_library(self, call):
         if self.state == "exited":
             return "exited"
-        (self.spilled if self.spilled or len(self.ring) >= self.capacity else self.ring).append(call)
+        (self.overflow if self.overflow or len(self.ring) >= self.capacity else self.ring).append(call)
         return "sent"
 
     def request(self, kind, poller):
         """From elsewhere: beside a full ring there waits one request of each poller, the last one."""
         if self.state == "exited":
             return
-        if not self.spilled and len(self.ring) < self.capacity:
+        if not self.overflow and len(self.ring) < self.capacity:
             self.ring.append(lambda: getattr(self, kind)(poller))
         elif poller.wanted is None:
             poller.wanted = kind
-            self.spilled.append(lambda: self.do_wanted(poller))
+            self.overflow.append(lambda: self.do_wanted(poller))
         elif poller.wanted != "unregister":
             poller.wanted = kind
 
@@ -151,8 +151,8 @@ class ModelThread:
         if not self.batch:
             self.batch, self.ring = self.ring[:limit], self.ring[limit:]
             room = limit - len(self.batch)
-            self.batch += self.spilled[:room]
-            self.spilled = self.spilled[room:]
+            self.batch += self.overflow[:room]
+            self.overflow = self.overflow[room:]
         outer, self.world.current = self.world.current, self
         try:
             if self.critical is not None:

@@ -305,3 +305,72 @@ def test_an_import_whose_name_is_computed_is_refused(made_up):
 def test_a_module_that_stands_twice_in_the_table_is_refused():
     with pytest.raises(AssertionError, match="two layers"):
         Layers.read(MADE_UP.replace("`clock`", "`clock`, `poller`"))
+
+
+# C declarations
+
+
+def declared_c_names(path):
+    """The C functions and variables that a file declares for itself, by their C names."""
+    names = set()
+    for block in re.findall(r"^cdef extern from [^\n]*:\n((?:(?:    |\t).*\n|\n)+)", path.read_text(), re.M):
+        code = re.sub(r'^    """.*?^    """', "", block, flags=re.S | re.M)
+        for line in re.findall(r"^    (?!ctypedef|struct|enum|cdef|#)(\S.*)$", code, re.M):
+            function = re.match(r'[^(=]*?(\w+)(?: "(\w+)")?\(', line)
+            variable = re.fullmatch(r'(?:const )?\w[\w ]*?[ *](\w+)(?: "(\w+)")?', line.partition("#")[0].rstrip())
+            if match := function or variable:
+                names.add(match[2] or match[1])
+    return names
+
+
+def test_a_c_function_is_declared_in_one_file():
+    """Two declarations of one function drift apart: one says nogil or noexcept and the other does not."""
+    where = {}
+    for path in sorted((ROOT / "spdkthread").rglob("*.p[yx][xd]")):
+        for name in declared_c_names(path):
+            where.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert {name: files for name, files in where.items() if len(files) > 1} == {}
+    assert where["sched_yield"] == ["spdkthread/os_ext.pxd"]
+
+
+# The walks of the design
+
+
+def test_the_walks_name_files_and_functions_that_are_there():
+    section = (
+        TABLE.read_text(encoding="utf-8").partition("\n## Four walks through the files\n")[2].partition("\n## ")[0]
+    )
+    walked = 0
+    for row in re.findall(r"^\|(.*)\|$", section, re.M):
+        if not (match := re.search(r"`([\w/]+\.p(?:yx|xd))` \| (.*)", row)):
+            continue
+        path = ROOT / "spdkthread" / match[1]
+        both = "".join(one.read_text() for one in (path.with_suffix(".pyx"), path.with_suffix(".pxd")) if one.exists())
+        for name in re.findall(r"`(?:\w+\.)?(\w+)`", match[2]):
+            # What a row says of callers and of the user's functions is in other files.
+            if re.search(rf"^ *(?:cdef|def|static)\b[^\n]*\b{name}\(", both, re.M):
+                walked += 1
+            else:
+                assert name in NOT_OF_THE_ROW, f"{match[1]} has no {name}"
+    assert walked > 40
+
+
+NOT_OF_THE_ROW = {
+    "Call",
+    "CompletionStack",
+    "IoChannel",
+    "send_try",
+    "put",
+    "get",
+    "create_channel",
+    "destroy_channel",
+    "send_own",
+    "send_call",
+    "aio",
+    "data_received",
+    "reactor_detached",
+    "run",
+    "park",
+    "drain_it",
+}
+"""Classes, callers and functions of the user's in the remarks of the walks."""

@@ -192,7 +192,7 @@ print(thread.next_poller_expiration)
 
 
 def test_initialising_a_running_reactor_again_is_refused():
-    """Its loop sleeps at the gate that it was made with, so it must keep that one, too."""
+    """Its loop sleeps with the wake-up state that it was made with, so it must keep that one, too."""
     done = run_python(
         """
 import spdkthread

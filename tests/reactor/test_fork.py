@@ -321,7 +321,7 @@ def test_a_pool_of_forked_processes_beside_a_reactor():
     """)
 
 
-def test_gates_of_before_a_fork_are_not_used_again_in_the_child():
+def test_wake_up_states_of_before_a_fork_are_not_used_again_in_the_child():
     """A child that reads such a descriptor takes the wake-ups of the parent."""
     program("""
         reactor = spdkthread.Reactor(spin_us=0)

@@ -103,7 +103,7 @@ def test_several_senders_at_once_wake_one_sleeper(make_reactor):
 
 
 def test_a_message_to_a_thread_that_moves_between_sleepers_is_never_slept_on(make_reactor):
-    """The sender may hold the gate of the reactor that the thread has just left."""
+    """The sender may hold the wake-up state of the reactor that the thread has just left."""
     first, second = sleepers(make_reactor)
     thread = first.create_thread()
     over = threading.Event()
