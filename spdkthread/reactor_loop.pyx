@@ -30,7 +30,7 @@ from spdkthread.idle cimport (
     idle_sleep,
     idle_step,
 )
-from spdkthread.ring cimport ring_pending, ring_trim
+from spdkthread.ring cimport ring_pending, ring_rewind, ring_trim
 from spdkthread.thread_poll cimport (
     ATTENTION_FDS,
     STEP_PYTHON,
@@ -40,6 +40,7 @@ from spdkthread.thread_poll cimport (
     poll_messages_ready,
     poll_work_ready,
     reactor_alarm,
+    thread_fetch,
     thread_s,
 )
 from spdkthread.timers cimport (
@@ -64,6 +65,8 @@ from spdkthread.wakeup cimport (
 # Between two looks at file descriptors while there is work: so many turns, or so long.
 cdef uint32_t FD_TURNS = 64
 cdef uint64_t FD_TICKS = 20_000
+# How far a turn over ready threads looks ahead for the next one.
+cdef uint32_t FETCH_THREADS = 1_024
 # Idle for so long, a reactor gives the memory of its threads' rings back.
 cdef int64_t TRIM_NS = 250_000_000
 # A nap of "yield" ends after so long.
@@ -137,11 +140,28 @@ cdef bint ready_turn_next(reactor_s *r) noexcept nogil:
         if r.cursor >= r.count:
             break
         ready_clear(ready, r.cursor)
+        fetch_next_ready(r, ready)
         if reactor_begin(r, r.threads[r.cursor]):
             return True
         ready_turn_pass(r)
     r.cursor = r.count
     return False
+
+
+cdef inline void fetch_next_ready(reactor_s *r, ready_map *ready) noexcept nogil:
+    """While the thread at `cursor` is polled, fetch what the poll after it will touch, if that is not far away."""
+    cdef uint32_t index = r.cursor + 1
+    cdef uint32_t limit = index + FETCH_THREADS if r.count - index > FETCH_THREADS else r.count
+    cdef uint64_t word
+    while index < limit:
+        word = st_load_relaxed(&ready.bits[index >> 6]) >> (index & 63)
+        if word == 0:
+            index = (index | 63) + 1
+            continue
+        index += timer_lowest(word)
+        if index < r.count:
+            thread_fetch(r.threads[index])
+        return
 
 
 cdef void ready_turn_pass(reactor_s *r) noexcept nogil:
@@ -151,6 +171,8 @@ cdef void ready_turn_pass(reactor_s *r) noexcept nogil:
     cdef uint64_t deadline
     if poll_work_ready(thread):
         ready_set(ready_map_of(r), r.cursor)
+    else:
+        ring_rewind(thread.ring)
     if thread.timers.count:
         deadline = thread.timers.next_check
         if not alarm.queued or alarm.deadline != deadline:

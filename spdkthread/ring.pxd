@@ -20,8 +20,13 @@ CLOSED  the thread has exited: nothing is accepted any more. Set by the receiver
 STOPPING the reactor is stopping: nothing from outside, the library's own threads may still send.
 OVERFLOWED the library's own messages did not fit and wait in the overflow list. Until the receiver has taken them all,
         every other send is refused as full: that keeps the order of each sender.
-TRIMMING the receiver, idle, gives the memory of an empty ring back to the kernel. Set by a compare-and-swap that also
-        proves that no claim is under way, and cleared some microseconds later; a sender that sees it waits for that.
+TRIMMING the receiver changes an empty ring: it gives the memory back to the kernel, or rewinds it. Set by a
+        compare-and-swap that also proves that no claim is under way, and cleared some microseconds, or nanoseconds,
+        later; a sender that sees it waits for that.
+
+Rewinding moves `head` and `tail` of an empty ring to the next position of the first slot. Of thousands of threads each has a
+message now and then; rewound, these all go through the same few slots of its ring, which a cache holds, and not through
+all of its memory.
 
 Order of the atomics, by label:
   A  publish: release store of `stamp`          pairs with  B  acquire load of `stamp` by the receiver
@@ -94,37 +99,34 @@ cdef extern from *:
     } overflow_message;
 
     typedef struct message_ring {
-        /* senders */
+        /* senders: one line besides the slot */
         st_atomic_u64 tail;
         st_atomic_u64 head_seen;
-        char pad_senders[ST_LINE - 16];
+        uint64_t capacity;
+        uint64_t mask;
+        ring_slot *slots;
+        char pad_senders[ST_LINE - 40];
         /* receiver */
         st_atomic_u64 head;
         ring_slot *first_slot;          /* `slots` and `mask` again: an empty poll touches this line and a slot */
         uint64_t wrap;
         uint64_t tail_snapshot;         /* where the backlog was last measured */
         uint64_t high_water;
-        uint64_t trimmed;               /* head when memory was last given back */
+        uint64_t trimmed;               /* the slots used since memory was last given back are those from here to head */
         char pad_receiver[ST_LINE - 48];
-        /* written once, or rarely */
-        uint64_t capacity;
-        uint64_t mask;
-        ring_slot *slots;
+        /* written once, or when something is in the way */
         void *mapped;
         size_t mapped_bytes;
         st_atomic_u64 overflow;          /* messages in the overflow list */
-        char pad_constant[ST_LINE - 48];
-        /* written when something is in the way */
         st_atomic_u64 refused;
         st_atomic_u32 overflow_lock;
         st_atomic_u32 room_wanted;      /* senders sleep until there is room: see `ring_wait_for_room` */
         overflow_message *overflow_first;
         overflow_message *overflow_last;
-        char pad_cold[ST_LINE - 32];
+        char pad_cold[ST_LINE - 56];
     } message_ring;
     _Static_assert(offsetof(message_ring, head) % ST_LINE == 0, "head has lines of its own");
-    _Static_assert(offsetof(message_ring, capacity) % ST_LINE == 0, "constants have lines of their own");
-    _Static_assert(offsetof(message_ring, refused) % ST_LINE == 0, "cold words have lines of their own");
+    _Static_assert(offsetof(message_ring, mapped) % ST_LINE == 0, "cold words have lines of their own");
     _Static_assert(sizeof(message_ring) % ST_LINE == 0, "slots start on a line of their own");
 
     /* A */
@@ -189,7 +191,9 @@ cdef int ring_add_overflow(message_ring *ring, const ring_slot *message) noexcep
 cdef uint32_t ring_take_overflow(message_ring *ring, ring_slot *out, uint32_t limit) noexcept nogil
 cdef void *ring_first_overflow(message_ring *ring) noexcept nogil
 cdef bint ring_close(message_ring *ring) noexcept nogil
+cdef bint ring_trim_wanted(message_ring *ring) noexcept nogil
 cdef void ring_trim(message_ring *ring) noexcept nogil
+cdef void ring_rewind(message_ring *ring) noexcept nogil
 cdef void ring_want_room(message_ring *ring) noexcept nogil
 cdef void ring_wait_for_room(message_ring *ring, int64_t timeout_ns) noexcept nogil
 cdef void ring_shut(message_ring *ring) noexcept nogil
@@ -274,8 +278,17 @@ cdef inline uint32_t ring_take(message_ring *ring, ring_slot *out, uint32_t limi
 cdef inline uint64_t ring_pending(message_ring *ring) noexcept nogil:
     """Messages waiting, overflow ones included. Exact only while nothing moves."""
     cdef uint64_t head = st_load_acquire(&ring.head)
-    cdef uint64_t tail = st_load_relaxed(&ring.tail) & RING_POSITION
-    cdef int64_t in_slots = <int64_t>(tail - head)
+    cdef uint64_t tail = st_load_acquire(&ring.tail)
+    cdef uint64_t before
+    cdef int64_t in_slots
+    while True:
+        before = head
+        head = st_load_acquire(&ring.head)
+        if head == before:
+            break
+        tail = st_load_acquire(&ring.tail)      # the ring may have been rewound in between
+    # Under TRIMMING it is empty, and `tail` may be ahead of `head` all the same.
+    in_slots = 0 if tail & RING_TRIMMING else <int64_t>((tail & RING_POSITION) - head)
     return (<uint64_t>in_slots if in_slots > 0 else 0) + st_load_relaxed(&ring.overflow)
 
 

@@ -59,12 +59,13 @@ cdef extern from *:
     #endif
     }
     """
+    const size_t ST_LINE
     void st_word_wait(st_atomic_u32 *word, uint32_t value, int64_t timeout_ns) noexcept nogil
     void st_word_wake(st_atomic_u32 *word) noexcept nogil
 
-# So many that header and first slot of every ring are within one page.
+# So many that of every ring the header, and the slots that are used where it is rewound, are within one page.
 cdef enum:
-    RING_SHIFTS = 27
+    RING_SHIFTS = 25
 
 cdef st_atomic_u64 rings_made
 
@@ -72,6 +73,9 @@ cdef st_atomic_u64 rings_made
 # A ring through which fewer messages have passed has little memory to give back.
 cdef enum:
     TRIM_SLOTS = 128
+
+# A lap that is not gone through counts as positions all the same, so after very many a ring is not rewound any more.
+cdef uint64_t REWIND_POSITIONS = RING_POSITION >> 1
 
 cdef uint64_t MAX_CAPACITY = <uint64_t>1 << 34
 
@@ -93,7 +97,7 @@ cdef message_ring *ring_create(uint64_t capacity) noexcept nogil:
     """Map a ring of `capacity` slots (a power of two); NULL without memory. No page is touched but the first."""
     # Mapped memory begins on a page: without a shift the first lines of all rings would fall into the same few places
     # of a cache, and a turn over many idle threads reads just these.
-    cdef size_t shift = st_add_relaxed(&rings_made, 1) % RING_SHIFTS * sizeof(message_ring) // 4
+    cdef size_t shift = st_add_relaxed(&rings_made, 1) % RING_SHIFTS * ST_LINE
     cdef size_t size = shift + sizeof(message_ring) + capacity * sizeof(ring_slot)
     cdef char *mapped = <char *>core_map(size)
     cdef message_ring *ring
@@ -113,6 +117,11 @@ cdef void ring_destroy(message_ring *ring) noexcept nogil:
     core_unmap(ring.mapped, ring.mapped_bytes)
 
 
+cdef bint ring_trim_wanted(message_ring *ring) noexcept nogil:
+    """Receiver only: whether more than two pages were used since memory was last given back."""
+    return st_load_relaxed(&ring.head) - ring.trimmed > TRIM_SLOTS
+
+
 cdef void ring_trim(message_ring *ring) noexcept nogil:
     """Receiver only: give the memory of an empty ring back to the kernel, if more than two pages of it were used.
 
@@ -122,7 +131,7 @@ cdef void ring_trim(message_ring *ring) noexcept nogil:
     """
     cdef uint64_t head = st_load_relaxed(&ring.head)
     cdef uint64_t tail = st_load_relaxed(&ring.tail)
-    if head - ring.trimmed <= TRIM_SLOTS:
+    if not ring_trim_wanted(ring):
         return
     # With any other flag set it is not an idle ring.
     if tail != head or not st_cas_acq_rel(&ring.tail, &tail, head | RING_TRIMMING):
@@ -130,6 +139,22 @@ cdef void ring_trim(message_ring *ring) noexcept nogil:
     core_discard(ring.slots, ring.capacity * sizeof(ring_slot))
     ring.trimmed = head
     # Releases the zeroed slots to the sender whose claim reads the cleared flag.
+    st_and_acq_rel(&ring.tail, ~RING_TRIMMING)
+
+
+cdef void ring_rewind(message_ring *ring) noexcept nogil:
+    """Receiver only: have the next message of an empty ring go into the first slot."""
+    cdef uint64_t head = st_load_relaxed(&ring.head)
+    cdef uint64_t tail = st_load_relaxed(&ring.tail)
+    cdef uint64_t first = (head | ring.mask) + 1
+    if head & ring.mask == 0 or tail != head or first > REWIND_POSITIONS:
+        return
+    if not st_cas_acq_rel(&ring.tail, &tail, first | RING_TRIMMING):
+        return
+    # What is counted is slots: none was used again that had not been in use since memory was last given back.
+    ring.trimmed = first if not ring_trim_wanted(ring) else ring.trimmed + (first - head)
+    st_store_release(&ring.head, first)                     # C
+    st_store_release(&ring.head_seen, first)
     st_and_acq_rel(&ring.tail, ~RING_TRIMMING)
 
 

@@ -45,8 +45,9 @@ from spdkthread.ring cimport (
 from spdkthread.thread_poll cimport current_thread
 from spdkthread.thread_struct cimport thread_s
 from spdkthread.trace_ring cimport st_tracing
-from spdkthread.wakeup cimport wakeup_state, wakeup_thread
+from spdkthread.wakeup cimport wakeup_state
 
+cdef void wake_reactor(thread_s *thread, wakeup_state *wakeup) noexcept nogil
 cdef void send_trace(thread_s *target, uint64_t position) noexcept nogil
 cdef int send_overflow(thread_s *thread, const ring_slot *message) noexcept nogil
 cdef void drop_call(const ring_slot *message) noexcept
@@ -63,7 +64,7 @@ cdef inline void thread_wake(thread_s *thread) noexcept nogil:
     if wakeup != NULL:
         st_fence_seq_cst()
         if st_load32_relaxed(&wakeup.sleeping):
-            wakeup_thread(wakeup, st_load32_relaxed(&thread.ready_index))
+            wake_reactor(thread, wakeup)
 
 
 cdef inline int send_claim(thread_s *thread, uint64_t passes, uint64_t *position) noexcept nogil:

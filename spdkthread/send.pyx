@@ -4,6 +4,7 @@ from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from spdkthread.atomics cimport st_load32_relaxed, st_load_relaxed, st_loadp_relaxed
 from spdkthread.clock cimport st_cycles
 from spdkthread.cpython_ext cimport Py_DECREF_raw, tuple_items
 from spdkthread.ring cimport (
@@ -22,14 +23,27 @@ from spdkthread.ring cimport (
     ring_add_overflow,
 )
 from spdkthread.thread_poll cimport current_thread
-from spdkthread.thread_struct cimport ATTENTION_OVERFLOW, attention_set, thread_s
+from spdkthread.thread_struct cimport ATTENTION_OVERFLOW, attention_set, st_fetch, thread_fetch, thread_s
 from spdkthread.trace_ring cimport TRACE_SEND, st_trace_word, st_tracing, trace_enrol, trace_put
+from spdkthread.wakeup cimport wakeup_state, wakeup_thread
 
 from spdkthread.errors import RingFullError, ThreadExitedError
 from spdkthread.waiting import whereabouts
 
 cdef enum:
     PIECE = 256             # messages of `send_each` that are claimed at once: the receiver need not wait for them all
+
+
+cdef void wake_reactor(thread_s *thread, wakeup_state *wakeup) noexcept nogil:
+    """After a message and a fence: the reactor sleeps, or wants to know which of its many threads has one."""
+    cdef thread_s *sender = current_thread()
+    cdef ring_slot *behind
+    if sender != NULL and st_loadp_relaxed(&sender.wakeup) == wakeup:
+        # This OS thread will poll it, soon, and will look whether there is a message behind this one.
+        thread_fetch(thread)
+        behind = ring_slot_at(thread.ring, st_load_relaxed(&thread.ring.tail))
+        st_fetch(behind, behind)
+    wakeup_thread(wakeup, st_load32_relaxed(&thread.ready_index))
 
 
 cdef void send_trace(thread_s *target, uint64_t position) noexcept nogil:

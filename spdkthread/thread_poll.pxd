@@ -45,6 +45,7 @@ from spdkthread.thread_struct cimport (
     attention_set,
     fd_native_s,
     reactor_alarm,
+    thread_fetch,
     thread_s,
 )
 

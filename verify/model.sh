@@ -67,6 +67,7 @@ holds wakeup.pml -DMOVES=1 -DSENDERS=1
 holds ready.pml
 holds ring.pml
 holds ring.pml -DCAPACITY=1 -DOUTSIDE_MSGS=1 -DLIBRARY_MSGS=4
+holds ring.pml -DREWINDS=1 -DLIBRARY_MSGS=1
 if ((!quick)); then
     holds wakeup.pml -DMOVES=0 -DMSGS=3
     holds wakeup.pml -DMOVES=1 -DSENDERS=1 -DMSGS=2
@@ -86,5 +87,6 @@ done
 for what in CLOSE_BLINDLY OVERFLOW_UNFROZEN OVERFLOW_UNLOOKED LATE_ATTENTION TRIM_UNFLAGGED; do
     broken ring.pml -DCAPACITY=1 -DOUTSIDE_MSGS=1 -DLIBRARY_MSGS=4 "-D$what"
 done
+broken ring.pml -DREWINDS=1 -DLIBRARY_MSGS=1 -DREWIND_BLINDLY
 ((failed)) && echo "model.sh: FAILED"
 exit $failed

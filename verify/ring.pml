@@ -1,8 +1,9 @@
 /* The flags of the message ring: a model of ring.pxd and ring.pyx.
  *
- * One sender from outside, which may be refused, one of the library's own, which goes to the overflow list when the ring is full, one
- * receiver that gives the memory of an empty ring back and ends when it finds nothing, and a stop at any time. Memory is sequentially
- * consistent here: what the release and acquire orders are for is shown by ThreadSanitizer, on the code itself.
+ * One sender from outside, which may be refused, one of the library's own, which goes to the overflow list when the ring is
+ * full, one receiver that gives the memory of an empty ring back, rewinds it, and ends when it finds nothing, and a stop at any
+ * time. Memory is sequentially consistent here: what the release and acquire orders are for is shown by ThreadSanitizer,
+ * on the code itself.
  *
  * What is proved, in every interleaving:
  *   taken or refused   at the end every accepted message has been received, and nothing is accepted after the closing
@@ -11,7 +12,7 @@
  *   no deadlock        the search has no invalid end state
  *
  * Each of these words, as -DNAME, breaks it, and the proof must then fail:
- *   CLOSE_BLINDLY  OVERFLOW_UNFROZEN  OVERFLOW_UNLOOKED  LATE_ATTENTION  TRIM_UNFLAGGED
+ *   CLOSE_BLINDLY  OVERFLOW_UNFROZEN  OVERFLOW_UNLOOKED  LATE_ATTENTION  TRIM_UNFLAGGED  REWIND_BLINDLY
  */
 #ifndef OUTSIDE_MSGS
 #define OUTSIDE_MSGS 2
@@ -29,6 +30,9 @@
 #define OVERFLOWED 4
 #define TRIMMING 8
 #define TRIMS 1
+#ifndef REWINDS
+#define REWINDS 0
+#endif
 
 #define FULL 1
 #define OFF 2
@@ -103,7 +107,7 @@ inline claim(passes) {
 
 inline publish(who, n) {
     atomic {
-        assert(stamp[position % CAPACITY] + CAPACITY == position + 1 || stamp[position % CAPACITY] == 0);
+        assert(stamp[position % CAPACITY] + CAPACITY <= position + 1 || stamp[position % CAPACITY] == 0);
         assert(position < head + CAPACITY);
         slot_sender[position % CAPACITY] = who;
         slot_number[position % CAPACITY] = n
@@ -165,7 +169,7 @@ active proctype Gater() {
 }
 
 active proctype Receiver() {
-    byte n, number, at, seen, trims;
+    byte n, number, at, seen, trims, rewinds;
 end_receiver:
     do
     :: stamp[head % CAPACITY] == head + 1 || attention ->
@@ -240,6 +244,30 @@ end_receiver:
         :: else
         fi;
         atomic { n = 0; seen = 0 }
+
+    /* ring_rewind: the next message goes into the first slot. */
+    :: rewinds < REWINDS && head % CAPACITY && tail == head && !flags ->
+        at = (head / CAPACITY + 1) * CAPACITY;
+#ifdef REWIND_BLINDLY
+        rewinds++;
+        atomic { tail = at; flags = flags | TRIMMING; seen = 1 }
+#else
+        atomic {
+            rewinds++;
+            if
+            :: tail == head && !flags -> tail = at; flags = flags | TRIMMING; seen = 1
+            :: else
+            fi
+        }
+#endif
+        if
+        :: seen ->
+            head = at;
+            head_seen = at;
+            flags = flags & (CLOSED | STOPPING | OVERFLOWED)
+        :: else
+        fi;
+        atomic { at = 0; seen = 0 }
 
     /* The thread may exit: ring_close. Tried when it may succeed, so that a receiver which never may does stand still. */
     :: tail == head && !(flags & OVERFLOWED) ->

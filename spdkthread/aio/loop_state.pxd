@@ -69,6 +69,8 @@ cdef class LoopState:
     cdef uint64_t spin_ticks
     cdef uint32_t misses            # how often in a row spinning has found nothing
     cdef uint32_t skipped           # how often it was left out since
+    cdef uint64_t idle_head         # where a loop that never sleeps last saw the head of its ring
+    cdef uint64_t idle_since        # and since when it is there; a tick
     cdef st_atomic_u32 sender_core  # 1 + the core of the last call_soon_threadsafe from elsewhere; 0: none, or unknown
 
 

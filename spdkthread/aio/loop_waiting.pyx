@@ -13,7 +13,7 @@ from spdkthread.affinity cimport affinity_tighten
 from spdkthread.aio.loop_fds cimport take_events, take_seen, watch_thread_fds
 from spdkthread.aio.loop_state cimport LoopState
 from spdkthread.aio.loop_timers cimport timers_now
-from spdkthread.atomics cimport st_load32_relaxed, st_pause
+from spdkthread.atomics cimport st_load32_relaxed, st_load_relaxed, st_pause
 from spdkthread.clock cimport clock_read, st_cycles, st_ticks
 from spdkthread.fd_group cimport FD_BATCH, fd_group_sleep, fd_group_wait, fd_set_ready
 from spdkthread.gil_handoff cimport gil_handoff_acquired, gil_handoff_released, gil_handoff_wait
@@ -28,6 +28,7 @@ from spdkthread.idle cimport (
     idle_sleep,
 )
 from spdkthread.os_ext cimport sched_yield, st_this_core
+from spdkthread.ring cimport ring_trim, ring_trim_wanted
 from spdkthread.thread_poll cimport poll_needed, poll_work_ready
 from spdkthread.timers cimport TIMER_NEVER, timer_next_deadline
 from spdkthread.trace_ring cimport TRACE_PARK, TRACE_WAKE, st_trace_word, st_tracing, trace_enrol, trace_put
@@ -40,6 +41,8 @@ cdef uint32_t FD_LOOKS = 64
 cdef uint32_t MOST_MISSES = 6
 # A longer gap between two looks: the kernel gave the core to another process, perhaps to the sender. Spinning ends.
 cdef uint64_t AWAY_TICKS = 40_000
+# Idle for so long, a loop gives the memory of its thread's ring back.
+cdef int64_t TRIM_NS = 250_000_000
 # On the main thread a sleep ends now and then: a signal may come right before it begins.
 cdef int64_t SIGNAL_SLEEP_NS = 500_000_000
 # asyncio's selector loop does not sleep for longer either.
@@ -115,11 +118,22 @@ cdef int spin_then_sleep(LoopState loop) noexcept nogil:
             elif loop.idle_mode == IDLE_YIELD:
                 sched_yield()
             if loop._stopping or now - begun > 10_000_000:
+                trim_when_idle(loop, now)
                 return -1       # signals
         elif poll_work_ready(&loop.thread.c):
             return spin_found(loop, spin)
         looks += 1
         st_pause()
+
+
+cdef void trim_when_idle(LoopState loop, uint64_t now) noexcept nogil:
+    """A loop that never sleeps, every 10 ms without work: idle for a while, it gives its ring's memory back."""
+    cdef uint64_t head = st_load_relaxed(&loop.thread.c.ring.head)
+    if head != loop.idle_head or loop.idle_since == 0:
+        loop.idle_head = head
+        loop.idle_since = now
+    elif now - loop.idle_since >= <uint64_t>TRIM_NS:
+        ring_trim(loop.thread.c.ring)
 
 
 cdef int spin_found(LoopState loop, uint64_t spin) noexcept nogil:
@@ -183,30 +197,38 @@ cdef inline void begin_sleep(LoopState loop) noexcept nogil:
 cdef int park(LoopState loop) noexcept nogil:
     """Sleep until there is something to do. -1: a signal has come."""
     cdef int result = SLEEP_TIMED_OUT
+    cdef bint may_trim = ring_trim_wanted(loop.thread.c.ring)
+    cdef int64_t timeout_ns
     begin_sleep(loop)
     if not poll_work_ready(&loop.thread.c):
+        timeout_ns = sleep_ns(loop)
+        may_trim = may_trim and timeout_ns > TRIM_NS
+        if may_trim:
+            timeout_ns = TRIM_NS
         if not loop.direct:
-            result = idle_sleep(loop.wakeup, loop.poll_fd, -1, sleep_ns(loop))
+            result = idle_sleep(loop.wakeup, loop.poll_fd, -1, timeout_ns)
         elif st_tracing():
-            result = traced_sleep(loop)
+            result = traced_sleep(loop, timeout_ns)
         else:
-            result = sleep_in_epoll(loop)
+            result = sleep_in_epoll(loop, timeout_ns)
+        if may_trim and result == SLEEP_TIMED_OUT:
+            ring_trim(loop.thread.c.ring)
     wakeup_end_sleep(loop.wakeup)
     return -1 if result < 0 else 0
 
 
-cdef int sleep_in_epoll(LoopState loop) noexcept nogil:
+cdef int sleep_in_epoll(LoopState loop, int64_t timeout_ns) noexcept nogil:
     """One system call waits for the descriptors and for senders. -1: a signal has come."""
     cdef int ready
     affinity_tighten()      # threads that callbacks have started have their own by now
-    ready = fd_group_sleep(loop.poll_fd, loop.events, FD_BATCH, sleep_ns(loop))
+    ready = fd_group_sleep(loop.poll_fd, loop.events, FD_BATCH, timeout_ns)
     loop.events_count = ready if ready > 0 else 0
     return ready
 
 
-cdef int traced_sleep(LoopState loop) noexcept nogil:
+cdef int traced_sleep(LoopState loop, int64_t timeout_ns) noexcept nogil:
     cdef uint64_t began = st_cycles()
-    cdef int ready = sleep_in_epoll(loop)
+    cdef int ready = sleep_in_epoll(loop, timeout_ns)
     cdef uint64_t ended = st_cycles()
     cdef int64_t cause = 0
     cdef int index
