@@ -115,7 +115,7 @@ $(VENV)/.types-deps: $(VENV)/.lint-deps
 
 # What a user's type checker sees: the stubs, every example, a program that uses every public name, and one of mistakes.
 types: stubs $(VENV)/.types-deps
-	$(PY) -m mypy --strict examples/*.py tests/typing/*.py
+	$(PY) -m mypy --strict --follow-imports=silent examples/*.py tests/typing/*.py
 	$(PY) -m pyright --pythonpath $(PY) examples tests/typing
 
 $(VENV)/.docs-deps: $(VENV)/.deps

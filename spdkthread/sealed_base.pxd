@@ -1,7 +1,7 @@
 """A class that is sealed, as in `cpython_ext`, and that other modules may extend.
 
-An object of a class that extends it is made when its module has called `base_may_make_one` on this OS thread just before.
-Only the module that has the class uses this file: each C file that does has these words of its own.
+An object of a class that extends it is made when its module has called `base_may_make_one` on this OS thread just
+before. Only the module that has the class uses this file: each C file that does has these words of its own.
 """
 
 from spdkthread.cpython_ext cimport seal

@@ -11,7 +11,6 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyCallable_Check, PyObject
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from posix.unistd cimport close
 
 from spdkthread.atomics cimport (
     st_add_relaxed,

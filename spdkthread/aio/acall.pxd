@@ -54,7 +54,7 @@ cdef class Call(LoopFuture):
 cdef class CompletionStack:
     cdef st_atomic_ptr top
     cdef st_atomic_u32 watching
-    cdef st_atomic_u32 drain_queued # the loop has been asked to call `drain_it`
+    cdef st_atomic_u32 drain_queued     # the loop has been asked to call `drain_it`
     cdef uint64_t asked             # when, for the last time
     cdef uint64_t watch_ticks
     cdef bint loop_was_woken        # the last answer came, or comes, by waking the loop

@@ -252,7 +252,7 @@ cdef class LoopFuture:
         return 0
 
     cdef int settle(self, object value, bint failed, bint at_once) except -1:
-        """Set the outcome, the first one. `at_once`: in a callback of the loop, so the future's own may be called here."""
+        """Set the outcome, the first one. `at_once`: in a callback of the loop, so its own may be called here."""
         self.value = value
         if failed:
             self.failed = True

@@ -18,7 +18,8 @@ cdef uint64_t bucket_begin(uint64_t index) noexcept nogil:
 
 
 cdef class Histogram:
-    """Latencies in nanoseconds: buckets that are at most 1/64 of their value wide.
+    """Histogram()\n--\n\n\
+    Latencies in nanoseconds: buckets that are at most 1/64 of their value wide.
 
     Notes
     -----

@@ -825,8 +825,8 @@ def _dumps(value: Any) -> bytes:
 def _lock_path(path: str) -> int:
     """The descriptor of the lock file of a socket, locked.
 
-    The server that ends unlinks the file while it has the lock; a process that opened it before has locked a file that no
-    path leads to, and begins again.
+    The server that ends unlinks the file while it has the lock; a process that opened it before has locked a file
+    that no path leads to, and begins again.
     """
     lock = path + ".lock"
     while True:

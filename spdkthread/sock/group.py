@@ -6,12 +6,16 @@ import os
 import socket
 import stat
 import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Any, TypeAlias
 
 from spdkthread.errors import NoThreadError
 from spdkthread.io_device import IoDevice
-from spdkthread.sock.datagram import open_datagram_sock
+from spdkthread.lib import ThreadLib
+from spdkthread.sock.datagram import DatagramSock, open_datagram_sock
 from spdkthread.sock.errors import SockBackendError
-from spdkthread.sock.sock import close_channel, make_channel, open_listener, open_sock, uring_refusal
+from spdkthread.sock.sock import Listener, Sock, close_channel, make_channel, open_listener, open_sock, uring_refusal
 from spdkthread.thread import SpdkThread, get_thread
 
 __all__ = ["SockGroup"]
@@ -19,6 +23,8 @@ __all__ = ["SockGroup"]
 BACKENDS = ("epoll", "io_uring", "auto")
 
 logger = logging.getLogger("spdkthread")
+
+_Address: TypeAlias = tuple[Any, ...] | str | os.PathLike[str]
 
 
 class SockGroup(IoDevice):
@@ -74,19 +80,19 @@ class SockGroup(IoDevice):
 
     def __init__(
         self,
-        name=None,
+        name: str | None = None,
         *,
-        backend="epoll",
-        max_socks=65536,
-        max_buffered_bytes=256 << 20,
-        max_sock_bytes=16 << 20,
-        high_water_bytes=64 << 10,
-        low_water_bytes=16 << 10,
-        read_bytes=64 << 10,
-        no_delay=True,
-        keep_alive=False,
-        lib=None,
-    ):
+        backend: str = "epoll",
+        max_socks: int = 65536,
+        max_buffered_bytes: int = 256 << 20,
+        max_sock_bytes: int = 16 << 20,
+        high_water_bytes: int = 64 << 10,
+        low_water_bytes: int = 16 << 10,
+        read_bytes: int = 64 << 10,
+        no_delay: bool = True,
+        keep_alive: bool = False,
+        lib: ThreadLib | None = None,
+    ) -> None:
         if not isinstance(backend, str):
             raise TypeError(f"backend must be a str, got {type(backend).__name__}")
         if backend not in BACKENDS:
@@ -121,7 +127,7 @@ class SockGroup(IoDevice):
         self.read_bytes = read_bytes
         self.no_delay = no_delay
         self.keep_alive = keep_alive
-        self._logged = set()
+        self._logged: set[str] = set()
 
     def create_channel(self, channel):
         """A `SockChannel`."""
@@ -131,7 +137,15 @@ class SockGroup(IoDevice):
         """Close what the channel has."""
         close_channel(channel.ctx)
 
-    def listen(self, address, on_accept, *, backlog=1024, reuse_port=False, threads=()):
+    def listen(
+        self,
+        address: _Address,
+        on_accept: Callable[[Sock], object],
+        *,
+        backlog: int = 1024,
+        reuse_port: bool = False,
+        threads: Iterable[SpdkThread] = (),
+    ) -> Listener:
         """Listen on the current thread.
 
         Parameters
@@ -164,11 +178,13 @@ class SockGroup(IoDevice):
                 raise TypeError(f"threads must be SpdkThreads, got {type(thread).__name__}")
         if not callable(on_accept):
             raise TypeError(f"on_accept must be callable, got {type(on_accept).__name__}")
+        where: tuple[Any, ...] | str
         path = None
         if isinstance(address, tuple):
-            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+            family, where = socket.AF_INET6 if ":" in address[0] else socket.AF_INET, address
         else:
-            family, path = socket.AF_UNIX, os.fspath(address)
+            family, where = socket.AF_UNIX, os.fspath(address)
+            path = where
         with self._here() as channel:
             with socket.socket(family, socket.SOCK_STREAM) as made:
                 made.setblocking(False)
@@ -178,11 +194,18 @@ class SockGroup(IoDevice):
                         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 else:
                     remove_stale(path)
-                made.bind(address)
+                made.bind(where)
                 made.listen(backlog)
                 return open_listener(self, channel.ctx, made, on_accept, targets, path)
 
-    def connect(self, address, *, on_connect=None, on_data=None, on_close=None):
+    def connect(
+        self,
+        address: _Address,
+        *,
+        on_connect: Callable[[Sock], object] | None = None,
+        on_data: Callable[[Sock, memoryview], object] | None = None,
+        on_close: Callable[[Sock, OSError | None], object] | None = None,
+    ) -> Sock:
         """Begin a connection of the current thread.
 
         Parameters
@@ -198,7 +221,7 @@ class SockGroup(IoDevice):
             What is written to it before it is connected is sent then.
         """
         with self._here() as channel:
-            sock = open_sock(self, channel.ctx)
+            sock: Any = open_sock(self, channel.ctx)
         sock.on_connect = on_connect
         sock.on_data = on_data
         sock.on_close = on_close
@@ -218,15 +241,15 @@ class SockGroup(IoDevice):
 
     def open_datagram(
         self,
-        local=None,
+        local: tuple[str, int] | None = None,
         *,
-        remote=None,
-        on_batch=None,
-        batch=64,
-        datagram_bytes=2048,
-        reuse_port=False,
-        receive_buffer_bytes=None,
-    ):
+        remote: tuple[str, int] | None = None,
+        on_batch: Callable[..., Any] | None = None,
+        batch: int = 64,
+        datagram_bytes: int = 2048,
+        reuse_port: bool = False,
+        receive_buffer_bytes: int | None = None,
+    ) -> DatagramSock:
         """Open a UDP socket of the current thread.
 
         Parameters
@@ -290,7 +313,7 @@ class SockGroup(IoDevice):
                     made.connect(found["remote"][4])
                 return open_datagram_sock(self, channel.ctx, made, on_batch, batch, datagram_bytes, remote is not None)
 
-    def close_all(self):
+    def close_all(self) -> Future[int]:
         """Abort every socket of the group on every thread, listeners included.
 
         Returns

@@ -142,7 +142,8 @@ cdef class ReadBuffer:
 
 
 cdef class SockChannel:
-    """A thread's group of sockets: `IoChannel.ctx` of a `SockGroup`.
+    """SockChannel(device, channel)\n--\n\n\
+    A thread's group of sockets: `IoChannel.ctx` of a `SockGroup`.
 
     Notes
     -----
@@ -581,7 +582,8 @@ os.register_at_fork(after_in_child=after_fork)
 
 
 cdef class Sock:
-    """A connection, or one that is being made. Comes from `SockGroup.connect` or to a listener's `on_accept`.
+    """Sock()\n--\n\n\
+    A connection, or one that is being made. Comes from `SockGroup.connect` or to a listener's `on_accept`.
 
     Attributes
     ----------
@@ -980,7 +982,8 @@ cdef class Sock:
 
 
 cdef class Listener(Sock):
-    """A listening socket. Comes from `SockGroup.listen`.
+    """Listener()\n--\n\n\
+    A listening socket. Comes from `SockGroup.listen`.
 
     Notes
     -----

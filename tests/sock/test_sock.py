@@ -1048,3 +1048,10 @@ with thread:
 """
     )
     assert result.stdout == "fine\n", result.stderr
+
+
+def test_a_listener_takes_a_path_that_is_no_string(lib, group, tmp_path):
+    thread = lib.create_thread("net")
+    with thread:
+        listener = group.listen(tmp_path / "socket", lambda sock: None)
+        assert listener.sockname() == str(tmp_path / "socket")
