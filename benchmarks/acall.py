@@ -92,7 +92,7 @@ class Acalls:
         # One that looks around for a moment and then sleeps, as most programs have it: it leaves the core to the peers.
         self.lib = spdkthread.ThreadLib()
         self.reactor = ours.reactor(self.lib, core, "adaptive")
-        self.thread = self.reactor.create_thread("asked")
+        self.thread = self.reactor.create_thread("asked", ring_size=2 * MANY)  # all of them wait in it
         ours.touch(self.thread)
 
     def run(self, count: int) -> float:

@@ -126,7 +126,11 @@ def in_columns(cells: list[list[str]], width: int, align: str) -> list[str]:
 
 
 def cell(text: str, width: int, side: str) -> str:
-    return f"{text if len(text) <= width else text[: width - 1] + '…':{side}{width}}"
+    if len(text) > width:
+        # What rows differ in may stand at the end.
+        begin = width // 2
+        text = f"{text[:begin]}…{text[len(text) - (width - begin - 1) :]}"
+    return f"{text:{side}{width}}"
 
 
 def markdown(results: list[dict], mode: str) -> str:
