@@ -344,7 +344,12 @@ static inline void uring_events(uring *ring, int wanted) {
 
 #else
 
-typedef struct uring { int fd; uint32_t unsubmitted; int fixed_file; } uring;
+typedef struct uring {
+    int fd;
+    uint32_t sq_mask, sq_tail, unsubmitted;
+    struct uring_sqe *sqes;
+    int fixed_file;
+} uring;
 static inline int uring_open(uring *ring, uint32_t entries, uint32_t cq_entries, int file, int event_fd) {
     (void)entries; (void)cq_entries; (void)file; (void)event_fd;
     ring->fd = -1;

@@ -49,7 +49,7 @@ class SockGroup(IoDevice):
     high_water_bytes, low_water_bytes : int, default 64 KiB and 16 KiB
         Marks of new sockets, see `Sock.set_water_marks`.
     read_bytes : int, default 64 KiB
-        Received at once from one socket.
+        Received at once from one socket; over io_uring 8 KiB at most.
     no_delay, keep_alive : bool
         ``TCP_NODELAY`` (default True) and ``SO_KEEPALIVE`` (default False) of TCP connections.
     lib : ThreadLib, optional

@@ -1,5 +1,6 @@
 """Sockets on SpdkThreads: connections, limits, endings, and peers of every kind."""
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -23,6 +24,7 @@ from spdkthread.sock import (
     SockClosedError,
     SockGroup,
     SockLimitError,
+    echo,
 )
 from spdkthread.sock.sock import _refuse_uring
 
@@ -721,6 +723,91 @@ def test_no_byte_is_lost_or_out_of_order_whatever_is_done_to_the_connection(serv
                     thread.poll()
         assert bytes(heard) == data
     server.poll_until(lambda: server.closed)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_peers_and_handlers_may_do_anything_at_any_moment(group, thread, lib, seed):
+    """Every connection is told its end, once, and nothing is left."""
+    chance = random.Random(seed)
+    threads = [thread, lib.create_thread("other")]
+    ended, socks, peers = [], [], []
+
+    def act(sock, view=b"answer"):
+        step = chance.randrange(12)
+        with contextlib.suppress(SockClosedError, SockBufferError):
+            if step < 4:
+                sock.write(view)
+            elif step == 4:
+                sock.write(bytes(chance.randrange(1, 300_000)))
+            elif step == 5:
+                sock.pause_reading()
+            elif step == 6:
+                sock.resume_reading()
+            elif step == 7:
+                sock.close()
+            elif step == 8:
+                sock.abort()
+            elif step == 9:
+                sock.shutdown_write()
+            elif step == 10:
+                sock.move_to(chance.choice(threads))
+            else:
+                sock.set_native(echo.on_data)
+
+    def accepted(sock):
+        socks.append(sock)
+        sock.on_data = act
+        sock.on_close = lambda sock, error: ended.append(sock)
+        if chance.random() < 0.5:
+            sock.on_end = act
+        if chance.random() < 0.2:
+            act(sock)
+
+    def of_the_peer():
+        step = chance.randrange(6)
+        if step == 0 or not peers:
+            peers.append(socket.create_connection(listener.sockname()))
+            peers[-1].setblocking(False)
+            return
+        peer = chance.choice(peers)
+        try:
+            if step == 1:
+                peer.send(bytes(chance.randrange(1, 100_000)))
+            elif step == 2:
+                peer.send(b"x")
+            elif step == 3:
+                peer.recv(chance.randrange(1, 100_000))
+            elif step == 4:
+                peer.shutdown(socket.SHUT_WR)
+            else:
+                peers.remove(peer)
+                chance.choice((reset, socket.socket.close))(peer)
+        except OSError:
+            pass
+
+    with thread:
+        listener = group.listen(LOCAL, accepted, threads=threads)
+    for _ in range(600):
+        of_the_peer()
+        if socks and chance.random() < 0.2:
+            sock = chance.choice(socks)
+            with sock.thread:
+                act(sock)
+        for _ in range(chance.randrange(3)):
+            chance.choice(threads).poll()
+    for peer in peers:
+        reset(peer)
+
+    def all_over():
+        # One whose peer has only closed its write side, and that is not told what to do then, stays open.
+        for sock in socks:
+            with sock.thread, contextlib.suppress(SockClosedError):
+                sock.abort()
+        return len(ended) == len(socks)
+
+    poll_until(lib, all_over)
+    assert len(set(ended)) == len(ended)
+    assert all(sock.state == "closed" for sock in socks)
 
 
 def descriptors():
