@@ -60,9 +60,9 @@ cdef bint gil_handoff_look() noexcept nogil:
     """Detached: a thread that is no loop holds the GIL. Look for a while whether it lets go of it. Returns whether a
     loop has taken it meanwhile."""
     cdef uint64_t give_up = st_ticks() + GIL_SPIN_TICKS
-    cdef int pause
+    cdef int _pause
     while True:
-        for pause in range(LOOK_PAUSES):
+        for _pause in range(LOOK_PAUSES):
             st_pause()
         if st_load32_acquire(&gil_held):
             return True

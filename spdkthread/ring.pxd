@@ -24,9 +24,9 @@ TRIMMING the receiver changes an empty ring: it gives the memory back to the ker
         compare-and-swap that also proves that no claim is under way, and cleared some microseconds, or nanoseconds,
         later; a sender that sees it waits for that.
 
-Rewinding moves `head` and `tail` of an empty ring to the next position of the first slot. Of thousands of threads each has a
-message now and then; rewound, these all go through the same few slots of its ring, which a cache holds, and not through
-all of its memory.
+Rewinding moves `head` and `tail` of an empty ring to the next position of the first slot. Of thousands of threads each
+has a message now and then; rewound, these all go through the same few slots of its ring, which a cache holds, and not
+through all of its memory.
 
 Order of the atomics, by label:
   A  publish: release store of `stamp`          pairs with  B  acquire load of `stamp` by the receiver
@@ -112,7 +112,7 @@ cdef extern from *:
         uint64_t wrap;
         uint64_t tail_snapshot;         /* where the backlog was last measured */
         uint64_t high_water;
-        uint64_t trimmed;               /* the slots used since memory was last given back are those from here to head */
+        uint64_t trimmed;               /* from here to head: the slots used since memory was given back */
         char pad_receiver[ST_LINE - 48];
         /* written once, or when something is in the way */
         void *mapped;

@@ -77,8 +77,8 @@ cdef struct thread_s:
     st_atomic_u32 ready_index       # its bit in its reactor's ready_map
     char pad[92]
 
-    # The owner's: touched only where the thread is polled. What each poll touches stands together, and first of it what a
-    # poll that finds nothing looks at: with thousands of threads each line of it is a miss of the caches.
+    # The owner's: touched only where the thread is polled. What each poll touches stands together, and first of it what
+    # a poll that finds nothing looks at: with thousands of threads each line of it is a miss of the caches.
     poller_s *active_first
     bint unfinished                 # the last poll left messages of its batch, or garbage
     bint polling
@@ -156,8 +156,8 @@ cdef extern from *:
 
 
 cdef inline void thread_fetch(thread_s *thread) noexcept nogil:
-    """On the OS thread that will poll it: begin to load what a poll with a message touches. Among thousands of threads a
-    message costs as much as the misses of the caches on its way, and these overlap."""
+    """On the OS thread that will poll it: begin to load what a poll with a message touches. Among thousands of threads
+    a message costs as much as the misses of the caches on its way, and these overlap."""
     st_fetch(&thread.active_first, &thread.batch[0].args[3])
     st_fetch(&thread.ring.head, &thread.ring.head)
 
