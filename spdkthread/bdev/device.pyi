@@ -28,9 +28,11 @@ class Bdev(IoDevice):
     @property
     def readonly(self) -> bool: ...
     @property
-    def block_size(self) -> int: ...
+    def block_size(self) -> int:
+        """Bytes: what offsets, lengths and buffers of a direct device are multiples of."""
     @property
-    def iobuf_pool(self) -> IoBufPool | None: ...
+    def iobuf_pool(self) -> IoBufPool | None:
+        """Whose buffers are registered with the kernel, where it can."""
     @property
     def size(self) -> int: ...
     @property

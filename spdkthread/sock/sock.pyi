@@ -38,9 +38,11 @@ class ReadBuffer:
 class SockChannel:
     def __init__(self, device: SockGroup, channel: IoChannel) -> None: ...
     @property
-    def device(self) -> SockGroup: ...
+    def device(self) -> SockGroup:
+        """The group of which it is the channel."""
     @property
-    def thread(self) -> SpdkThread: ...
+    def thread(self) -> SpdkThread:
+        """The thread whose sockets they are."""
     datagrams: Any  # a DatagramSet once there was a datagram socket
 
     @property
@@ -58,9 +60,11 @@ class Sock:
     context: Any
 
     @property
-    def thread(self) -> SpdkThread: ...
+    def thread(self) -> SpdkThread:
+        """The thread that it belongs to."""
     @property
-    def group(self) -> SockGroup: ...
+    def group(self) -> SockGroup:
+        """The group from which it came."""
     @property
     def state(self) -> str: ...
     @property
@@ -90,8 +94,11 @@ class Sock:
 
 class Listener(Sock):
     @property
-    def on_accept(self) -> Callable[[Sock], object]: ...
+    def on_accept(self) -> Callable[[Sock], object]:
+        """Called with each accepted connection, on the thread that gets it."""
     @property
-    def targets(self) -> tuple[SpdkThread, ...]: ...
+    def targets(self) -> tuple[SpdkThread, ...]:
+        """The threads that get the connections in turn; empty: the listener's own."""
     @property
-    def unlink_path(self) -> str | None: ...
+    def unlink_path(self) -> str | None:
+        """The path that is removed when it is closed."""

@@ -212,7 +212,8 @@ cdef class SockChannel:
     def stats(self) -> dict:
         """Counts since its making: ``socks``, ``buffered``, ``polls``, ``reads``, ``writes``, ``bytes_in``,
         ``bytes_out``, ``accepts``, ``refused``; over io_uring, ``calls`` of the kernel that submitted requests; and
-        those of its `DatagramSet` once it has one. ``socks``, ``buffered`` and ``refused`` count datagram sockets too."""
+        those of its `DatagramSet` once it has one. ``socks``, ``buffered`` and ``refused`` count datagram sockets,
+        too."""
         counts = {
             "socks": self.c.count,
             "buffered": self.c.buffered,
