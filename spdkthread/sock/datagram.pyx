@@ -108,7 +108,8 @@ cdef class BatchMemory:
 
 
 cdef class DatagramBatch:
-    """Datagrams that were received together: what `DatagramSock.on_batch` is called with.
+    """DatagramBatch()\n--\n\n\
+    Datagrams that were received together: what `DatagramSock.on_batch` is called with.
 
     They lie in one block of memory, a datagram every `stride` bytes, and nothing is copied::
 
@@ -234,7 +235,8 @@ cdef int read_address(DatagramSock sock, object address, datagram_address *out) 
 
 
 cdef class DatagramSet:
-    """A thread's datagram sockets: a part of its `SockChannel`.
+    """DatagramSet(channel)\n--\n\n\
+    A thread's datagram sockets: a part of its `SockChannel`.
 
     Notes
     -----
@@ -431,7 +433,8 @@ cdef class DatagramSet:
 
 
 cdef class DatagramSock:
-    """A UDP socket of a thread. Comes from `SockGroup.open_datagram`.
+    """DatagramSock()\n--\n\n\
+    A UDP socket of a thread. Comes from `SockGroup.open_datagram`.
 
     Attributes
     ----------

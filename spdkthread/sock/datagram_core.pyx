@@ -82,7 +82,7 @@ cdef extern from *:
         block->used = 0;
     }
     /* How many were received, or -1 with errno. */
-    static inline int st_receive(int fd, datagram_block *block, uint8_t *one_by_one) {
+    static inline int st_receive_batch(int fd, datagram_block *block, uint8_t *one_by_one) {
         uint32_t count;
     #ifdef ST_MMSG
         if (!*one_by_one) {
@@ -101,7 +101,7 @@ cdef extern from *:
         return (int)count;
     }
     /* How many of those that wait were sent, or -1 with errno. */
-    static inline int st_send(datagram_s *sock, uint8_t *one_by_one) {
+    static inline int st_send_batch(datagram_s *sock, uint8_t *one_by_one) {
         datagram_header headers[DATAGRAM_SEND];
         struct iovec parts[DATAGRAM_SEND];
         uint32_t index, count = sock->waiting_end - sock->waiting_first;
@@ -145,8 +145,8 @@ cdef extern from *:
     ) noexcept nogil
     void st_block_point(datagram_block *block) noexcept nogil
     void st_block_renew(datagram_block *block) noexcept nogil
-    int st_receive(int fd, datagram_block *block, uint8_t *one_by_one) noexcept nogil
-    int st_send(datagram_s *sock, uint8_t *one_by_one) noexcept nogil
+    int st_receive_batch(int fd, datagram_block *block, uint8_t *one_by_one) noexcept nogil
+    int st_send_batch(datagram_s *sock, uint8_t *one_by_one) noexcept nogil
     bint st_is_truncated(const datagram_header *header) noexcept nogil
     uint32_t st_length(const datagram_header *header) noexcept nogil
 
@@ -543,7 +543,7 @@ cdef void flush(datagram_s *sock) noexcept nogil:
     while sock.waiting_first != sock.waiting_end and left and not blocked:
         left -= 1
         group.writes += 1
-        sent = st_send(sock, &group.one_by_one)
+        sent = st_send_batch(sock, &group.one_by_one)
         if sent > 0:
             again = False
             sent_some(sock, sent, False)
@@ -639,7 +639,7 @@ cdef int receive(datagram_group_s *group, datagram_s *sock) noexcept nogil:
             fault(sock, ENOMEM)
             return 0
     st_block_renew(block)
-    got = st_receive(sock.fd, block, &group.one_by_one)
+    got = st_receive_batch(sock.fd, block, &group.one_by_one)
     group.reads += 1
     if got <= 0:
         if got == 0 or would_block(errno):

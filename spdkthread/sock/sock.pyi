@@ -43,8 +43,9 @@ class SockChannel:
     @property
     def thread(self) -> SpdkThread:
         """The thread whose sockets they are."""
-    datagrams: Any  # a DatagramSet once there was a datagram socket
-
+    @property
+    def datagrams(self) -> Any:
+        """The thread's `DatagramSet`, or None before its first datagram socket."""
     @property
     def stats(self) -> dict[str, int]: ...
     @property

@@ -22,7 +22,19 @@ from spdkthread.app import (
 from spdkthread.app import run as run_app
 from spdkthread.bdev import AlignmentError, BackendError, Bdev, BdevChannel, Histogram, QueueFullError
 from spdkthread.rpc import DEFAULT_PATH, Client, RpcError, Server, SocketInUseError, notify
-from spdkthread.sock import Listener, Sock, SockBufferError, SockChannel, SockClosedError, SockGroup, SockLimitError
+from spdkthread.sock import (
+    DatagramBatch,
+    DatagramSet,
+    DatagramSock,
+    Listener,
+    Sock,
+    SockBackendError,
+    SockBufferError,
+    SockChannel,
+    SockClosedError,
+    SockGroup,
+    SockLimitError,
+)
 
 ERRORS: tuple[type[Exception], ...] = (
     AlignmentError,
@@ -31,6 +43,7 @@ ERRORS: tuple[type[Exception], ...] = (
     CoreInUseError,
     QueueFullError,
     RpcError,
+    SockBackendError,
     SockBufferError,
     SockClosedError,
     SockLimitError,
@@ -145,6 +158,33 @@ def use_sockets(group: SockGroup, thread: SpdkThread, fn: Any) -> None:
         state: SockChannel = channel.ctx
         assert made in state.sockets
     group.close_all()
+
+
+def use_datagrams(group: SockGroup, fn: Any) -> None:
+    def on_batch(sock: DatagramSock, batch: DatagramBatch) -> None:
+        values = np.frombuffer(batch.data, np.uint8).reshape(len(batch), batch.stride)
+        print(values, batch.lengths.tolist(), batch.sockaddrs.nbytes, batch.addresses, batch.address(0))
+        for index, view in enumerate(batch):
+            if not batch.is_truncated(index):
+                batch.reply(index, view)
+
+    def on_error(sock: DatagramSock, error: OSError) -> None:
+        print(sock.in_words(), error)
+
+    sock: DatagramSock = group.open_datagram(("127.0.0.1", 0), on_batch=on_batch, batch=64, datagram_bytes=2048)
+    sock.on_error = on_error
+    assert sock.on_batch is on_batch
+    sock.join("239.1.1.1")
+    sock.leave("239.1.1.1")
+    assert assert_type(sock.send_many(bytes(64), 32, ("127.0.0.1", 9)), int) == 2
+    print(sock.batch, sock.datagram_bytes, sock.datagrams_in, sock.datagrams_out, sock.pending_datagrams)
+    print(sock.truncated, sock.rejected, sock.errors, sock.dropped, sock.native_address)
+    sock.set_native(fn)
+    with group.channel() as channel:
+        state: SockChannel = channel.ctx
+        found: DatagramSet = state.datagrams
+        assert sock in found.sockets
+        assert not found.one_by_one
 
 
 def use_rpc() -> None:
