@@ -211,6 +211,20 @@ cdef class WritePipeTransport(PipeTransport):
         described = PipeTransport.__repr__(self)
         return described if self._pipe is None else f"{described[: len(described) - 1]} bufsize={len(self.buffer)}>"
 
+    # What `Transport` has for those that read. That a pipe is readable means here that its reader is gone.
+
+    def is_reading(self):
+        """Raises NotImplementedError: this end of a pipe is not read, as that of ``asyncio`` is not."""
+        raise NotImplementedError(f"{self!r} is the writing end of a pipe: nothing is read from it")
+
+    def pause_reading(self):
+        """Raises NotImplementedError, as `is_reading`."""
+        self.is_reading()
+
+    def resume_reading(self):
+        """Raises NotImplementedError, as `is_reading`."""
+        self.is_reading()
+
     def write(self, data) -> None:
         """As ``asyncio.WriteTransport.write``."""
         cdef Py_buffer view

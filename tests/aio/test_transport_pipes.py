@@ -122,6 +122,19 @@ def test_reading_can_be_paused(run):
     run(main())
 
 
+def test_the_writing_end_of_a_pipe_is_not_read_and_goes_on_watching_for_its_reader(run):
+    async def main():
+        read_fd, write_fd = os.pipe()
+        writer, protocol = await writing(write_fd)
+        for method in (writer.pause_reading, writer.resume_reading, writer.is_reading):
+            with pytest.raises(NotImplementedError, match="writing end"):
+                method()
+        os.close(read_fd)
+        assert await protocol.lost() is None
+
+    run(main())
+
+
 def test_every_call_is_in_the_context_that_the_pipe_was_connected_in(run):
     async def main():
         read_fd, write_fd = os.pipe()
