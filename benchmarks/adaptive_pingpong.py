@@ -1,8 +1,8 @@
 """Ping-pong between two reactors that may sleep.
 
 *hot*: each hop comes within `spin_us`, so no reactor falls asleep; beside two reactors that never sleep, which shows
-what being able to sleep costs. *from sleep*: with ``spin_us=0`` each hop finds the other side asleep in the kernel, or on
-its way there; beside it, for native messages, two bare eventfd wake-ups, and for Python ones the peers, which always
+what being able to sleep costs. *from sleep*: with ``spin_us=0`` each hop finds the other side asleep in the kernel, or
+on its way there; beside it, for native messages, two bare eventfd wake-ups, and for Python ones the peers, which always
 sleep.
 """
 

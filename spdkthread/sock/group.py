@@ -293,12 +293,11 @@ class SockGroup(IoDevice):
         if on_batch is not None and not callable(on_batch):
             raise TypeError(f"on_batch must be callable, got {type(on_batch).__name__}")
         flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-        names = {"local": local, "remote": remote}
-        found = {
-            what: socket.getaddrinfo(*numeric(what, address), type=socket.SOCK_DGRAM, flags=flags)[0]
-            for what, address in names.items()
-            if address is not None
-        }
+        found = {}
+        for what, address in (("local", local), ("remote", remote)):
+            if address is not None:
+                host, port = numeric(what, address)
+                found[what] = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=flags)[0]
         family = next((one[0] for one in found.values()), socket.AF_INET)
         with self._here() as channel:
             with socket.socket(family, socket.SOCK_DGRAM) as made:

@@ -7,6 +7,7 @@ import platform
 import re
 import signal
 import struct
+import sysconfig
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +74,8 @@ class Elf:
 
 def probes():
     found = []
-    for path in sorted(Path(spdkthread.__file__).parent.rglob("*.so")):
+    # Several Pythons may have their modules in one tree.
+    for path in sorted(Path(spdkthread.__file__).parent.rglob("*" + sysconfig.get_config_var("EXT_SUFFIX"))):
         elf = Elf(path)
         for note in elf.notes():
             location, base, semaphore = struct.unpack_from("<QQQ", note)
