@@ -302,9 +302,8 @@ def test_what_a_native_handler_rejects_is_counted(group, thread):
         assert feed.sock.state == "open"
 
 
+@pytest.mark.skipif(FFI is None, reason="there is no cffi for this Python")
 def test_a_function_of_cffi_is_a_native_handler(group, thread):
-    if FFI is None:
-        return  # there is none for this Python
     kind = "int(*)(void *, void *, const uint8_t *, size_t)"
     heard = []
     function = FFI.callback(kind, lambda ctx, sock, data, length: heard.append(FFI.buffer(data, length)[:]) or 0)

@@ -1005,9 +1005,8 @@ def test_a_native_handler_has_the_signature(server):
             sock.set_native(print)
 
 
+@pytest.mark.skipif(FFI is None, reason="there is no cffi for this Python")
 def test_a_function_of_cffi_is_a_native_handler(server):
-    if FFI is None:
-        return  # there is none for this Python
     heard = []
     kind = "int(*)(void *, void *, const uint8_t *, size_t)"
     function = FFI.callback(kind, lambda ctx, sock, data, length: heard.append(FFI.buffer(data, length)[:]) or 0)
